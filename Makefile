@@ -1,0 +1,88 @@
+# Every target sets up what it needs, in .venv. Needed: Python 3.11 or later, git and make.
+
+BIN := .venv/bin
+MANAGE := $(BIN)/python manage.py
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(LOCK_ARGS)
+
+.PHONY: setup run serve test test-clients check bench screenshots lock
+
+setup: .venv/.development
+
+# Try it out: demo tenants, a login and a key, which it prints.
+run: export DEBUG := true
+run: .venv/.runtime
+	@$(MANAGE) migrate --verbosity 0
+	@$(MANAGE) sync_prices
+	@$(MANAGE) load_demo
+	@$(MANAGE) serve
+
+# Production-like, with the environment (or .env) as given. Migrates nothing.
+serve: .venv/.runtime
+	@$(MANAGE) serve
+
+# Other options for pytest: make test PYTEST_ARGS="-k demo"
+PYTEST_ARGS ?= -n auto
+
+test: .venv/.development
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --db sqlite --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --db postgres --cov --cov-append --cov-report=term $(PYTEST_ARGS)
+
+# The clients that agents are built on, unchanged, against the guard; Node's, too, where there is npm.
+NODE_CLIENTS := $(if $(shell command -v npm),tests/clients/node_modules/.installed)
+test-clients: .venv/.development .venv-clients/.installed $(NODE_CLIENTS)
+	GUARD_TEST_CLIENTS=required $(BIN)/python -m pytest tests/test_clients.py $(PYTEST_ARGS)
+
+check: export DEBUG := true
+check: export DATABASE_URL := sqlite://:memory:
+check: .venv/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(MANAGE) makemigrations --check --dry-run
+	$(MANAGE) check --fail-level WARNING
+	$(BIN)/djlint --check --lint --quiet $(wildcard */templates)
+
+bench: .venv/.development
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+# The pictures in the README; needs chromium.
+screenshots: .venv/.development
+	$(BIN)/python -m tests.screenshots
+
+# After a change of dependencies; LOCK_ARGS=--upgrade takes the newest versions.
+lock: .venv/bin/python
+	test -x $(BIN)/uv || $(PIP) uv
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group clients --output-file requirements-clients.lock
+
+.venv/bin/python:
+	@for python in python3.11 python3; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec $$python -m venv .venv; \
+		fi; \
+	done; \
+	echo 'Python 3.11 or later is needed, as python3.11 or python3.' >&2; exit 1
+
+.venv/.runtime: requirements.lock | .venv/bin/python
+	@echo 'Installing into .venv ...'
+	@$(PIP) --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+# The development lock holds the runtime's packages too, in the same versions.
+.venv/.development: requirements-dev.lock requirements.lock | .venv/bin/python
+	@echo 'Installing into .venv, with the tools for development ...'
+	@$(PIP) --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@ .venv/.runtime
+
+.venv-clients/.installed: requirements-clients.lock | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+tests/clients/node_modules/.installed: tests/clients/package-lock.json
+	npm ci --prefix tests/clients --no-audit --no-fund --loglevel=error
+	@touch $@

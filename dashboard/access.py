@@ -1,0 +1,72 @@
+"""Who may see which tenant: staff all, members their own. To everybody else a tenant does not exist."""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from csp.constants import SELF
+from csp.decorators import csp_replace
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+from django.db import InterfaceError, OperationalError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from tenants.models import Tenant
+
+logger = logging.getLogger(__name__)
+
+# Stricter than the admin's: these pages evaluate no code and style nothing inline.
+strict = csp_replace({"script-src": [SELF], "style-src": [SELF]})
+View = Callable[..., HttpResponseBase]
+
+
+def visible_tenants(user: User | AbstractBaseUser | AnonymousUser) -> QuerySet[Tenant]:
+    """Every tenant that `user` may see; pages, filters, exports and fragments all start from here."""
+    if not (isinstance(user, User) and user.is_active):
+        return Tenant.objects.none()
+    return Tenant.objects.all() if user.is_staff else Tenant.objects.filter(members=user)
+
+
+def page(view: View) -> View:
+    """A page to read, for who has logged in. Where the database is away it says so."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            return shown(request, *args, **kwargs)
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("a page could not be shown, the database failed: %s", error)
+            return _unavailable()
+
+    shown: View = never_cache(require_safe(login_required(view)))
+    protected: View = strict(guarded)
+    return protected
+
+
+def tenant_page(view: View) -> View:
+    """A page of one tenant, in its time zone; the tenant replaces the id in the address.
+
+    404 to those who may not see it.
+    """
+
+    @page
+    @wraps(view)
+    def found(request: HttpRequest, tenant_id: str, **kwargs: Any) -> HttpResponseBase:
+        tenant = get_object_or_404(visible_tenants(request.user), pk=tenant_id)
+        with timezone.override(tenant.zone):
+            return view(request, tenant, **kwargs)
+
+    return found
+
+
+def _unavailable() -> HttpResponse:
+    # Without the request: its context processors would ask the database who is logged in.
+    content = render_to_string("dashboard/unavailable.html")
+    return HttpResponse(content, status=503, headers={"Retry-After": "5"})

@@ -1,0 +1,149 @@
+"""Calls: lists by filter, newest first, and one call's story. Pages by key, so that page 1,000 is as fast as page 1."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import BooleanField, Q, QuerySet
+from django.db.models.expressions import RawSQL
+
+from spend.models import Call, LedgerEntry, Outcome, Price, Reservation, Route
+from spend.prices import price_list_of
+from spend.pricing import PriceList, TierPrice
+from tenants.models import Tenant
+
+PAGE_SIZE = 50
+CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class CallFilter:
+    """What to list; empty is anything. `starts_at` is inclusive, `ends_at` is not."""
+
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    model: str = ""
+    customer: str = ""
+    conversation: str = ""
+    route: str = ""
+    outcome: str = ""
+
+    def calls_of(self, tenant: Tenant) -> QuerySet[Call]:
+        calls = Call.objects.filter(tenant=tenant)
+        if self.starts_at:
+            calls = calls.filter(at__gte=self.starts_at)
+        if self.ends_at:
+            calls = calls.filter(at__lt=self.ends_at)
+        named = {name: getattr(self, name) for name in ("model", "customer", "conversation", "route", "outcome")}
+        calls = calls.filter(**{name: value for name, value in named.items() if value})
+        for name, condition in PARTIAL_INDEXES.items():
+            if named[name] not in {"", Route.PRIMARY, Outcome.SERVED}:
+                calls = calls.filter(_written_out(condition))
+        return calls
+
+
+# SQLite uses a partial index only if the query has its condition, with no parameter in it.
+PARTIAL_INDEXES = {
+    "customer": "NOT (customer = '')",
+    "conversation": "NOT (conversation = '')",
+    "route": "route IN ('downgrade', 'fallback')",
+    "outcome": "NOT (outcome = 'served')",
+}
+
+
+def _written_out(condition: str) -> RawSQL:
+    return RawSQL(condition, (), output_field=BooleanField())  # noqa: S611  a constant of this module
+
+
+Cursor = tuple[datetime, UUID]
+"""The call next to which a page begins: when it came, and its id."""
+
+
+@dataclass(frozen=True)
+class CallPage:
+    calls: list[Call]
+    newer: Cursor | None
+    older: Cursor | None
+
+
+def page_of_calls(
+    calls: QuerySet[Call], before: Cursor | None = None, after: Cursor | None = None, size: int = PAGE_SIZE
+) -> CallPage:
+    """The newest calls, those older than `before`, or those just newer than `after`; newest first."""
+    if after:
+        found = list(_newer_than(calls, after).order_by("at", "id")[: size + 1])
+        shown = found[:size][::-1]
+        return CallPage(shown, _cursor(shown[0]) if len(found) > size else None, _cursor(shown[-1]) if shown else None)
+    found = list(_older_than(calls, before).order_by("-at", "-id")[: size + 1])
+    shown = found[:size]
+    return CallPage(
+        shown, _cursor(shown[0]) if before and shown else None, _cursor(shown[-1]) if len(found) > size else None
+    )
+
+
+def _cursor(call: Call) -> Cursor:
+    return call.at, call.id
+
+
+# The first condition bounds the index; the second only breaks ties.
+def _older_than(calls: QuerySet[Call], cursor: Cursor | None) -> QuerySet[Call]:
+    if cursor is None:
+        return calls
+    at, pk = cursor
+    return calls.filter(Q(at__lt=at) | Q(at=at, id__lt=pk), at__lte=at)
+
+
+def _newer_than(calls: QuerySet[Call], cursor: Cursor) -> QuerySet[Call]:
+    at, pk = cursor
+    return calls.filter(Q(at__gt=at) | Q(at=at, id__gt=pk), at__gte=at)
+
+
+def every_call(calls: QuerySet[Call]) -> Iterator[Call]:
+    """All of them, newest first, a chunk at a time: no cursor stays open and memory stays bounded."""
+    cursor: Cursor | None = None
+    while True:
+        page = page_of_calls(calls, before=cursor, size=CHUNK)
+        yield from page.calls
+        if page.older is None:
+            return
+        cursor = page.older
+
+
+def every_entry(tenant: Tenant, starts_at: datetime, ends_at: datetime) -> Iterator[LedgerEntry]:
+    """The tenant's ledger entries in order of time, a chunk at a time."""
+    entries = LedgerEntry.objects.filter(tenant=tenant, at__gte=starts_at, at__lt=ends_at).order_by("at", "pk")
+    chunk = list(entries[:CHUNK])
+    while chunk:
+        yield from chunk
+        at, pk = chunk[-1].at, chunk[-1].pk
+        chunk = list(entries.filter(Q(at__gt=at) | Q(at=at, pk__gt=pk), at__gte=at)[:CHUNK])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One hold, the entry that ended it if there is one, and the price it was made at."""
+
+    reservation: Reservation
+    entry: LedgerEntry | None
+    tier: TierPrice | None
+
+    @property
+    def input_tokens(self) -> int:
+        return self.entry.input_tokens if self.entry else 0
+
+    @property
+    def output_tokens(self) -> int:
+        return self.entry.output_tokens if self.entry else 0
+
+
+def attempts_of(call: Call) -> list[Attempt]:
+    holds = list(Reservation.objects.filter(call_id=call.id, tenant_id=call.tenant_id).order_by("created_at", "id"))
+    entries = {entry.pk: entry for entry in LedgerEntry.objects.filter(call_id=call.id, tenant_id=call.tenant_id)}
+    prices = Price.objects.filter(pk__in={hold.price_id for hold in holds}).prefetch_related("tiers")
+    lists = {price.pk: price_list_of(price) for price in prices}
+    return [_attempt(hold, entries.get(hold.pk), lists.get(hold.price_id)) for hold in holds]
+
+
+def _attempt(hold: Reservation, entry: LedgerEntry | None, price: PriceList | None) -> Attempt:
+    return Attempt(hold, entry, price.tier_of(entry.input_tokens if entry else 0) if price else None)

@@ -1,0 +1,70 @@
+"""What downgrading saved: each downgraded attempt priced at the model asked for, minus what it cost."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import Sum
+
+from dashboard.queries.sums import summed_range
+from dashboard.spans import Span
+from spend.daily import downgrades
+from spend.models import DailyDowngrade, LedgerEntry
+from tenants.models import Tenant
+
+
+@dataclass(frozen=True)
+class Saving:
+    requested_model: str
+    model: str
+    attempts: int
+    cost_ticks: int
+    asked_ticks: int
+
+    @property
+    def saved_ticks(self) -> int:
+        """Below zero where the model that was asked for would have been cheaper after all."""
+        return self.asked_ticks - self.cost_ticks
+
+
+@dataclass(frozen=True)
+class Savings:
+    rows: list[Saving]
+    unpriced: int
+
+    @property
+    def saved_ticks(self) -> int:
+        return sum(row.saved_ticks for row in self.rows)
+
+    @property
+    def attempts(self) -> int:
+        return sum(row.attempts for row in self.rows)
+
+
+def savings_of(tenant: Tenant, span: Span, mark: datetime) -> Savings:
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for asked, served, figures in [*_summed(tenant, span, mark), *_live(tenant, span, mark)]:
+        total = sums[asked, served]
+        total[:] = [before + figure for before, figure in zip(total, figures, strict=True)]
+    rows = [Saving(*pair, *figures[:3]) for pair, figures in sums.items() if figures[0]]
+    rows.sort(key=lambda row: -row.saved_ticks)
+    return Savings(rows, sum(figures[3] for figures in sums.values()))
+
+
+Sums = list[tuple[str, str, Sequence[int]]]
+
+
+def _summed(tenant: Tenant, span: Span, mark: datetime) -> Sums:
+    rows = (
+        DailyDowngrade.objects.filter(tenant=tenant, day__range=summed_range(span, mark))
+        .order_by()
+        .values_list("requested_model", "model")
+        .annotate(Sum("attempts"), Sum("cost_ticks"), Sum("asked_ticks"), Sum("unpriced"))
+    )
+    return [(asked, served, [int(figure) for figure in figures]) for asked, served, *figures in rows]
+
+
+def _live(tenant: Tenant, span: Span, mark: datetime) -> Sums:
+    entries = LedgerEntry.objects.filter(tenant=tenant, at__gte=max(mark, span.starts_at), at__lt=span.ends_at)
+    return [(asked, served, figures) for (_, _, asked, served), figures in downgrades(entries, span.zone).items()]

@@ -1,0 +1,165 @@
+"""Customers and conversations by what they cost.
+
+A customer comes back day after day: their days are summed. A conversation is soon over: it counts whole, on
+the day on which it began. Both are taken from `spend.daily` up to the mark and from the ledger after it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, Min, Sum
+
+from dashboard.queries.sums import at_mark, summed_range
+from dashboard.spans import Span
+from spend.models import ConversationTotal, LedgerEntry
+from tenants.models import Tenant
+from tenants.periods import BEGINNING
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    attempts: int
+    cost_ticks: int
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The dearest ones, and of all of them: how many, and what they cost together."""
+
+    top: list[Subject]
+    count: int
+    cost_ticks: int
+
+    @property
+    def mean_ticks(self) -> int:
+        return self.cost_ticks // self.count if self.count else 0
+
+
+# The condition on the empty name is written out, as in the index, or SQLite would not use the index.
+CUSTOMERS = """
+    SELECT customer, SUM(attempts) AS attempts, SUM(cost_ticks) AS cost_ticks FROM (
+        SELECT customer, attempts, cost_ticks FROM spend_dailycustomer
+        WHERE tenant_id = %s AND day BETWEEN %s AND %s
+        UNION ALL
+        SELECT customer, 1, cost_ticks FROM spend_ledgerentry
+        WHERE tenant_id = %s AND at >= %s AND at < %s AND NOT (customer = '')
+    ) AS both_parts GROUP BY customer
+"""
+TOP_CUSTOMERS = f"""
+    SELECT customer, attempts, cost_ticks, COUNT(*) OVER (), SUM(cost_ticks) OVER ()
+    FROM ({CUSTOMERS}) AS customers ORDER BY cost_ticks DESC, customer LIMIT %s
+"""  # noqa: S608
+ALL_CUSTOMERS = f"{CUSTOMERS} ORDER BY customer"
+ALL_CONVERSATIONS = """
+    SELECT conversation, COUNT(*), SUM(cost_ticks) FROM spend_ledgerentry
+    WHERE tenant_id = %s AND at >= %s AND at < %s AND NOT (conversation = '')
+    GROUP BY conversation ORDER BY conversation
+"""
+
+
+def top_customers(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) -> Subjects:
+    """In one query: the sums over all of them ride along with the dearest."""
+    with connection.cursor() as cursor:
+        cursor.execute(TOP_CUSTOMERS, [*_customer_params(tenant, span, mark), limit])
+        rows = cursor.fetchall()
+    top = [Subject(name, int(attempts), int(ticks)) for name, attempts, ticks, *_ in rows]
+    return Subjects(top, int(rows[0][3]) if rows else 0, int(rows[0][4]) if rows else 0)
+
+
+def _customer_params(tenant: Tenant, span: Span, mark: datetime) -> list[Any]:
+    days = [day.isoformat() for day in summed_range(span, mark)]
+    return [tenant.id, *days, tenant.id, *_instants(max(mark, span.starts_at), span.ends_at)]
+
+
+def _instants(*instants: datetime) -> list[Any]:
+    return [connection.ops.adapt_datetimefield_value(instant) for instant in instants]
+
+
+def top_conversations(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) -> Subjects:
+    """The dearest of those that began in the span, each at all that it cost so far.
+
+    The dearest of the span are among the dearest of its days and those that had calls after the mark.
+    """
+    lately = _conversations_since(tenant, mark)
+    known = _known_conversations(tenant, mark, list(lately))
+    found = _dearest_of_days(tenant, span, mark, limit)
+    count, ticks = _begun_in(tenant, span, mark)
+    for name, (first_at, attempts, cost_ticks) in lately.items():
+        total = known.get(name)
+        began_on = total.began_on if total else first_at.astimezone(span.zone).date()
+        if span.first <= began_on <= span.last:
+            count, ticks = count + (total is None), ticks + cost_ticks
+            before = (total.attempts, total.cost_ticks) if total else (0, 0)
+            found[name] = Subject(name, before[0] + attempts, before[1] + cost_ticks)
+    top = sorted(found.values(), key=lambda subject: (-subject.cost_ticks, subject.name))
+    return Subjects(top[:limit], count, ticks)
+
+
+def _conversations_since(tenant: Tenant, mark: datetime) -> dict[str, tuple[datetime, int, int]]:
+    """Those with calls after the mark: when the first of these was, how many, and their cost."""
+    entries = LedgerEntry.objects.filter(tenant=tenant, at__gte=mark).exclude(conversation="").order_by()
+    rows = entries.values_list("conversation").annotate(Min("at"), Count("pk"), Sum("cost_ticks"))
+    return {name: (first_at, count, int(ticks)) for name, first_at, count, ticks in rows}
+
+
+def _known_conversations(tenant: Tenant, mark: datetime, names: list[str]) -> dict[str, ConversationTotal]:
+    if mark == BEGINNING:  # what is summed there is of another zone's days
+        return {}
+    totals = ConversationTotal.objects.filter(tenant=tenant, conversation__in=names)
+    return {total.conversation: total for total in totals}
+
+
+def _begun_in(tenant: Tenant, span: Span, mark: datetime) -> tuple[int, int]:
+    begun = ConversationTotal.objects.filter(tenant=tenant, began_on__range=summed_range(span, mark))
+    sums = begun.aggregate(count=Count("cost_ticks"), ticks=Sum("cost_ticks", default=0))
+    return sums["count"], int(sums["ticks"])
+
+
+def _dearest_of_days(tenant: Tenant, span: Span, mark: datetime, limit: int) -> dict[str, Subject]:
+    """The dearest of each day, straight off the index: a few rows a day, however many began."""
+    first, last = summed_range(span, mark)
+    days = [day for day in span.days() if first <= day <= last]
+    if not days:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(_dearest_statement(len(days), limit), [part for day in days for part in (tenant.id, _text(day))])
+        return {name: Subject(name, int(attempts), int(ticks)) for name, attempts, ticks in cursor.fetchall()}
+
+
+def _dearest_statement(days: int, limit: int) -> str:
+    of_a_day = f"""
+        SELECT * FROM (
+            SELECT conversation, attempts, cost_ticks FROM spend_conversationtotal
+            WHERE tenant_id = %s AND began_on = %s ORDER BY cost_ticks DESC LIMIT {limit:d}
+        ) AS dearest
+    """  # noqa: S608
+    return " UNION ALL ".join([of_a_day] * days)
+
+
+def _text(day: date) -> str:
+    return day.isoformat()
+
+
+def every_customer(tenant: Tenant, span: Span) -> Iterator[Subject]:
+    """What each cost in the span, by name."""
+    return _streamed(tenant, ALL_CUSTOMERS, lambda mark: _customer_params(tenant, span, mark))
+
+
+def every_conversation(tenant: Tenant, span: Span) -> Iterator[Subject]:
+    """What each cost in the span, by name; from the ledger."""
+    params = [tenant.id, *_instants(span.starts_at, span.ends_at)]
+    return _streamed(tenant, ALL_CONVERSATIONS, lambda _: params)
+
+
+def _streamed(tenant: Tenant, statement: str, params: Any, size: int = 2000) -> Iterator[Subject]:
+    """From a cursor on the server, so that memory stays bounded."""
+    with connection.chunked_cursor() as cursor:
+        at_mark(tenant, lambda mark: cursor.execute(statement, params(mark)))
+        while rows := cursor.fetchmany(size):
+            yield from (Subject(name, int(attempts), int(ticks)) for name, attempts, ticks in rows)

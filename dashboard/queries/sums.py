@@ -1,0 +1,212 @@
+"""Sums of what happened: daily sums as far as they reach, and the rollups and the ledger after that.
+
+See `spend.daily`: adding the two is right at any moment, whenever the daily sums were last made.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from typing import Any, NamedTuple, TypeVar
+
+from django.db.models import Case, Min, Q, Sum, When
+from django.db.models.functions import TruncDate
+
+from dashboard.spans import Span, midnight
+from spend.daily import MEASURES
+from spend.models import DailyRollup, Rollup, RollupMark, Route
+from tenants.models import Tenant
+from tenants.periods import BEGINNING
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Figures:
+    attempts: int = 0
+    cost_ticks: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    served: int = 0
+    refused: int = 0
+    failed: int = 0
+    downgraded: int = 0
+
+    def add(self, other: "Figures") -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    @property
+    def calls(self) -> int:
+        return self.served + self.refused + self.failed
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class Row(NamedTuple):
+    day: date
+    model: str
+    route: str
+    figures: Figures
+
+
+def total_of(rows: Iterable[Row]) -> Figures:
+    total = Figures()
+    for row in rows:
+        total.add(row.figures)
+    return total
+
+
+def grouped(rows: Iterable[Row], by: str) -> dict[Any, Figures]:
+    """Sums by one of a row's fields, in the order in which its values first come."""
+    groups: dict[Any, Figures] = defaultdict(Figures)
+    for row in rows:
+        groups[getattr(row, by)].add(row.figures)
+    return dict(groups)
+
+
+def mark_of(tenant: Tenant) -> datetime:
+    """The instant up to which the tenant's days are summed, in the zone it has now."""
+    mark = RollupMark.objects.filter(tenant=tenant, time_zone=tenant.time_zone).first()
+    return mark.through if mark else BEGINNING
+
+
+def at_mark(tenant: Tenant, read: Callable[[datetime], Result]) -> Result:
+    """What `read` gives for the tenant's mark, read again if the mark moved meanwhile: a sum made from both
+    sides of a moving mark would count some things twice."""
+    while True:
+        mark = mark_of(tenant)
+        result = read(mark)
+        if mark_of(tenant) == mark:
+            return result
+
+
+def summed_range(span: Span, mark: datetime) -> tuple[date, date]:
+    """The days to take from the daily sums: none where those are of another zone or not there."""
+    return (span.first, span.last) if mark > BEGINNING else (date.max, date.min)
+
+
+def daily_rows(tenant: Tenant, span: Span, mark: datetime) -> list[Row]:
+    """What happened in the span by day, model and route, in days' order."""
+    summed = (
+        DailyRollup.objects.filter(tenant=tenant, day__range=summed_range(span, mark))
+        .order_by("day")
+        .values_list("day", "model", "route", *MEASURES)
+    )
+    live = (
+        Rollup.objects.filter(tenant=tenant, bucket__gte=max(mark, span.starts_at), bucket__lt=span.ends_at)
+        .annotate(day=TruncDate("bucket", tzinfo=span.zone))
+        .order_by("day")
+        .values_list("day", "model", "route")
+        .annotate(*[Sum(name) for name in MEASURES])
+    )
+    return [_row(*row) for row in [*summed, *live]]
+
+
+def _row(day: date, model: str, route: str, *sums: int) -> Row:
+    figures = Figures(*map(int, sums))
+    figures.downgraded = figures.served if route == Route.DOWNGRADE else 0
+    return Row(day, model, route, figures)
+
+
+class Bucket(NamedTuple):
+    at: datetime
+    model: str
+    figures: Figures
+
+
+def buckets_since(tenant: Tenant, starts_at: datetime) -> list[Bucket]:
+    """Quarters of an hour with their cost by model, from `starts_at` on."""
+    rows = (
+        Rollup.objects.filter(tenant=tenant, bucket__gte=starts_at)
+        .order_by("bucket")
+        .values_list("bucket", "model")
+        .annotate(Sum("cost_ticks"))
+    )
+    return [Bucket(at, model, Figures(cost_ticks=int(ticks))) for at, model, ticks in rows if ticks]
+
+
+def first_spend_at(tenant: Tenant) -> datetime | None:
+    first: datetime | None = Rollup.objects.filter(tenant=tenant).aggregate(first=Min("bucket"))["first"]
+    return first
+
+
+class TenantSums(NamedTuple):
+    today: Figures
+    month: Figures
+
+    def add(self, figures: Figures, *, is_today: bool) -> None:
+        self.month.add(figures)
+        if is_today:
+            self.today.add(figures)
+
+
+def sums_of_tenants(tenants: Iterable[Tenant], now: datetime) -> dict[str, TenantSums]:
+    """Each tenant's today and this month, on its own calendar, in a handful of queries for all of them."""
+    calendars = {tenant.id: _Calendar.of(tenant, now) for tenant in tenants}
+    while True:
+        marks = _marks(calendars)
+        sums = _sums_at(marks, calendars)
+        if _marks(calendars) == marks:
+            return sums
+
+
+def _sums_at(marks: Mapping[str, datetime], calendars: Mapping[str, "_Calendar"]) -> dict[str, TenantSums]:
+    sums = {tenant_id: TenantSums(Figures(), Figures()) for tenant_id in calendars}
+    for tenant_id, is_today, figures in _summed_days(calendars, marks):
+        sums[tenant_id].add(figures, is_today=is_today)
+    for tenant_id, at, figures in _live_buckets(calendars, marks):
+        calendar = calendars[tenant_id]
+        if at >= max(marks.get(tenant_id, BEGINNING), calendar.month_starts_at):
+            sums[tenant_id].add(figures, is_today=at >= calendar.today_starts_at)
+    return sums
+
+
+class _Calendar(NamedTuple):
+    time_zone: str
+    today: date
+    today_starts_at: datetime
+    month_starts_at: datetime
+
+    @classmethod
+    def of(cls, tenant: Tenant, now: datetime) -> "_Calendar":
+        today = now.astimezone(tenant.zone).date()
+        return cls(tenant.time_zone, today, midnight(today, tenant.zone), midnight(today.replace(day=1), tenant.zone))
+
+
+def _marks(calendars: Mapping[str, _Calendar]) -> dict[str, datetime]:
+    marks = RollupMark.objects.filter(tenant_id__in=calendars)
+    return {mark.tenant_id: mark.through for mark in marks if mark.time_zone == calendars[mark.tenant_id].time_zone}
+
+
+ALL_SUMS = {f"sum_{name}": Sum(name) for name in MEASURES}
+ALL_SUMS["sum_downgraded"] = Sum("served", filter=Q(route=Route.DOWNGRADE), default=0)
+"""In the order of the fields of Figures."""
+
+
+def _summed_days(
+    calendars: Mapping[str, _Calendar], marks: Mapping[str, datetime]
+) -> Iterator[tuple[str, bool, Figures]]:
+    """Daily sums of each tenant's month, today's apart: a query for each of the three dates the Earth can have."""
+    by_today: dict[date, list[str]] = defaultdict(list)
+    for tenant_id in marks:
+        by_today[calendars[tenant_id].today].append(tenant_id)
+    for today, tenant_ids in by_today.items():
+        days = DailyRollup.objects.filter(tenant_id__in=tenant_ids, day__range=(today.replace(day=1), today))
+        parts = days.annotate(is_today=Case(When(day=today, then=True), default=False)).order_by()
+        for tenant_id, is_today, *sums in parts.values_list("tenant_id", "is_today").annotate(**ALL_SUMS):
+            yield tenant_id, bool(is_today), Figures(*map(int, sums))
+
+
+def _live_buckets(
+    calendars: Mapping[str, _Calendar], marks: Mapping[str, datetime]
+) -> Iterator[tuple[str, datetime, Figures]]:
+    """Buckets after the marks; where marks differ, some before them too, which the caller leaves out."""
+    starts = [max(marks.get(tenant_id, BEGINNING), day.month_starts_at) for tenant_id, day in calendars.items()]
+    buckets = Rollup.objects.filter(tenant_id__in=calendars, bucket__gte=min(starts, default=BEGINNING)).order_by()
+    for tenant_id, at, *sums in buckets.values_list("tenant_id", "bucket").annotate(**ALL_SUMS):
+        yield tenant_id, at, Figures(*map(int, sums))

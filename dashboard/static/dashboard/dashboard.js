@@ -1,0 +1,112 @@
+// Draws the charts, keeps the overview live, prints. The data is in the page's JSON blocks.
+(() => {
+  const REFRESH_MS = 5000;
+  const charts = new Map();
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // As many decimals as the smallest step on the axis needs, two at least.
+  const usd = (value, step = Math.abs(value)) => {
+    const digits = step > 0 && step < 0.01 ? 4 : 2;
+    return new Intl.NumberFormat("en-US", {
+      style: "currency", currency: "USD", minimumFractionDigits: digits, maximumFractionDigits: digits,
+    }).format(value);
+  };
+  const onAxis = (value, _index, ticks) => usd(value, ticks.length > 1 ? ticks[1].value - ticks[0].value : value);
+
+  const dataset = (series, index, isLine) => ({
+    label: series.label,
+    data: series.values,
+    backgroundColor: colour(`--series-${index + 1}`),
+    borderColor: isLine ? colour(`--series-${index + 1}`) : colour("--card"),
+    borderWidth: 1,
+    fill: isLine,
+    pointRadius: 0,
+    pointHitRadius: 12,
+    pointStyle: "rect",
+    stack: "models",
+  });
+
+  const limit = (line, count) => ({
+    type: "line",
+    label: line.label,
+    data: Array(count).fill(line.value),
+    borderColor: colour("--limit"),
+    borderWidth: 2,
+    borderDash: [6, 4],
+    pointRadius: count === 1 ? 12 : 0,
+    pointStyle: "line",
+    fill: false,
+    stack: line.label,
+    order: -1,
+  });
+
+  const config = (data) => {
+    const isLine = data.type === "line";
+    const grid = { color: colour("--line") };
+    const ticks = { color: colour("--subtle") };
+    return {
+      type: data.type,
+      data: {
+        labels: data.labels,
+        datasets: [
+          ...data.series.map((series, index) => dataset(series, index, isLine)),
+          ...data.lines.map((line) => limit(line, data.labels.length)),
+        ],
+      },
+      options: {
+        animation: false,
+        maintainAspectRatio: false,
+        interaction: { mode: "index", intersect: false },
+        scales: {
+          x: { stacked: true, grid: { display: false }, ticks: { ...ticks, maxRotation: 0, autoSkipPadding: 16 } },
+          y: { stacked: true, beginAtZero: true, grid, border: { display: false }, ticks: { ...ticks, maxTicksLimit: 6, callback: onAxis } },
+        },
+        plugins: {
+          legend: { position: "bottom", align: "start", labels: { color: colour("--text"), usePointStyle: true, boxHeight: 10, padding: 16 } },
+          tooltip: {
+            itemSort: (a, b) => b.datasetIndex - a.datasetIndex,
+            callbacks: { label: (item) => item.dataset.type === "line" ? item.dataset.label : `${item.dataset.label}: ${usd(item.parsed.y)}` },
+          },
+        },
+      },
+    };
+  };
+
+  const draw = () => {
+    Chart.defaults.font.family = "Inter, sans-serif";
+    for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
+      charts.get(canvas)?.destroy();
+      charts.set(canvas, new Chart(canvas, config(JSON.parse(document.getElementById(canvas.dataset.chart).textContent))));
+    }
+  };
+
+  const live = document.getElementById("live");
+  const stale = document.getElementById("stale");
+  const setStale = (is) => {
+    stale.hidden = !is;
+    live.classList.toggle("is-stale", is);
+  };
+
+  if (live) {
+    setInterval(() => { if (!document.hidden) htmx.trigger(document.body, "refresh"); }, REFRESH_MS);
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) htmx.trigger(document.body, "refresh"); });
+    live.addEventListener("htmx:afterRequest", (event) => setStale(!event.detail.successful));
+    // Who was logged out meanwhile is sent the login page, which is no figure to show here.
+    live.addEventListener("htmx:beforeSwap", (event) => {
+      if (!event.detail.xhr.responseURL.includes("/live/")) { event.detail.shouldSwap = false; location.reload(); }
+    });
+  }
+
+  document.addEventListener("click", (event) => { if (event.target.closest("[data-print]")) print(); });
+  document.addEventListener("theme", draw);
+  // A table that fits needs no stop for the keyboard.
+  const settle = () => {
+    for (const box of document.querySelectorAll(".scroll")) {
+      box.tabIndex = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight ? 0 : -1;
+    }
+  };
+  addEventListener("resize", settle);
+  document.addEventListener("toggle", settle, true);
+  settle();
+  draw();
+})();

@@ -1,0 +1,82 @@
+"""A call's steps in plain words. Pure.
+
+Each step is an object as the chat path wrote it; what is not known here is shown as it is.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tenants.money import usd_string
+
+DECISIONS = {
+    "held": "{model} fitted the budget. Its worst case was set aside and the call was sent.",
+    "served": "{model} answered.",
+    "settled": "{model} answered and its real cost was booked.",
+    "does_not_fit": "{model} would not have fitted what was left of the budget.",
+    "past_soft_cap": "{model} was passed over: the budget was past its soft cap, so a cheaper model was tried first.",
+    "circuit_open": "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
+    "failed": "{model} failed.",
+    "refused": "The call was refused.",
+    "unknown_model": "{model} is not in the catalogue.",
+    "model_disabled": "{model} is switched off.",
+    "no_price": "{model} has no price, and what has no price is never called.",
+    "images_not_priced": "{model} cannot take images here: they have no price.",
+}
+
+CODES = {
+    "timeout": "It did not answer in time.",
+    "connection_failed": "Its provider could not be reached.",
+    "bad_answer": "Its provider's answer made no sense.",
+    "server_error": "Its provider had an error of its own.",
+    "rate_limited": "Too many requests at once.",
+    "no_provider_key": "The guard has no key for its provider.",
+    "bad_provider_key": "Its provider did not take the guard's key.",
+    "circuit_open": "It had failed several times in a row and is being spared for a minute.",
+    "budget_exceeded": "No model on the route fitted what was left of the budget.",
+    "budget_held": "What was left of the budget was held for other calls in flight.",
+    "all_models_failed": "Every model on the route failed or was being spared.",
+    "ledger_unavailable": "The ledger could not be written, so no model was called.",
+    "invalid_request": "The request was not valid.",
+    "forbidden": "The call was not allowed.",
+}
+
+GOOD, BAD, PLAIN = "good", "bad", "plain"
+TONES = {"held": GOOD, "served": GOOD, "settled": GOOD, "failed": BAD, "refused": BAD}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sentence, how it sounds, and what else is known."""
+
+    text: str
+    tone: str
+    details: list[tuple[str, str]]
+
+
+def reason_of(code: str) -> str:
+    """An error's code as a sentence; nothing for none."""
+    return CODES.get(code, f"Code: {code}.") if code else ""
+
+
+def story_of(steps: Iterable[Any]) -> list[Step]:
+    return [_step(step if isinstance(step, Mapping) else {"note": step}) for step in steps]
+
+
+def _step(step: Mapping[str, Any]) -> Step:
+    known = {"model", "decision", "code"}
+    decision, code, model = (str(step.get(name) or "") for name in ("decision", "code", "model"))
+    sentence = DECISIONS.get(decision, "").format(model=model or "The model")
+    sentence = sentence or ": ".join(filter(None, [model, decision.replace("_", " ")])) or "Step"
+    if code:
+        sentence = f"{sentence} {reason_of(code)}"
+    details = [_detail(name, value) for name, value in step.items() if name not in known and value not in (None, "")]
+    return Step(sentence, TONES.get(decision, PLAIN), details)
+
+
+def _detail(name: str, value: Any) -> tuple[str, str]:
+    """A field as a label and a value; whole ticks as USD."""
+    if name.endswith("_ticks") and isinstance(value, int):
+        label = name.removesuffix("_ticks").removesuffix("_usd")
+        return label.replace("_", " "), f"${usd_string(value)}"
+    return name.replace("_", " "), str(value)

@@ -1,0 +1,130 @@
+"""Amounts, numbers, times and bars as the pages show them."""
+
+from datetime import datetime, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+from django import template
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.utils import timezone
+
+from dashboard.queries.budgets import used_ppm
+from spend.budgets import Use
+from tenants.models import Tenant
+from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
+
+register = template.Library()
+
+DIME = TICKS_PER_USD // 10
+ONE_PERCENT = 10_000
+SECOND_MS = 1000
+
+
+@register.filter
+def money(ticks: int | None, largest: int | None = None) -> str:
+    """USD for people, in cents, or in hundredths of them where amounts are small.
+
+    `largest` is the largest amount of a column, so that all of it has the same decimals.
+    """
+    if ticks is None:
+        return "–"
+    places = 2 if abs(ticks if largest is None else largest) >= DIME else 4
+    text = usd_rounded(abs(ticks), places)
+    if ticks and not text.strip("0."):
+        return f"under ${text[:-1]}1"
+    return f"{'−' if ticks < 0 else ''}${'0.00' if not ticks else text}"
+
+
+@register.filter
+def money_exact(ticks: int | None) -> str:
+    return "–" if ticks is None else f"${usd_string(ticks)}".replace("$-", "−$")
+
+
+@register.filter
+def per_million(ticks_per_token: int | None) -> str:
+    """A token price as USD per million tokens."""
+    return f"${usd_string(ticks_per_token * 1_000_000)}" if isinstance(ticks_per_token, int) else "–"
+
+
+@register.filter
+def short(number: int) -> str:
+    """A count in at most five characters or so: 9,999, 12.3K, 4.5M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= (10 * size if unit == "K" else size):
+            return f"{(Decimal(number) / size).quantize(Decimal('0.1')).normalize():f}{unit}"
+    return str(intcomma(number))
+
+
+@register.filter
+def share(part: int, whole: int) -> str:
+    """`part` in percent of `whole`."""
+    if not whole:
+        return "0 %"
+    return _percent(part * 1_000_000 // whole)
+
+
+def _percent(millionths: int) -> str:
+    return f"{millionths // 10_000} %" if not 0 < millionths < ONE_PERCENT else "under 1 %"
+
+
+@register.filter
+def width(part: int, whole: int) -> str:
+    """A length inside a bar, 0 to 100, with two decimals."""
+    hundredths = min(max(part, 0) * 10_000 // whole, 10_000) if whole > 0 else 0
+    return f"{hundredths // 100}.{hundredths % 100:02}"
+
+
+@register.filter
+def used_share(use: Use) -> str:
+    return _percent(used_ppm(use))
+
+
+@register.filter
+def seconds(milliseconds: int) -> str:
+    return f"{Decimal(milliseconds) / SECOND_MS:.1f} s" if milliseconds >= SECOND_MS else f"{milliseconds} ms"
+
+
+@register.filter
+def near(at: datetime | None) -> str:
+    """A time to come or just past, as short as it can be said, in the active zone: "16:40", "1 Dec"."""
+    return _near(at, timezone.get_current_timezone()).removeprefix("at ").removeprefix("on ") if at else "never"
+
+
+def _near(at: datetime, zone: tzinfo) -> str:
+    """With its preposition: "at 16:40", "at midnight", "on 1 Dec", "on 1 Dec at 05:00"."""
+    local, today = at.astimezone(zone), timezone.localdate(timezone=zone)
+    clock = f"at {local:%H:%M}" if local.hour or local.minute else ""
+    if local.date() == today:
+        return clock or "at midnight"
+    if local.date() == today + timedelta(days=1):
+        return f"{clock} tomorrow" if clock else "at midnight"
+    return f"on {local.day} {local:%b} {clock}".strip()
+
+
+@register.inclusion_tag("dashboard/parts/bar.html")
+def budget_bar(use: Use, tenant: Tenant, *, name_zone: bool = False) -> dict[str, Any]:
+    """Spent and held of a limit. Times are those of the tenant's zone, which is named if it is not obvious."""
+    limit = max(use.budget.limit_ticks, 1)
+    spent, held, ends_at = use.window.spent_ticks, use.window.held_ticks, use.window.ends_at
+    when = _near(ends_at, tenant.zone) if ends_at else ""
+    return {
+        "use": use,
+        "spent": width(spent, limit),
+        "held": width(min(held, max(limit - spent, 0)), limit),
+        "soft": width(use.budget.soft_ticks, limit),
+        "starts_afresh": f"{when} ({tenant.time_zone})" if name_zone and when else when,
+    }
+
+
+@register.simple_tag(takes_context=True)
+def query(context: dict[str, Any], **changes: Any) -> str:
+    """The page's query string with some parameters changed; an empty one is left out."""
+    params = {**context["request"].GET.dict(), **changes}
+    kept = urlencode({name: value for name, value in params.items() if value not in ("", None)})
+    return f"?{kept}" if kept else ""
+
+
+@register.filter
+def item(mapping: dict[Any, Any], key: Any) -> Any:
+    return mapping.get(key, "")

@@ -1,0 +1,45 @@
+"""The managers' pages. Every address is open to members of the tenant in it, and to staff; see `dashboard.access`."""
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path, register_converter
+
+from dashboard import views
+from dashboard.access import strict
+from tenants.login import SignInForm
+
+
+class SubjectKindConverter:
+    regex = "customer|conversation"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(SubjectKindConverter, "subject_kind")
+
+sign_in = LoginView.as_view(template_name="dashboard/login.html", authentication_form=SignInForm)
+
+urlpatterns = [
+    path("", views.overview, name="overview"),
+    path("live/", views.live, name="live"),
+    path("overview.csv", views.overview_csv, name="overview_csv"),
+    path("find/", views.find, name="find"),
+    path(
+        "login/",
+        strict(LoginView.as_view(template_name="dashboard/login.html", authentication_form=SignInForm)),
+        name="login",
+    ),
+    path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
+    path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
+    path("tenants/<str:tenant_id>/days.csv", views.days_csv, name="days_csv"),
+    path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", views.subjects_csv, name="subjects_csv"),
+    path("tenants/<str:tenant_id>/calls/", views.calls, name="calls"),
+    path("tenants/<str:tenant_id>/calls.csv", views.calls_csv, name="calls_csv"),
+    path("tenants/<str:tenant_id>/calls/<uuid:call_id>/", views.call, name="call"),
+    path("tenants/<str:tenant_id>/statement/", views.statement, name="statement"),
+    path("tenants/<str:tenant_id>/ledger.csv", views.entries_csv, name="entries_csv"),
+    path("tenants/<str:tenant_id>/focus.csv", views.focus_csv, name="focus_csv"),
+]

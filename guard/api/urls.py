@@ -1,0 +1,41 @@
+"""The REST API's addresses."""
+
+from django.urls import path, re_path, register_converter
+from django.urls.converters import StringConverter
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from guard.api.views.budgets import BudgetsView, OwnBudgetView
+from guard.api.views.catalogue import ModelsView, ModelView, OpenAIModelsView
+from guard.api.views.health import HealthView
+from guard.api.views.spend import SpendView
+from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
+
+
+class TenantIdConverter(StringConverter):
+    regex = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+class ModelIdConverter(StringConverter):
+    regex = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}"
+
+
+register_converter(TenantIdConverter, "tenant_id")
+register_converter(ModelIdConverter, "model_id")
+
+urlpatterns = [
+    path("api/health", HealthView.as_view()),
+    path("api/budget", OwnBudgetView.as_view()),
+    path("api/spend", SpendView.as_view()),
+    path("api/budgets/<tenant_id:tenant_id>", BudgetsView.as_view()),
+    path("api/tenants", TenantsView.as_view()),
+    path("api/tenants/<tenant_id:tenant_id>", TenantView.as_view()),
+    path("api/tenants/<tenant_id:tenant_id>/keys", KeysView.as_view()),
+    path("api/tenants/<tenant_id:tenant_id>/keys/<int:key_id>", KeyView.as_view()),
+    path("api/models", ModelsView.as_view()),
+    path("api/models/<model_id:model_id>", ModelView.as_view()),
+    path("v1/models", OpenAIModelsView.as_view()),
+    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
+    re_path(
+        r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema", permission_classes=[]), name="docs"
+    ),
+]

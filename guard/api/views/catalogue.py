@@ -1,0 +1,87 @@
+"""The model catalogue: for operators whole, for agents in the OpenAI shape."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from guard.api.base import ApiView, OperatorView
+from guard.api.permissions import IsAgent, permissions_on
+from guard.api.schema import describe
+from guard.api.serializers import ModelSerializer, ModelsSerializer, OpenAIErrorSerializer, OpenAIModelsSerializer
+from guard.authentication import agent_of
+from spend.models import CatalogueModel
+from spend.operator_prices import PricedModel, callable_models, put_model
+
+
+class ModelsView(OperatorView):
+    operator_permissions = permissions_on("tenant")
+
+    @describe("listModels", "The catalogue", ModelsSerializer, tag="models")
+    def get(self, request: Request) -> Response:
+        now = timezone.now()
+        models = CatalogueModel.objects.prefetch_related("prices__tiers")
+        return Response(ModelsSerializer({"models": [PricedModel.of(model, now) for model in models]}).data)
+
+
+class ModelView(OperatorView):
+    operator_permissions = permissions_on("tenant")
+
+    @describe("getModel", "A model", ModelSerializer, 404, tag="models")
+    def get(self, request: Request, model_id: str) -> Response:
+        return self.model_body(model_id, timezone.now())
+
+    @describe(
+        "putModel",
+        "Create a model, or change what is given of it",
+        ModelSerializer,
+        400,
+        404,
+        413,
+        415,
+        request=ModelSerializer,
+        creates=True,
+        tag="models",
+    )
+    @transaction.atomic
+    def put(self, request: Request, model_id: str) -> Response:
+        now = timezone.now()
+        model = CatalogueModel.objects.select_for_update().filter(pk=model_id).first()
+        standing = PricedModel.of(model, now) if model else None
+        serializer = ModelSerializer(
+            standing, data=request.data, partial=standing is not None, context={"model_id": model_id}
+        )
+        serializer.is_valid(raise_exception=True)
+        put_model(model_id, serializer.validated_data.get("model", {}), serializer.validated_data["rates"], now)
+        return self.model_body(model_id, now, status=200 if standing else 201)
+
+    def model_body(self, model_id: str, now: datetime, status: int = 200) -> Response:
+        model = get_object_or_404(CatalogueModel, pk=model_id)
+        return Response(ModelSerializer(PricedModel.of(model, now)).data, status=status)
+
+
+class OpenAIModelsView(ApiView):
+    """`GET /v1/models`, as OpenAI clients ask for it."""
+
+    permission_classes = [IsAgent]
+
+    @describe(
+        "listCallableModels",
+        "The models that the caller's tenant may name",
+        OpenAIModelsSerializer,
+        error=OpenAIErrorSerializer,
+        tag="OpenAI",
+    )
+    def get(self, request: Request) -> Response:
+        tenant = agent_of(request).tenant
+        models = callable_models(tenant.callable_models(), timezone.now())
+        entries = [entry(each.model.id, each.model.provider, each.price.starts_at) for each in models if each.price]
+        return Response({"object": "list", "data": [entry("auto", "guard", tenant.created_at), *entries]})
+
+
+def entry(model_id: str, owner: str, created_at: datetime) -> dict[str, Any]:
+    return {"id": model_id, "object": "model", "created": int(created_at.timestamp()), "owned_by": owner}

@@ -1,0 +1,123 @@
+"""The ASGI application: Django, with a lean way in for the chat paths and the runtime's life around it.
+
+Django's stock handler spends more on a request (threads, signals, watching for the disconnect, a dozen
+middlewares) than a whole guarded call costs.  The chat paths need none of it: they read the body, call
+the view and send its answer.  Everything else is Django's own.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "guard.settings")
+django.setup(set_prefix=False)
+
+from django.conf import settings  # noqa: E402  after the setup
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
+from django.http import HttpResponseBase  # noqa: E402
+
+from guard.chat_urls import CHAT_VIEWS  # noqa: E402
+from guard.lean import Streamed  # noqa: E402
+from guard.runtime import Runtime  # noqa: E402
+from guard.streams import Relay  # noqa: E402
+
+USAGE_WAIT_S = 1.0
+
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class GuardHandler(ASGIHandler):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await live(scope, receive, send)
+        elif view := CHAT_VIEWS.get(scope["path"]):
+            if (body := await read_body(receive)) is not None:
+                await send_answer(await view(ASGIRequest(scope, BytesIO(body))), receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """The whole body, or as much of it as shows that it is too large; None where the client has gone."""
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if not message.get("more_body") or size > settings.MAX_BODY_BYTES:
+            return b"".join(chunks)
+
+
+async def send_answer(response: HttpResponseBase, receive: Receive, send: Send) -> None:
+    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    if isinstance(response, Streamed):
+        start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        await send_stream(start, response.body, receive, send)
+        return
+    content = response.content  # type: ignore[attr-defined]
+    headers.append((b"content-length", str(len(content)).encode("ascii")))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def send_stream(start: Message, body: Relay, receive: Receive, send: Send) -> None:
+    """Pass a stream on until it ends or its client goes; either way it is settled when this returns."""
+    passing = asyncio.create_task(pass_on(start, body, send))
+    leaving = asyncio.create_task(until_gone(receive))
+    try:
+        await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if body.is_finished:
+            # Clients may leave at the finish reason; the usage follows on its heels, and is worth a moment.
+            await asyncio.wait({passing}, timeout=USAGE_WAIT_S)
+    finally:
+        leaving.cancel()
+        passing.cancel()
+        # A task of its own: whoever cancels this one may do so more than once.
+        await asyncio.shield(body.runtime.keep(close(body, passing)))
+    if not passing.cancelled():
+        passing.result()
+
+
+async def pass_on(start: Message, body: Relay, send: Send) -> None:
+    await send(start)
+    async for piece in body:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def close(body: Relay, passing: asyncio.Task[None]) -> None:
+    await asyncio.wait({passing})
+    await body.aclose()
+
+
+async def until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def live(scope: Scope, receive: Receive, send: Send) -> None:
+    """The server's lifespan: the runtime starts before the first request and stops after the last."""
+    runtime = Runtime()
+    await receive()
+    try:
+        await runtime.start()
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        raise
+    scope["state"]["runtime"] = runtime
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await runtime.stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+application = GuardHandler()

@@ -1,0 +1,95 @@
+"""Reading a chat request, in either shape, into what the guard needs of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guard.messages import check_messages, count_images, without_images
+from guard.parameters import IN_THE_PROMPT, SENT, check_parameters
+from guard.routing import Ask
+from guard.values import Check, anything, check_fields, identifier, refuse, tokens, true_or_false
+from spend.pricing import bound_input_tokens
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as its caller asked for it. `body` is the provider's request without its model and maximum."""
+
+    ask: Ask
+    body: dict[str, Any]
+    customer: str
+    conversation: str
+    tenant_id: str | None = None
+    stream: bool = False
+    show_usage: bool = False
+
+
+def read_completion(body: Any) -> Asked:
+    """The OpenAI shape. Raises InvalidRequest naming the field."""
+    check_parameters(body)
+    if body.get("model") is None:
+        raise refuse("model", "is required: a model's name, or 'auto' for the tenant's route.")
+    metadata = body.get("metadata") or {}
+    return _asked(
+        body,
+        model=body["model"],
+        max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
+        conversation=metadata.get("conversation_id"),
+    )
+
+
+CHAT_FIELDS: dict[str, Check] = {
+    "tenantId": identifier,
+    "messages": anything,
+    "maxTokens": tokens,
+    "model": identifier,
+    "customerId": identifier,
+    "conversationId": identifier,
+    "stream": true_or_false,
+}
+
+
+def read_chat(body: Any) -> Asked:
+    """The guard's own shape, in camelCase. Raises InvalidRequest naming the field."""
+    check_fields(body, CHAT_FIELDS)
+    if not body.get("tenantId"):
+        raise refuse("tenantId", "is required.")
+    return _asked(
+        {"messages": body.get("messages"), "user": body.get("customerId"), "stream": body.get("stream")},
+        model=body.get("model") or AUTO,
+        max_tokens=body.get("maxTokens"),
+        conversation=body.get("conversationId"),
+        tenant_id=body["tenantId"],
+    )
+
+
+def _asked(
+    body: Mapping[str, Any],
+    *,
+    model: str,
+    max_tokens: int | None,
+    conversation: str | None,
+    tenant_id: str | None = None,
+) -> Asked:
+    messages: Any = body.get("messages")
+    check_messages(messages)
+    sent = {name: body[name] for name in SENT if body.get(name) is not None}
+    images = count_images(messages)
+    schemas = [sent[name] for name in IN_THE_PROMPT if name in sent]
+    return Asked(
+        ask=Ask(
+            model=model,
+            input_tokens=bound_input_tokens(without_images(messages) if images else messages, schemas),
+            max_tokens=max_tokens,
+            choices=body.get("n") or 1,
+            images=images,
+        ),
+        body={"messages": messages, **sent},
+        customer=body.get("user") or "",
+        conversation=conversation or "",
+        tenant_id=tenant_id,
+        stream=bool(body.get("stream")),
+        show_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+    )

@@ -1,0 +1,82 @@
+"""Bills: what an attempt cost, read from the provider's usage, or counted for want of it. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import bpe_openai
+import orjson
+
+from guard.messages import without_images
+from guard.parameters import IN_THE_PROMPT
+from spend.ledger import Bill, Reserved
+from spend.models import Provider
+from spend.pricing import Usage, cost_ticks, read_provider_ticks, read_usage
+
+TOKENS_PER_MESSAGE = 4
+SLICE = 32 * 1024
+STRUCTURE = frozenset({"role", "type", "id", "index"})
+"""Fields of messages and deltas that are no generated text."""
+
+
+def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
+    """The provider's own figure wins over ours; where neither can be had, the hold stands."""
+    usage = read_usage(raw_usage, reasoning_on_top=reserved.offer.provider == Provider.XAI)
+    provider_ticks = read_provider_ticks(raw_usage)
+    computed_ticks = cost_ticks(usage, reserved.offer.price) if usage else None
+    billed_ticks = computed_ticks if provider_ticks is None else provider_ticks
+    return Bill(
+        cost_ticks=billed_ticks,
+        usage=usage or Usage(),
+        computed_ticks=computed_ticks,
+        provider_ticks=provider_ticks,
+        is_estimated=billed_ticks is None,
+        duration_ms=duration_ms,
+    )
+
+
+def counted_bill(
+    body: Mapping[str, Any], image_tokens: int, texts: Iterable[str], reserved: Reserved, duration_ms: int
+) -> Bill:
+    """An estimate: the prompt as it was sent and the answer as far as it came, at most what was held."""
+    usage = Usage(input_tokens=count_prompt(body) + image_tokens, output_tokens=count_tokens("".join(texts)))
+    computed_ticks = cost_ticks(usage, reserved.offer.price)
+    return Bill(
+        cost_ticks=min(computed_ticks, reserved.hold_ticks),
+        usage=usage,
+        computed_ticks=computed_ticks,
+        is_estimated=True,
+        duration_ms=duration_ms,
+    )
+
+
+def count_prompt(body: Mapping[str, Any]) -> int:
+    """The tokens of a provider's request, but for its images'."""
+    messages = ["\n".join(texts_in(message)) for message in without_images(body["messages"])]
+    schemas = [orjson.dumps(body[name]).decode() for name in IN_THE_PROMPT if name in body]
+    return sum(map(count_tokens, [*messages, *schemas])) + TOKENS_PER_MESSAGE * len(messages)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a message or a delta: content, refusal, reasoning, names and arguments of tool calls."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name not in STRUCTURE:
+                yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def count_tokens(text: str) -> int:
+    """Of a long text in slices, which the encoder wants short: each cut is at most one token more."""
+    encoding = _encoding()
+    slices = (text[start : start + SLICE] for start in range(0, len(text), SLICE))
+    return sum(len(encoding.encode_ordinary(part)) for part in slices)
+
+
+@cache
+def _encoding() -> Any:
+    return bpe_openai.get_encoding("o200k_base")

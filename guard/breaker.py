@@ -1,0 +1,69 @@
+"""The circuit breaker of each model: it spares callers a provider that is down.
+
+Opens after FAILURES_TO_OPEN failures in a row, for OPEN_S; then lets PROBES calls through. So many
+successes close it, one failure opens it again.  The state is one row per model, shared by all
+workers, each step one conditional update; while all is well a call touches no row.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from django.db.models import F, Q
+
+from spend.models import Breaker
+
+FAILURES_TO_OPEN = 5
+OPEN_S = 60
+PROBES = 3
+
+
+class State(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+def state_of(breaker: Breaker | None, now: datetime) -> State:
+    if breaker is None or breaker.opened_at is None:
+        return State.CLOSED
+    return State.OPEN if now < breaker.opened_at + timedelta(seconds=OPEN_S) else State.HALF_OPEN
+
+
+def open_circuits(breakers: Mapping[str, Breaker], now: datetime) -> set[str]:
+    return {model for model, breaker in breakers.items() if state_of(breaker, now) is State.OPEN}
+
+
+def needs_success(breaker: Breaker | None) -> bool:
+    """Whether a success changes anything: it does after failures."""
+    return breaker is not None and (breaker.failures > 0 or breaker.opened_at is not None)
+
+
+def claim_probe(model: str, now: datetime) -> bool:
+    """Take one of a half-open breaker's probes. A prober that died frees its place after OPEN_S."""
+    breaker = Breaker.objects.filter(pk=model, opened_at__lte=now - timedelta(seconds=OPEN_S))
+    stale = Q(probed_at__isnull=True) | Q(probed_at__lte=now - timedelta(seconds=OPEN_S))
+    return bool(
+        breaker.filter(probes__lt=PROBES).update(probes=F("probes") + 1, probed_at=now)
+        or breaker.filter(stale).update(probes=1, probed_at=now)
+        or not Breaker.objects.filter(pk=model, opened_at__isnull=False).exists()
+    )
+
+
+def record_failure(model: str, code: str, now: datetime) -> None:
+    Breaker.objects.get_or_create(pk=model)
+    breaker = Breaker.objects.filter(pk=model)
+    breaker.update(failures=F("failures") + 1, last_failure=code, last_failure_at=now)
+    half_open = Q(opened_at__lte=now - timedelta(seconds=OPEN_S))
+    closed_too_often = Q(opened_at__isnull=True, failures__gte=FAILURES_TO_OPEN)
+    breaker.filter(half_open | closed_too_often).update(opened_at=now, probes=0, successes=0, probed_at=None)
+
+
+def record_success(model: str, now: datetime) -> None:
+    breaker = Breaker.objects.filter(pk=model)
+    breaker.filter(opened_at__isnull=True, failures__gt=0).update(failures=0)
+    half_open = breaker.filter(opened_at__lte=now - timedelta(seconds=OPEN_S))
+    if half_open.update(successes=F("successes") + 1):
+        half_open.filter(successes__gte=PROBES).update(
+            opened_at=None, failures=0, probes=0, successes=0, probed_at=None
+        )

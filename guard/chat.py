@@ -1,0 +1,349 @@
+"""The story of one call, and the only place with its control flow.
+
+    plan ─> reserve ─> provider ─> settle ─> answer
+      ^        │           │
+      │        │           └── failed: void (or settle at the hold, where nobody knows the bill), plan
+      │        │               again without that model
+      │        └────────────── held by other calls: wait for them a moment; does not fit: refuse
+      └─────────────────────── every attempt is planned, priced and reserved anew
+
+A call is answered only after its settlement is committed, and a provider is called only after its
+hold is.  Refusals and failures cost the tenant nothing that a provider did not bill.  A stream tells
+the same story; its answer begins at the provider's first event, and `guard.streams` settles it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any, NoReturn, TypeVar
+
+from django.conf import settings
+from django.utils import timezone
+
+from guard import breaker, idempotency
+from guard.bills import read_bill
+from guard.budget import BudgetStatus, seconds_until, tightest
+from guard.errors import (
+    AllModelsFailed,
+    BudgetExceeded,
+    BudgetHeld,
+    GuardError,
+    InvalidRequest,
+    LedgerUnavailable,
+    RateLimited,
+)
+from guard.idempotency import Claim
+from guard.pace import take_turn
+from guard.policy import Pace, TenantPolicy, limits_of
+from guard.providers import Failed, Provider, ProviderStream, Rejected
+from guard.routing import Ask, Plan, explained_input, is_out_of_bounds, plan
+from guard.runtime import Runtime
+from guard.telemetry import PLAIN, Trace
+from spend.allowances import raise_allowances
+from spend.ids import new_id
+from spend.ledger import (
+    Bill,
+    Caller,
+    Command,
+    DoesNotFit,
+    Ended,
+    Held,
+    LedgerError,
+    Limit,
+    NotPending,
+    Offer,
+    Record,
+    Remember,
+    Reserve,
+    Reserved,
+    Settle,
+    Standing,
+    TooMany,
+    Void,
+)
+from spend.models import Outcome, Route
+from spend.pricing import Usage
+
+POLL_OTHER_WORKERS_S = 0.1
+RETRY_AFTER_FAILURE_S = 5
+
+Served = TypeVar("Served")
+Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A call as it was asked for: who, what, and the provider's request without its model and maximum."""
+
+    caller: Caller
+    tenant: TenantPolicy
+    ask: Ask
+    body: Mapping[str, Any]
+    claim: Claim | None = None
+    pace: Pace = field(default_factory=Pace)
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Story:
+    """What has happened to a call so far: for its record, and for planning its next attempt."""
+
+    call: ChatCall
+    started: float = field(default_factory=monotonic)
+    started_at: datetime = field(default_factory=timezone.now)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    cost_ticks: int = 0
+    trace: Trace = PLAIN
+
+    def note(self, model: str, decision: str, **facts: Any) -> None:
+        self.steps.append({"model": model, "decision": decision, **facts})
+
+    @property
+    def duration_ms(self) -> int:
+        return int((monotonic() - self.started) * 1000)
+
+    def record(self, outcome: Outcome, code: str = "", offer: Offer | None = None) -> Record:
+        return Record(
+            caller=self.call.caller,
+            outcome=outcome,
+            at=self.started_at,
+            model=offer.model if offer else "",
+            route=offer.route if offer else "",
+            code=code,
+            cost_ticks=self.cost_ticks,
+            duration_ms=self.duration_ms,
+            steps=tuple(self.steps),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A hold that stands, with the limits it was made under and how they stood then."""
+
+    reserved: Reserved
+    limits: tuple[Limit, ...]
+    standings: tuple[Standing, ...]
+
+    def status(self, tenant: TenantPolicy, standings: tuple[Standing, ...] | None = None) -> BudgetStatus:
+        return tightest(self.limits, standings or self.standings, can_downgrade=bool(tenant.downgrades))
+
+    def status_after(self, cost_ticks: int, tenant: TenantPolicy) -> BudgetStatus:
+        """How the budget stands once this hold is settled, as far as this call can tell beforehand."""
+        hold_ticks = self.reserved.hold_ticks
+        standings = [Standing(spent + cost_ticks, held - hold_ticks) for spent, held in self.standings]
+        return self.status(tenant, tuple(standings))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the provider answered, and what the guard has to say of it."""
+
+    completion: Mapping[str, Any]
+    usage: Usage
+    model: str
+    route: Route
+    cost_ticks: int
+    budget: BudgetStatus
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream whose first event has come: from here on its settlement is `guard.streams`' duty."""
+
+    stream: ProviderStream
+    hold: Hold
+    story: Story
+
+
+async def converse(call: ChatCall, runtime: Runtime) -> Answer:
+    """Serve `call` from the first model on its route that the budget and the providers allow.
+
+    Raises a GuardError; then the call's record says why.
+    """
+    hold, completion, story = await first_to_serve(call, runtime, Provider.complete)
+    bill = read_bill(completion.get("usage"), hold.reserved, story.duration_ms)
+    try:
+        return await settle(hold, bill, completion, story, runtime)
+    except LedgerError:
+        # Another try would be another bill.
+        raise LedgerUnavailable(
+            "The model answered, but the ledger is late. The call will be settled.", headers={"x-should-retry": "false"}
+        ) from None
+
+
+async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
+    """Like `converse`, up to the first event of the provider's stream. Raises a GuardError."""
+    hold, stream, story = await first_to_serve(call, runtime, Provider.stream)
+    return Opened(stream, hold, story)
+
+
+async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -> tuple[Hold, Served, Story]:
+    """Attempt after attempt, until a provider serves, or nothing on the route is left or fits."""
+    story = Story(call, trace=runtime.telemetry.trace(call))
+    try:
+        if call.pace.per_minute:
+            await runtime.query(take_turn, call.pace.per_minute)
+        while True:
+            with story.trace.step("hold"):
+                hold = await reserve(story, runtime)
+            try:
+                return hold, await attempt(hold, story, runtime, send), story
+            except Failed as failure:
+                await give_up(hold, failure, story, runtime)
+    except Exception as error:
+        record = story.record(*outcome_of(error))
+        story.trace.ended(record)
+        if isinstance(error, GuardError):
+            runtime.writer.post_later(record)
+        if call.claim:
+            await runtime.note(idempotency.release, call.claim)
+        raise
+
+
+def outcome_of(error: Exception) -> tuple[Outcome, str]:
+    if isinstance(error, GuardError):
+        return Outcome.FAILED if isinstance(error, AllModelsFailed) else Outcome.REFUSED, error.code
+    return Outcome.FAILED, "ledger_unavailable" if isinstance(error, LedgerError) else "internal_error"
+
+
+async def reserve(story: Story, runtime: Runtime) -> Hold:
+    """Hold the worst case of the best offer that fits, waiting a moment where only other holds are in the way."""
+    deadline = monotonic() + settings.HOLD_WAIT_SECONDS
+    tenant, caller = story.call.tenant, story.call.caller
+    while True:
+        now = timezone.now()
+        planned = plan_attempt(story, runtime, now)
+        # A provider may have hung for minutes, and budgets changed meanwhile.
+        tenant = runtime.policy.tenants.get(tenant.id, tenant)
+        limits = limits_of(runtime.policy, tenant, caller.key_id, caller.customer, caller.conversation, now)
+        lease_expires_at = now + timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
+        (result,) = await runtime.writer.post(
+            Reserve(new_id(), caller, limits, planned.offers, now, lease_expires_at, story.call.pace.in_flight)
+        )
+        if isinstance(result, Held):
+            note_offers(story, planned.offers, result.passed_over)
+            story.note(result.reserved.offer.model, "held", hold_ticks=result.reserved.hold_ticks)
+            return Hold(result.reserved, limits, result.standings)
+        if isinstance(result, TooMany):
+            raise RateLimited(f"{result.limit.most:,} calls are in flight, which is the limit.", retry_after_s=1)
+        assert isinstance(result, DoesNotFit)  # noqa: S101
+        if not result.by_holds or monotonic() >= deadline:
+            note_offers(story, planned.offers, result.passed_over)
+            refuse(story, result, limits, now)
+        await runtime.releases.wait(tenant.id, min(POLL_OTHER_WORKERS_S, max(0.0, deadline - monotonic())))
+
+
+def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
+    call = story.call
+    planned = plan(
+        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=runtime.open_circuits()
+    )
+    if not planned.offers:
+        for model, why in planned.left_out:
+            story.note(model, why)
+        left_out = [{"model": model, "code": why} for model, why in planned.left_out]
+        attempts = [{"model": model, "code": code} for model, code in story.failed.items()]
+        raise AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts + left_out)
+    return planned
+
+
+def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str, ...]) -> None:
+    for offer, why in zip(offers, passed_over, strict=False):
+        story.note(offer.model, why, hold_ticks=offer.hold_ticks(offer.max_tokens))
+
+
+def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: datetime) -> NoReturn:
+    """Say which it is: spent, or only held; and when the window that binds turns over."""
+    tenant = story.call.tenant
+    status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
+    if result.by_holds:
+        raise BudgetHeld(retry_after_s=1, headers=status.headers(tenant, now))
+    # Several may bind, and all of them must turn over; a budget in total never does.
+    ends = [limits[position].ends_at for position in result.binding]
+    retry_after_s = None if None in ends else max(1, seconds_until(max(filter(None, ends), default=now), now))
+    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.stopped().headers(tenant, now))
+
+
+async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
+    """Send the call to the model that was held for. Raises Failed, or InvalidRequest where it rejects."""
+    offer = hold.reserved.offer
+    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
+    is_closed = state is breaker.State.CLOSED
+    if not is_closed and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
+        raise Failed("circuit_open")
+    provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
+    payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
+    try:
+        with story.trace.sending(hold.reserved, payload):
+            return await send(provider, payload, story.trace.headers())
+    except Rejected as rejection:
+        story.trace.failed("rejected", 0)
+        await void(hold, runtime)
+        if not is_closed:  # it refuses the request, and so is well
+            await runtime.note(breaker.record_success, offer.model, timezone.now())
+        raise InvalidRequest(str(rejection), param=rejection.param) from None
+
+
+async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -> None:
+    """End a failed attempt's hold, and remember not to try its model again for this call."""
+    model = hold.reserved.offer.model
+    story.failed[model] = failure.code
+    story.note(model, "failed", code=failure.code)
+    if failure.code != "circuit_open":
+        await runtime.note(breaker.record_failure, model, failure.code, timezone.now())
+    if failure.billed is False:
+        story.trace.failed(failure.code, 0)
+        await void(hold, runtime)
+        return
+    bill = Bill(cost_ticks=None, is_estimated=True, duration_ms=story.duration_ms)
+    (result,) = await runtime.writer.post(Settle(hold.reserved, bill, timezone.now()))
+    cost_ticks = result.cost_ticks if isinstance(result, Ended) else 0
+    story.cost_ticks += cost_ticks
+    story.trace.failed(failure.code, cost_ticks)
+    runtime.releases.announce(hold.reserved.caller.tenant_id)
+
+
+async def void(hold: Hold, runtime: Runtime) -> None:
+    await runtime.writer.post(Void(hold.reserved, timezone.now()))
+    runtime.releases.announce(hold.reserved.caller.tenant_id)
+
+
+async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: Story, runtime: Runtime) -> Answer:
+    """Settle at what the provider billed, record the call (and its answer, if it may be replayed), and answer."""
+    reserved, tenant = hold.reserved, story.call.tenant
+    known_cost_ticks = reserved.hold_ticks if bill.cost_ticks is None else bill.cost_ticks
+    story.cost_ticks += known_cost_ticks
+    story.note(reserved.offer.model, "served", cost_ticks=known_cost_ticks)
+    budget = hold.status_after(known_cost_ticks, tenant)
+    answer = Answer(completion, bill.usage, reserved.offer.model, reserved.offer.route, story.cost_ticks, budget)
+    record = story.record(Outcome.SERVED, offer=reserved.offer)
+    commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
+    if story.call.claim:
+        commands.append(Remember(story.call.claim.id, idempotency.pack(answer)))
+    try:
+        with story.trace.step("settle"):
+            ended, *_ = await runtime.writer.post(*commands)
+    except LedgerError as error:
+        story.trace.ended(story.record(*outcome_of(error)))
+        raise
+    runtime.releases.announce(tenant.id)
+    await learn(hold, bill, story, runtime)
+    assert isinstance(ended, Ended | NotPending)  # noqa: S101
+    answer = replace(answer, budget=hold.status(tenant, ended.standings))
+    story.trace.served(completion, bill, known_cost_ticks)
+    story.trace.ended(record, answer.budget.state)
+    return answer
+
+
+async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
+    """What a served call teaches: that the model is well, and whether its bill passed its bounds."""
+    model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
+    policy = runtime.policy.models.get(model)
+    if policy and is_out_of_bounds(bill.usage, ask, policy, max_tokens):
+        explained = explained_input(ask, policy)
+        await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)
+    if model not in story.failed and breaker.needs_success(runtime.keeper.breakers.get(model)):
+        await runtime.note(breaker.record_success, model, timezone.now())

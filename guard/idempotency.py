@@ -1,0 +1,89 @@
+"""`Idempotency-Key`: the same key and body is one call, whoever answers it, for a day.
+
+A key is claimed by a unique row before the call, and its answer is written in the transaction that
+settles the call: a crash between the two cannot bill twice.  A claim without an answer is in flight;
+once its reservation's lease is over its worker is dead, and the key may be claimed anew.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db.models import Q
+
+from guard.budget import BudgetStatus
+from guard.errors import IdempotencyConflict, IdempotencyMismatch
+from spend.models import IdempotentCall, Route
+from spend.pricing import Usage
+
+if TYPE_CHECKING:
+    from guard.chat import Answer
+
+KEPT = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this call alone may answer."""
+
+    id: int
+
+
+def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: datetime) -> "Claim | str":
+    """Claim `key`, or return the packed answer of the call that had it.
+
+    Raises IdempotencyMismatch for another body, IdempotencyConflict while that call is in flight.
+    """
+    mine = IdempotentCall(tenant_id=tenant_id, key=key, body_digest=body_digest, call_id=call_id, claimed_at=now)
+    while True:
+        IdempotentCall.objects.bulk_create([mine], ignore_conflicts=True)
+        row = IdempotentCall.objects.filter(tenant_id=tenant_id, key=key).first()
+        if row is None:
+            continue  # released meanwhile
+        if row.call_id == call_id:
+            return Claim(row.id)
+        # A dead row goes, and is not taken over: its worker may be late, and would answer under its id.
+        if IdempotentCall.objects.filter(dead(now), pk=row.pk).delete()[0]:
+            continue
+        if row.body_digest != body_digest:
+            raise IdempotencyMismatch
+        if not row.answer:
+            raise IdempotencyConflict
+        return row.answer
+
+
+def dead(now: datetime) -> Q:
+    """Answers that are too old, and claims whose worker did not live to answer."""
+    lease = timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
+    return Q(claimed_at__lte=now - KEPT) | Q(answer="", claimed_at__lte=now - lease)
+
+
+def release(claim: Claim) -> None:
+    """A call that was not served may be tried again under its key."""
+    IdempotentCall.objects.filter(pk=claim.id, answer="").delete()
+
+
+def forget_old(now: datetime) -> None:
+    IdempotentCall.objects.filter(claimed_at__lte=now - KEPT).delete()
+
+
+def pack(answer: "Answer") -> str:
+    return orjson.dumps(asdict(answer)).decode()
+
+
+def unpack(packed: str) -> dict[str, Any]:
+    """The fields of the Answer that `pack` was given."""
+    fields = orjson.loads(packed)
+    budget = fields["budget"]
+    if budget["resets_at"] is not None:
+        budget["resets_at"] = datetime.fromisoformat(budget["resets_at"])
+    return {
+        **fields,
+        "usage": Usage(**fields["usage"]),
+        "route": Route(fields["route"]),
+        "budget": BudgetStatus(**budget),
+        "is_replay": True,
+    }

@@ -1,0 +1,59 @@
+"""DRF's view made lean and async, for the chat paths only.
+
+DRF's own dispatch negotiates content, wraps the request and renders a template response; that costs
+more than the rest of a call.  What stays is its contract: `as_view`, authenticators and permissions
+as classes, its exceptions answered by the project's handler, a schema that drf-spectacular can read.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import orjson
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils.functional import classproperty
+from rest_framework.views import APIView
+
+from guard.errors import MethodNotAllowed, UnsupportedMediaType, answer_to
+from guard.parsers import parse_json
+from guard.streams import Relay
+
+Handler = Callable[..., Awaitable[HttpResponseBase]]
+
+
+class LeanAPIView(APIView):
+    @classproperty
+    def view_is_async(cls) -> bool:  # noqa: N805
+        return True
+
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        try:
+            return await self.handler_of(request)(request, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  every error leaves in the envelope
+            return answer_to(error, {"request": request})
+
+    def handler_of(self, request: HttpRequest) -> Handler:
+        method = (request.method or "").lower()
+        if method not in self.http_method_names or not hasattr(self, method):
+            raise MethodNotAllowed(headers={"Allow": ", ".join(self.allowed_methods)})
+        return cast(Handler, getattr(self, method))
+
+
+class Streamed(HttpResponseBase):
+    """Server-sent events; `guard.asgi` passes them on and closes them, whoever goes away first."""
+
+    streaming = True
+
+    def __init__(self, body: Relay, headers: dict[str, str]) -> None:
+        super().__init__(content_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
+        self.body = body
+
+
+def read_body(request: HttpRequest) -> Any:
+    """The request's JSON. Raises InvalidRequest, RequestTooLarge or UnsupportedMediaType."""
+    if request.content_type and not request.content_type.endswith("json"):
+        raise UnsupportedMediaType
+    return parse_json(request.body, exact=False)
+
+
+def json_answer(body: Any, headers: dict[str, str]) -> HttpResponse:
+    return HttpResponse(orjson.dumps(body), content_type="application/json", headers=headers)

@@ -1,0 +1,109 @@
+"""`manage.py load_demo`: something to look at and to call, for `make run`."""
+
+import json
+import secrets
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from django.utils import timezone
+
+from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant
+from tenants.money import ticks_from_usd
+from tenants.periods import Period
+from tenants.roles import role
+from tenants.trail import changed_by
+
+TENANTS: list[dict[str, Any]] = [
+    {"id": "acme-corp", "name": "Acme Corporation", "time_zone": "America/Chicago"},
+    {"id": "corner-bakery", "name": "Corner Bakery", "time_zone": "Europe/Paris", "hide_money": True},
+    {"id": "nordic-outfitters", "name": "Nordic Outfitters", "time_zone": "Europe/Oslo", "default_max_tokens": 2048},
+]
+BUDGETS = [
+    ("acme-corp", Scope.TENANT, Period.DAY, "10.00"),
+    ("acme-corp", Scope.TENANT, Period.MONTH, "250.00"),
+    ("acme-corp", Scope.CUSTOMER, Period.DAY, "0.50"),
+    ("corner-bakery", Scope.TENANT, Period.DAY, "0.25"),
+    ("nordic-outfitters", Scope.TENANT, Period.DAY, "5.00"),
+    ("nordic-outfitters", Scope.CONVERSATION, Period.TOTAL, "0.20"),
+]
+ROUTES = {"nordic-outfitters": ["gpt-6.1-terra", "grok-4.3", "gpt-6-luna"]}
+DOWNGRADES = {"nordic-outfitters": [(None, "gpt-6-luna")]}
+KEY_LASTS = timedelta(days=7)
+QUESTION = "Where is my order?"
+
+
+class Command(BaseCommand):
+    help = "Create demo tenants, logins and a key, and print how to use them. For development only."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError("load_demo makes logins and tenants for trying things out: it wants DEBUG=true.")
+        with changed_by("load_demo"), transaction.atomic():
+            load_tenants()
+            admin = login("admin", is_superuser=True, is_staff=True)
+            manager = login("maria", groups=["manager"], tenant="acme-corp")
+            _, key = ApiKey.objects.issue(Tenant.objects.get(pk="acme-corp"), "make run", timezone.now() + KEY_LASTS)
+        self.stdout.write(welcome(admin, manager, key))
+
+
+def load_tenants() -> None:
+    """What is there already stays as it is."""
+    for fields in TENANTS:
+        Tenant.objects.get_or_create(id=fields["id"], defaults=fields)
+    for tenant_id, scope, period, usd in BUDGETS:
+        limit = {"limit_ticks": ticks_from_usd(Decimal(usd))}
+        Budget.objects.get_or_create(tenant_id=tenant_id, scope=scope, period=period, defaults=limit)
+    for tenant_id, route in ROUTES.items():
+        for position, model_id in enumerate(route):
+            RouteStep.objects.get_or_create(tenant_id=tenant_id, model_id=model_id, defaults={"position": position})
+    for tenant_id, rules in DOWNGRADES.items():
+        for from_model_id, to_model_id in rules:
+            DowngradeRule.objects.get_or_create(
+                tenant_id=tenant_id, from_model_id=from_model_id, to_model_id=to_model_id
+            )
+
+
+def login(name: str, *, groups: list[str] | None = None, tenant: str | None = None, **flags: bool) -> str:
+    """A login "name / password"; the password is a new one each time, so that it can always be told."""
+    user, _ = User.objects.get_or_create(username=name)
+    for flag, value in flags.items():
+        setattr(user, flag, value)
+    user.set_password(password := secrets.token_urlsafe(9))
+    user.save()
+    user.groups.add(*map(role, groups or []))
+    if tenant:
+        Tenant.objects.get(pk=tenant).members.add(user)
+    return f"{name} / {password}"
+
+
+def welcome(admin: str, manager: str, key: str) -> str:
+    url = f"http://localhost:{settings.PORT}"
+    call = {"tenantId": "acme-corp", "messages": [{"role": "user", "content": QUESTION}]}
+    curl = (
+        f"curl {url}/api/chat -H 'Authorization: Bearer {key}' "
+        f"-H 'Content-Type: application/json' -d '{json.dumps(call)}'"
+    )
+    return f"""
+  Guard                                {providers()}
+
+  Admin      {url}/admin/     {admin}
+  Dashboard  {url}/           {manager}  (acme-corp only)
+  API        {url}/api/docs/  {key}  (acme-corp, one week)
+
+  Ask something:
+
+{curl}
+"""
+
+
+def providers() -> str:
+    keys = {"xAI": settings.XAI_API_KEY, "OpenAI": settings.OPENAI_API_KEY}
+    real, demo = [name for name, key in keys.items() if key], [name for name, key in keys.items() if not key]
+    if not real:
+        return "No provider key is set: the demo provider answers."
+    return f"Answers come from {' and '.join(real)}" + (f", and from the demo provider for {demo[0]}." if demo else ".")

@@ -1,0 +1,71 @@
+"""Serve the guard, production-like: one process on SQLite, one a core on Postgres."""
+
+import resource
+import signal
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from django.core.checks import Tags
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from guard.background import supervised_background
+
+BACKLOG = 4096
+KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep an idle connection: closed sooner, it may be closed in use."""
+MOST_FILES = 10_240
+"""A guarded call takes two sockets, and many systems allow a process 1,024 files unless it asks for more."""
+
+
+class Command(BaseCommand):
+    help = "Serve the guard with the environment as given (PORT, WORKERS). Migrates nothing."
+
+    def add_arguments(self, parser: Any) -> None:
+        parser.add_argument("--host", default="127.0.0.1" if settings.DEBUG else "0.0.0.0")  # noqa: S104
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.check(databases=["default"], tags=[Tags.models, Tags.urls, Tags.security])
+        refuse_missing_migrations()
+        allow_many_files()
+        # uvicorn ends by the signal that stopped it; as an exception it lets the background be stopped too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if settings.DEBUG:
+            self.stdout.write(f"\nServing http://localhost:{settings.PORT}/ until Ctrl+C.\n")
+            self.stdout.flush()
+        with supervised_background() if settings.BACKGROUND else nullcontext():
+            uvicorn.run(
+                "guard.asgi:application",
+                host=options["host"],
+                port=settings.PORT,
+                workers=settings.WORKERS,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                backlog=BACKLOG,
+                access_log=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                server_header=False,
+                log_config=None,
+                log_level="warning",
+            )
+
+
+def refuse_missing_migrations() -> None:
+    executor = MigrationExecutor(connections["default"])
+    if missing := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in missing[:3])
+        raise CommandError(f"The database lacks migrations ({names} …). Run: manage.py migrate")
+    connections["default"].close()
+
+
+def allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,282 @@
+"""The policy: what is allowed now, as the chat path reads it, without a query.
+
+A snapshot of the whole configuration (tenants, keys, budgets, routes, catalogue, prices) is held per
+process and read again within a second of a change: a background thread polls the one-row revision
+(`tenants.trail`) and the breakers.  A snapshot is immutable, so a call sees one policy throughout.
+"""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from time import monotonic
+from zoneinfo import ZoneInfo
+
+from django.db import Error, close_old_connections, connection
+from django.utils import timezone
+
+from spend.ledger import CallGroup, CallLimit, Limit, WindowKey
+from spend.models import Breaker, CatalogueModel
+from spend.prices import load_history
+from spend.pricing import PriceList
+from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
+from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp
+from tenants.periods import Bounds, Period, bounds
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.25
+MAX_AGE_S = 10.0
+"""A change that went round the audit trail, by bulk SQL, is seen after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPolicy:
+    scope: Scope
+    period: Period
+    limit_ticks: int
+    soft_ticks: int
+    hard_ticks: int
+
+    @classmethod
+    def of(cls, budget: EffectiveBudget) -> "BudgetPolicy":
+        return cls(Scope(budget.scope), Period(budget.period), budget.limit_ticks, budget.soft_ticks, budget.hard_ticks)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    id: str
+    is_active: bool
+    zone: ZoneInfo
+    default_max_tokens: int
+    floor_max_tokens: int
+    hide_money: bool
+    route: tuple[str, ...]
+    downgrades: tuple[tuple[str, str], ...]
+    budgets: tuple[BudgetPolicy, ...]
+    share_content: bool = False
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that a call of this tenant may name: its route, then where downgrades lead."""
+        return tuple(dict.fromkeys([*self.route, *(to for _, to in self.downgrades)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the calls of a key may come: by its own limits, and by its tenant's."""
+
+    per_minute: tuple[CallLimit, ...] = ()
+    in_flight: tuple[CallLimit, ...] = ()
+
+    @classmethod
+    def of(cls, key: ApiKey, tenant: Tenant) -> "Pace":
+        limited = [(CallGroup(tenant.id, key.id), key), (CallGroup(tenant.id), tenant)]
+        return cls(
+            tuple(CallLimit(group, each.requests_per_minute) for group, each in limited if each.requests_per_minute),
+            tuple(CallLimit(group, each.calls_in_flight) for group, each in limited if each.calls_in_flight),
+        )
+
+
+UNLIMITED = Pace()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPolicy:
+    id: int
+    tenant: TenantPolicy
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    pace: Pace = UNLIMITED
+
+    def is_valid_at(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPolicy:
+    id: str
+    provider: str
+    upstream_name: str
+    max_output_tokens: int
+    reasoning_allowance_tokens: int
+    input_allowance_percent: int
+    image_allowance_tokens: int | None
+    is_enabled: bool
+    shutdown_on: date | None
+    prices: tuple[tuple[datetime, PriceList], ...]
+    """From when which price holds, the winning one last."""
+
+    def price_at(self, now: datetime) -> PriceList | None:
+        started = [price for starts_at, price in self.prices if starts_at <= now]
+        return started[-1] if started else None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One snapshot."""
+
+    tenants: Mapping[str, TenantPolicy]
+    keys: Mapping[str, KeyPolicy]
+    models: Mapping[str, ModelPolicy]
+    installation: tuple[BudgetPolicy, ...]
+    revision: int
+    good_until: datetime | None = None
+    """When the next top-up starts or ends, which changes a limit without a change of any row."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """The bounds of each zone's current periods, worked out once a period and not once a call."""
+
+    current: dict[tuple[str, Period], Bounds] = field(default_factory=dict)
+
+    def bounds(self, period: Period, zone: ZoneInfo, now: datetime) -> Bounds:
+        found = self.current.get((zone.key, period))
+        if found is None or now < found.starts_at or (found.ends_at is not None and now >= found.ends_at):
+            found = self.current[(zone.key, period)] = bounds(period, zone, now)
+        return found
+
+
+UTC_ZONE = ZoneInfo("UTC")
+CLOCK = Clock()
+
+
+def limits_of(
+    policy: Policy, tenant: TenantPolicy, key_id: int, customer: str, conversation: str, now: datetime
+) -> tuple[Limit, ...]:
+    """Every limit that binds a call at `now`: the installation's, then the tenant's own."""
+    subjects = {
+        Scope.TENANT: "",
+        Scope.KEY: str(key_id),
+        Scope.CUSTOMER: customer,
+        Scope.CONVERSATION: conversation,
+    }
+    named = [budget for budget in tenant.budgets if budget.scope is Scope.TENANT or subjects[budget.scope]]
+    return tuple(
+        [_limit(budget, "", "", UTC_ZONE, now) for budget in policy.installation]
+        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now) for budget in named]
+    )
+
+
+def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime) -> Limit:
+    starts_at, ends_at = CLOCK.bounds(budget.period, zone, now)
+    key = WindowKey(tenant_id, budget.scope.value, subject, budget.period.value, starts_at)
+    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks)
+
+
+def load() -> Policy:
+    """Read the whole configuration. The revision is read first: a change meanwhile is read again."""
+    now = timezone.now()
+    revision = Revision.current()
+    top_ups: dict[str, list[TopUp]] = defaultdict(list)
+    for top_up in TopUp.objects.filter(ends_at__gt=now):
+        top_ups[top_up.tenant_id].append(top_up)
+    budgets: dict[str | None, list[Budget]] = defaultdict(list)
+    for budget in Budget.objects.all():
+        budgets[budget.tenant_id].append(budget)
+    rows = {tenant.id: tenant for tenant in Tenant.objects.prefetch_related("route_steps", "downgrade_rules")}
+    tenants = {
+        tenant.id: _tenant_policy(tenant, budgets[tenant.id], _running_ticks(top_ups[tenant.id], now))
+        for tenant in rows.values()
+    }
+    keys = {
+        key.digest: KeyPolicy(
+            key.id, tenants[key.tenant_id], key.expires_at, key.revoked_at, Pace.of(key, rows[key.tenant_id])
+        )
+        for key in ApiKey.objects.all()
+        if key.tenant_id in tenants
+    }
+    installation = tuple(BudgetPolicy.of(budget) for budget in installation_budgets(budgets[None]))
+    turns = [turn for some in top_ups.values() for top_up in some for turn in (top_up.starts_at, top_up.ends_at)]
+    good_until = min((turn for turn in turns if turn > now), default=None)
+    return Policy(tenants, keys, load_models(), installation, revision, good_until)
+
+
+def _running_ticks(top_ups: Iterable[TopUp], now: datetime) -> int:
+    return sum(top_up.amount_ticks for top_up in top_ups if top_up.starts_at <= now)
+
+
+def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int) -> TenantPolicy:
+    return TenantPolicy(
+        id=tenant.id,
+        is_active=tenant.is_active,
+        zone=tenant.zone,
+        default_max_tokens=tenant.default_max_tokens,
+        floor_max_tokens=tenant.floor_max_tokens,
+        hide_money=tenant.hide_money,
+        share_content=tenant.share_content,
+        route=tuple(tenant.effective_route()),
+        downgrades=tuple(tenant.effective_downgrades()),
+        budgets=tuple(BudgetPolicy.of(budget) for budget in effective_budgets(tenant, budgets, top_up_ticks)),
+    )
+
+
+def load_models() -> dict[str, ModelPolicy]:
+    models = CatalogueModel.objects.in_bulk()
+    prices = load_history(models).prices
+    return {name: _model_policy(model, prices.get(name, ())) for name, model in models.items()}
+
+
+def _model_policy(model: CatalogueModel, prices: Sequence[tuple[datetime, PriceList]]) -> ModelPolicy:
+    return ModelPolicy(
+        id=model.id,
+        provider=model.provider,
+        upstream_name=model.upstream_name,
+        max_output_tokens=model.max_output_tokens,
+        reasoning_allowance_tokens=model.reasoning_allowance_tokens,
+        input_allowance_percent=model.input_allowance_percent,
+        image_allowance_tokens=model.image_allowance_tokens,
+        is_enabled=model.is_enabled,
+        shutdown_on=model.shutdown_on,
+        prices=tuple(prices),
+    )
+
+
+class PolicyKeeper:
+    """Holds the current policy and the breakers' rows, and keeps both fresh from a thread of its own."""
+
+    def __init__(self) -> None:
+        self.policy = Policy({}, {}, {}, (), -1)
+        self.breakers: dict[str, Breaker] = {}
+        self.loaded_at = 0.0
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="policy-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Keep fresh what `refresh` read first."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.thread.join()
+
+    def refresh(self) -> None:
+        self.breakers = {breaker.model_id: breaker for breaker in Breaker.objects.all()}
+        if self._is_stale():
+            self.policy = load()
+            self.loaded_at = monotonic()
+
+    def _is_stale(self) -> bool:
+        good_until = self.policy.good_until
+        return (
+            Revision.current() != self.policy.revision
+            or monotonic() - self.loaded_at > MAX_AGE_S
+            or (good_until is not None and timezone.now() >= good_until)
+        )
+
+    def _run(self) -> None:
+        try:
+            while not self.stopping.wait(POLL_S):
+                close_old_connections()
+                try:
+                    self.refresh()
+                except Error as error:
+                    # The writer refuses calls where the database is away; the last policy stands meanwhile.
+                    logger.warning("the policy could not be read: %s", error)
+                except Exception:  # without this thread the policy would stay as it is for ever
+                    logger.exception("the policy could not be read")
+        finally:
+            connection.close()

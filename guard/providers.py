@@ -1,0 +1,282 @@
+"""The providers: one HTTP client each, and what their failures mean for the call and for the bill.
+
+    ProviderError
+    ├── Rejected   the provider says the request is bad: the caller's error, no fallback
+    └── Failed     anything else: the call falls back, the breaker counts
+          `billed` is False where the provider surely billed nothing, None where nobody knows
+
+xAI and OpenAI speak the same API, so both are the openai package's client with another address.  It
+retries nothing: each retry would be a second bill that no hold covers.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any, cast
+
+import aiohttp
+import httpx2
+import openai
+import orjson
+from django.conf import settings
+from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai._models import FinalRequestOptions
+
+from guard.sse import Event, Splitter
+from guard.telemetry import NO_HEADERS
+
+CONNECTIONS = 4096
+CONNECT_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 5.0
+"""Well below what providers keep: a connection that they close in use is a failed call."""
+CALLERS_ERRORS = {400, 413, 415, 422}
+FAILURE_CODES = {
+    401: "provider_refused_key",
+    403: "provider_refused_key",
+    404: "model_not_found",
+    408: "timeout",
+    429: "rate_limited",
+}
+
+
+class ProviderError(Exception):
+    """Something went wrong at the provider."""
+
+
+class Rejected(ProviderError):
+    """The provider's own words for what is wrong with the request, and the field it names."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Failed(ProviderError):
+    def __init__(self, code: str, *, billed: bool | None = False) -> None:
+        super().__init__(code)
+        self.code = code
+        self.billed = billed
+
+
+class LeanOpenAI(AsyncOpenAI):
+    """The package's client, made to build its requests once: they differ in body, timeout and tracing only.
+
+    Merging addresses, headers and queries anew for each cost a quarter of a guarded call.
+    """
+
+    address: httpx2.URL | None = None
+    fixed_headers: list[tuple[bytes, bytes]]
+
+    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:
+        if self.address is None:
+            first = super()._build_request(options, retries_taken=retries_taken)
+            own = {name.lower().encode() for name in _given(options.headers)} | {b"content-length"}
+            self.fixed_headers = [(name, value) for name, value in first.headers.raw if name.lower() not in own]
+            self.address = first.url
+        timeout = self.timeout if isinstance(options.timeout, openai.NotGiven) else options.timeout
+        assert isinstance(timeout, httpx2.Timeout)  # noqa: S101
+        return httpx2.Request(
+            "POST",
+            self.address,
+            headers=[
+                *self.fixed_headers,
+                *((name.encode(), value.encode()) for name, value in _given(options.headers).items()),
+            ],
+            content=cast(bytes, options.content),
+            extensions={"timeout": timeout.as_dict()},
+        )
+
+
+def _given(headers: Any) -> Mapping[str, str]:
+    return headers if isinstance(headers, Mapping) else NO_HEADERS
+
+
+class Provider:
+    """One provider's client."""
+
+    def __init__(self, name: str, base_url: str, api_key: str) -> None:
+        self.name = name
+        # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
+        self.always = {"service_tier": "default"} if name == "openai" else {}
+        self.stream_timeout = _timeout(settings.STREAM_IDLE_SECONDS)
+        self.client = LeanOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            max_retries=0,
+            timeout=_timeout(settings.PROVIDER_TIMEOUT_SECONDS),
+            http_client=DefaultAioHttpClient(
+                limits=httpx2.Limits(
+                    max_connections=CONNECTIONS,
+                    max_keepalive_connections=CONNECTIONS,
+                    keepalive_expiry=KEEP_ALIVE_S,
+                )
+            ),
+        )
+
+    async def complete(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
+        """The provider's answer to a chat completion, as it came.
+
+        Raises Rejected or Failed. The answer is not read into the package's own types: that costs as
+        much as everything else a call does, and would drop fields they do not know.
+        """
+        try:
+            response = await self.client.post(
+                "/chat/completions",
+                content=orjson.dumps({**self.always, **payload}),
+                cast_to=httpx2.Response,
+                options={"headers": headers} if headers else {},
+            )
+            answer = orjson.loads(response.content)
+        except openai.APIStatusError as error:
+            raise _status_error(error) from None
+        except openai.APIConnectionError as error:
+            raise _connection_error(error) from None
+        except (ValueError, httpx2.HTTPError):
+            raise Failed("bad_answer", billed=None) from None
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+            raise Failed("bad_answer", billed=None)
+        return answer
+
+    async def stream(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> "ProviderStream":
+        """The provider's stream, once its first event has come. Raises Rejected or Failed.
+
+        Usage is asked of the provider always: it is what the stream is settled by.
+        """
+        asked = {**self.always, **payload, "stream": True, "stream_options": {"include_usage": True}}
+        try:
+            response = await self.client.post(
+                "/chat/completions",
+                content=orjson.dumps(asked),
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=openai.AsyncStream[httpx2.Response],
+                options={"timeout": self.stream_timeout, "headers": headers},
+            )
+        except openai.APIStatusError as error:
+            raise _status_error(error) from None
+        except openai.APIConnectionError as error:
+            raise _connection_error(error) from None
+        # What `cast_to` asks for is what comes, whatever the package's types say of streams.
+        stream = ProviderStream(cast(httpx2.Response, response))
+        try:
+            await stream.read_first()
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+class ProviderStream:
+    """A provider's server-sent events, as many at a time as come, up to its [DONE] or its end."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.response = response
+        self.events = self._events()
+        self.first: list[Event] = []
+
+    async def read_first(self) -> None:
+        """Raises Failed, the bill being unknown, where nothing comes that begins an answer."""
+        try:
+            self.first = await anext(self.events)
+        except StopAsyncIteration:
+            raise Failed("bad_answer", billed=None) from None
+        if self.first[0].is_done:
+            raise Failed("bad_answer", billed=None)
+
+    async def __aiter__(self) -> AsyncIterator[list[Event]]:
+        """All events, those that came first once more. Raises Failed where the provider does not end well."""
+        yield self.first
+        async for events in self.events:
+            yield events
+
+    async def _events(self) -> AsyncIterator[list[Event]]:
+        async for events in self._received():
+            sound = list(takewhile(_is_sound, events))
+            if sound:
+                yield sound
+            if len(sound) < len(events):
+                raise Failed("server_error" if events[len(sound)].is_error else "bad_answer", billed=None)
+            if any(event.is_done for event in events):
+                return
+
+    async def _received(self) -> AsyncIterator[list[Event]]:
+        """Raises Failed where the provider breaks off or stalls."""
+        splitter = Splitter()
+        try:
+            async for piece in self.response.aiter_bytes():
+                if events := splitter.feed(piece):
+                    yield events
+        except httpx2.ReadTimeout:
+            raise Failed("timeout", billed=None) from None
+        except httpx2.HTTPError:
+            raise Failed("connection_failed", billed=None) from None
+        if events := splitter.end():
+            yield events
+
+    async def close(self) -> None:
+        """Closes the connection, unless all of it was read. Never fails."""
+        with suppress(httpx2.HTTPError):
+            await self.response.aclose()
+
+
+def _is_sound(event: Event) -> bool:
+    return not (event.is_garbage or event.is_error)
+
+
+def _timeout(read_s: float) -> httpx2.Timeout:
+    return httpx2.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
+
+
+def _status_error(error: openai.APIStatusError) -> ProviderError:
+    body = error.body if isinstance(error.body, Mapping) else {"message": error.body}
+    message, param = str(body.get("message") or body.get("error") or ""), body.get("param")
+    # xAI answers 400, not 401, to a key that it does not know.
+    if error.status_code == 400 and "api key" in message.lower():
+        return Failed(FAILURE_CODES[401])
+    if error.status_code in CALLERS_ERRORS:
+        return Rejected(message or "The provider rejected the request.", str(param) if param else None)
+    return Failed(FAILURE_CODES.get(error.status_code, "server_error"))
+
+
+def _connection_error(error: openai.APIConnectionError) -> Failed:
+    """A request that never reached the provider billed nothing; of one cut off later nobody knows.
+
+    The client's transport calls nearly all of aiohttp's errors a ConnectTimeout: only the root tells.
+    """
+    root = error.__cause__ and error.__cause__.__cause__
+    never_sent = isinstance(root, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    code = "timeout" if isinstance(root, aiohttp.ServerTimeoutError) else "connection_failed"
+    return Failed(code, billed=False if never_sent else None)
+
+
+class Providers:
+    """The configured providers by name."""
+
+    def __init__(self, demo_url: str | None = None) -> None:
+        """`demo_url` is where the demo provider listens; it stands in for all, where no key is set."""
+        addresses = {
+            "xai": (settings.XAI_BASE_URL, settings.XAI_API_KEY),
+            "openai": (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY),
+        }
+        if demo_url:
+            addresses = dict.fromkeys(("xai", "openai", "demo"), (demo_url, "demo"))
+        self.by_name = {name: Provider(name, url, key) for name, (url, key) in addresses.items() if key}
+
+    def get(self, name: str) -> Provider:
+        """Raises Failed where the provider has no key."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise Failed("no_provider_key") from None
+
+    async def close(self) -> None:
+        for provider in self.by_name.values():
+            await provider.close()
+
+
+def demo_stands_in() -> bool:
+    """Made-up answers are for trying the guard out; a production server without keys refuses instead."""
+    return settings.DEBUG and not (settings.XAI_API_KEY or settings.OPENAI_API_KEY)

@@ -1,0 +1,154 @@
+"""Routing: which models may serve a call, in which order, and why. Pure.
+
+Below the soft cap the model that was asked for comes first.  Past it, the tenant's downgrade rules
+put a cheaper model first, where it really is cheaper for this call at today's prices.  Where a model
+does not fit what is left of the budget, a cheaper one on the route may.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from guard.policy import ModelPolicy, Policy, TenantPolicy
+from spend.ledger import Offer
+from spend.models import Route
+from spend.pricing import PriceList, Usage, WorstCase, worst_case
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What decides a call's worst case: a bound on its input, its images, its maximum and its choices."""
+
+    model: str
+    input_tokens: int
+    max_tokens: int | None = None
+    choices: int = 1
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that could serve the call, priced for it."""
+
+    model: ModelPolicy
+    price: PriceList
+    worst: WorstCase
+    max_tokens: int
+
+    @property
+    def ticks(self) -> int:
+        return self.worst.ticks(self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The offers in order, and the models that were left out, with why."""
+
+    offers: tuple[Offer, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def plan(
+    ask: Ask,
+    tenant: TenantPolicy,
+    policy: Policy,
+    now: datetime,
+    *,
+    failed: Collection[str] = (),
+    open_circuits: Collection[str] = (),
+) -> Plan:
+    """The offers for `ask`, best first, leaving out models that failed already or whose circuit is open."""
+    wanted = tenant.route[0] if ask.model == "auto" else ask.model
+    order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
+    candidates: dict[str, Candidate] = {}
+    left_out: list[tuple[str, str]] = []
+    for name in order:
+        candidate = _candidate(name, ask, tenant, policy, now)
+        if name in failed:
+            continue
+        if isinstance(candidate, str):
+            left_out.append((name, candidate))
+        elif name in open_circuits:
+            left_out.append((name, "circuit_open"))
+        else:
+            candidates[name] = candidate
+    return Plan(tuple(_offers(wanted, order, candidates, tenant)), tuple(left_out))
+
+
+def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], tenant: TenantPolicy) -> list[Offer]:
+    """Below the soft cap: the first that works. Past it: cheaper ones by rule, then what else fits."""
+    if not candidates:
+        return []
+    usable = [name for name in order if name in candidates]
+    # A model reached only because a provider failed is a fallback, even if it is cheaper.
+    otherwise = Route.PRIMARY if usable[0] == wanted else Route.FALLBACK
+    first = candidates[_first_on_route(usable, wanted, tenant)]
+    cheaper = [
+        candidates[name]
+        for name in _downgrades_of(first.model.id, tenant)
+        if name in candidates and candidates[name].ticks < first.ticks
+    ]
+    offers = [_offer(first, otherwise, tenant, only_below_soft=True)] if cheaper else []
+    offers += [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in cheaper]
+    offers.append(_offer(first, otherwise, tenant))
+    named = {offer.model for offer in offers}
+    rest = [candidates[name] for name in usable if name not in named and candidates[name].ticks < first.ticks]
+    return offers + [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in rest]
+
+
+def _first_on_route(usable: list[str], wanted: str, tenant: TenantPolicy) -> str:
+    """Where a downgrade leads is no fallback unless the route says so, or nothing else is left."""
+    return next((name for name in usable if name == wanted or name in tenant.route), usable[0])
+
+
+def _downgrades_of(model: str, tenant: TenantPolicy) -> list[str]:
+    """Where the rules lead from `model`, its own rules before those for any model."""
+    own = [to for source, to in tenant.downgrades if source == model]
+    return list(dict.fromkeys(own + [to for source, to in tenant.downgrades if source == "*" and to != model]))
+
+
+def _candidate(name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: datetime) -> Candidate | str:
+    """The model priced for this call, or why it cannot serve."""
+    model = policy.models.get(name)
+    if model is None or not model.is_enabled:
+        return "unknown_model" if model is None else "model_disabled"
+    if (price := model.price_at(now)) is None:
+        return "no_price"
+    if ask.images and model.image_allowance_tokens is None:
+        return "images_not_priced"
+    worst = worst_case(
+        price,
+        input_tokens=_bound_input(ask, model),
+        reasoning_tokens=model.reasoning_allowance_tokens,
+        choices=ask.choices,
+    )
+    return Candidate(model, price, worst, min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens))
+
+
+def explained_input(ask: Ask, model: ModelPolicy) -> int:
+    """The most input tokens that the call's own text and images can explain, before what the model learned."""
+    return ask.input_tokens + ask.images * (model.image_allowance_tokens or 0)
+
+
+def _bound_input(ask: Ask, model: ModelPolicy) -> int:
+    return -(-explained_input(ask, model) * model.input_allowance_percent // 100)
+
+
+def is_out_of_bounds(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int) -> bool:
+    """Whether a bill shows more tokens than `model`'s bounds allow for such a call."""
+    most_output_tokens = (max_tokens + model.reasoning_allowance_tokens) * ask.choices
+    return usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens
+
+
+def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_below_soft: bool = False) -> Offer:
+    return Offer(
+        model=candidate.model.id,
+        provider=candidate.model.provider,
+        price=candidate.price,
+        route=route,
+        fixed_ticks=candidate.worst.fixed_ticks,
+        token_ticks=candidate.worst.token_ticks,
+        max_tokens=candidate.max_tokens,
+        floor_tokens=tenant.floor_max_tokens,
+        only_below_soft=only_below_soft,
+    )

@@ -1,0 +1,156 @@
+"""What a worker process runs beside its requests: the ledger's writer, the policy's keeper, the providers.
+
+Built and stopped by the ASGI lifespan (`guard.asgi`). Everything that outlives a request is here.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import close_old_connections, connections
+from django.utils import timezone
+
+from guard import breaker
+from guard.bills import count_tokens
+from guard.demo import serve_on_loopback
+from guard.errors import GuardError
+from guard.idempotency import forget_old
+from guard.policy import Policy, PolicyKeeper
+from guard.providers import Providers, demo_stands_in
+from guard.telemetry import Telemetry
+from spend.leases import expire_reservations
+from spend.ledger import LedgerError
+from spend.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+SWEEP_S = 5.0
+
+
+class Releases:
+    """Tells calls that wait for other calls' holds that one of their tenant's has ended."""
+
+    def __init__(self) -> None:
+        self.events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def announce(self, tenant_id: str) -> None:
+        if event := self.events.pop(tenant_id, None):
+            event.set()
+
+    async def wait(self, tenant_id: str, timeout_s: float) -> None:
+        """Until a hold of this tenant ends in this worker, or the time is over: others' are not heard."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.events[tenant_id].wait()
+        except TimeoutError:
+            pass
+
+
+class Runtime:
+    """One worker's moving parts."""
+
+    def __init__(self) -> None:
+        self.writer = Writer()
+        self.keeper = PolicyKeeper()
+        self.releases = Releases()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.background: set[asyncio.Task[Any]] = set()
+        # Rare queries of the chat path (breakers, allowances): one thread, one connection.
+        self.queries = ThreadPoolExecutor(1, "queries")
+        self.providers = Providers()
+        self.telemetry = Telemetry()
+        self.stop_demo: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        return self.keeper.policy
+
+    async def start(self) -> None:
+        if demo_stands_in():
+            demo_url, self.stop_demo = await serve_on_loopback()
+            self.providers = Providers(demo_url)
+        await self.query(self.keeper.refresh)
+        self.keeper.start()
+        self.writer.start()
+        self.telemetry.start()
+        _keep(self._sweep(), self.background)
+        _keep(asyncio.to_thread(count_tokens, ""), self.background)  # its tables take half a second to load
+
+    async def stop(self) -> None:
+        """Let calls in flight end and settle, then stop what served them."""
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        for task in self.background:
+            task.cancel()
+        await asyncio.to_thread(self.writer.stop)
+        await asyncio.to_thread(self.keeper.stop)
+        await asyncio.to_thread(self.telemetry.stop)
+        await self.providers.close()
+        if self.stop_demo:
+            await self.stop_demo()
+        self.queries.submit(connections.close_all)  # in its thread, and so its own
+        self.queries.shutdown()
+
+    async def paid(
+        self, call: Coroutine[Any, Any, Result], unclaimed: Callable[[Result], Coroutine[Any, Any, Any]] | None = None
+    ) -> Result:
+        """Run a call that spends money to its end, whatever becomes of the request that asked for it.
+
+        `unclaimed` takes its result where that request was cancelled meanwhile.
+        """
+        task = self.keep(call)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if unclaimed and not task.cancelled():
+                self.keep(_hand_over(task, unclaimed))
+            raise
+
+    def keep(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+        """Start work that must end before the worker stops."""
+        return _keep(work, self.tasks)
+
+    async def query(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Run a rare query off the event loop. Raises django.db.Error."""
+
+        def run() -> Result:
+            close_old_connections()
+            return function(*args)
+
+        return await asyncio.get_running_loop().run_in_executor(self.queries, run)
+
+    async def note(self, function: Callable[..., Any], *args: Any) -> None:
+        """A query that must not fail its call."""
+        try:
+            await self.query(function, *args)
+        except Exception:
+            logger.exception("could not note what became of a call")
+
+    def open_circuits(self) -> set[str]:
+        return breaker.open_circuits(self.keeper.breakers, timezone.now())
+
+    async def _sweep(self) -> None:
+        """Expire reservations whose lease is over: the guarantee behind every hold."""
+        while True:
+            await self.note(expire_reservations)
+            await self.note(forget_old, timezone.now())
+            await asyncio.sleep(min(SWEEP_S, settings.RESERVATION_LEASE_SECONDS))
+
+
+def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":
+    """A task that nobody refers to can be collected before it ends."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _hand_over(task: "asyncio.Task[Result]", unclaimed: Callable[[Result], Coroutine[Any, Any, Any]]) -> None:
+    with suppress(GuardError, LedgerError):  # a call that failed leaves nothing
+        await unclaimed(await task)

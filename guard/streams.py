@@ -1,0 +1,182 @@
+"""A stream's second half: chunks passed on as they come, and one settlement, however it ends.
+
+It ends when the provider is done, breaks off, stalls or sends garbage; when the client goes away; or
+when the worker is stopped.  The provider's usage settles it where it came.  Else what was passed on is
+counted and priced: an estimate, never nothing, never more than was held.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.utils import timezone
+
+from guard import breaker, idempotency
+from guard.bills import counted_bill, read_bill, texts_in
+from guard.chat import Answer, Opened, settle
+from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
+from guard.providers import Failed
+from guard.runtime import Runtime
+from guard.sse import Event, encode
+from spend.ledger import Bill, LedgerError
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has come of a stream of so many choices: its last usage, its texts in order, and how it ended."""
+
+    choices: int = 1
+    usage: Any = None
+    texts: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
+    finish_reasons: dict[Any, Any] = field(default_factory=dict)
+    is_done: bool = False
+
+    def take(self, event: Event) -> None:
+        self.is_done = self.is_done or event.is_done
+        if event.chunk is None:
+            return
+        self.usage = event.chunk.get("usage") or self.usage
+        for choice in _objects(event.chunk.get("choices")):
+            index, delta = choice.get("index", 0), choice.get("delta")
+            self.texts.extend(texts_in(delta))
+            if index == 0 and isinstance(delta, dict):
+                self.content.extend(texts_in(delta.get("content")))
+            if reason := choice.get("finish_reason"):
+                self.finish_reasons[index] = reason
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of the answer has come; its usage may still follow."""
+        return self.is_done or len(self.finish_reasons) >= self.choices
+
+    def completion(self) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(self.content)}
+        return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects in what should be a list of them: no oddity of a provider's may keep a bill from being read."""
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+
+
+class Relay:
+    """The body of a streamed answer. `aclose` settles it if its end has not; both may be called at any time."""
+
+    def __init__(
+        self, opened: Opened, runtime: Runtime, *, path: str, show_usage: bool, closing: Callable[[Answer], bytes]
+    ) -> None:
+        """`closing` makes the events that follow the provider's own, once the stream is settled."""
+        self.opened = opened
+        self.runtime = runtime
+        self.path = path
+        self.show_usage = show_usage
+        self.closing = closing
+        self.model = opened.hold.reserved.offer.model
+        self.tally = Tally(opened.story.call.ask.choices)
+        self.passed_on: list[bytes] = []
+        self.settling: asyncio.Task[Answer] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for events in self.opened.stream:
+                if piece := self._pass_on(events):
+                    yield piece
+            if not self.is_finished:
+                raise Failed("connection_failed", billed=None)
+        except Failed as failure:
+            if not self.is_finished:
+                yield await self._break_off(failure)
+                return
+        yield await self._end()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.tally.is_finished
+
+    async def aclose(self) -> None:
+        """The client has gone, or the stream is over: settle, once, and close the provider's side."""
+        settled = asyncio.shield(self._settle())  # begins before anything here can be cancelled
+        try:
+            await self.opened.stream.close()
+        finally:
+            with suppress(LedgerError):  # the ledger's writer has kept it, and says so
+                await settled
+
+    def _pass_on(self, events: list[Event]) -> bytes:
+        piece = b"".join(map(self._shown, events))
+        if self.opened.story.call.claim:
+            self.passed_on.append(piece)
+        return piece
+
+    def _shown(self, event: Event) -> bytes:
+        """The event as the client sees it: the served model's name, and usage only if it asked."""
+        self.tally.take(event)
+        if event.chunk is None:
+            return b"" if event.is_done else event.raw + b"\n\n"
+        chunk = {**event.chunk, "model": self.model}
+        if not self.show_usage and "usage" in chunk:
+            if chunk.pop("usage") and not chunk.get("choices"):
+                return b""
+        elif self.opened.story.call.tenant.hide_money and isinstance(chunk.get("usage"), dict):
+            chunk["usage"] = {name: value for name, value in chunk["usage"].items() if name != "cost_in_usd_ticks"}
+        return encode(chunk)
+
+    async def _end(self) -> bytes:
+        """The events after the provider's own."""
+        try:
+            return self.closing(await asyncio.shield(self._settle()))
+        except LedgerError:
+            return self._error(LedgerUnavailable("The answer is complete; its cost is still to be written."))
+
+    async def _break_off(self, failure: Failed) -> bytes:
+        """Settle what came of it. The headers have gone, so the client is told by an event, which its SDK raises."""
+        story = self.opened.story
+        story.failed[self.model] = failure.code
+        story.note(self.model, "broke_off", code=failure.code)
+        await self.aclose()
+        await self.runtime.note(breaker.record_failure, self.model, failure.code, timezone.now())
+        attempts = [{"model": self.model, "code": failure.code}]
+        return self._error(AllModelsFailed("The model's provider broke off.", attempts=attempts))
+
+    def _error(self, error: GuardError) -> bytes:
+        return encode({"error": envelope_body(error, self.path, self.opened.story.call.caller.request_id)})
+
+    def _settle(self) -> "asyncio.Task[Answer]":
+        """The settlement, in a task of its own: the one that serves the client may be cancelled with it."""
+        if self.settling is None:
+            self.settling = self.runtime.keep(self._settle_once())
+        return self.settling
+
+    async def _settle_once(self) -> Answer:
+        hold, story = self.opened.hold, self.opened.story
+        # Half an answer is nothing to replay: its key may be tried again.
+        half_done = None if self.is_finished else story.call.claim
+        if half_done:
+            story.call = replace(story.call, claim=None)
+        completion = {**self.tally.completion(), "events": b"".join(self.passed_on).decode(errors="replace")}
+        try:
+            return await settle(hold, await self._bill(), completion, story, self.runtime)
+        finally:
+            if half_done:
+                await self.runtime.note(idempotency.release, half_done)
+
+    async def _bill(self) -> Bill:
+        """By the provider's usage where its last word came; else counted, though never less than it said so far."""
+        reserved, story = self.opened.hold.reserved, self.opened.story
+        bill = read_bill(self.tally.usage, reserved, story.duration_ms)
+        if bill.cost_ticks is not None and self.is_finished:
+            return bill
+        # Counting a long prompt takes a while.
+        counted = await asyncio.to_thread(
+            counted_bill, story.call.body, self._image_tokens(), self.tally.texts, reserved, story.duration_ms
+        )
+        if bill.cost_ticks is None or (counted.cost_ticks or 0) >= bill.cost_ticks:
+            return counted
+        return replace(bill, is_estimated=True)
+
+    def _image_tokens(self) -> int:
+        model = self.runtime.policy.models.get(self.model)
+        return self.opened.story.call.ask.images * (model.image_allowance_tokens or 0 if model else 0)

@@ -1,0 +1,23 @@
+"""Every address of the guard."""
+
+from django.contrib import admin
+from django.urls import include, path, re_path
+
+from guard.error_pages import no_such_address
+from guard.metrics import metrics
+from guard.rehearsal_page import rehearsal_page
+
+urlpatterns = [
+    path("admin/tenants/tenant/<str:tenant_id>/rehearsal/", admin.site.admin_view(rehearsal_page), name="rehearsal"),
+    path("admin/", admin.site.urls),
+    path("", include("guard.chat_urls")),
+    path("", include("guard.api.urls")),
+    re_path(r"^(?:api|v1)/", no_such_address),
+    path("metrics", metrics),
+    path("", include("dashboard.urls")),
+]
+
+handler400 = "guard.error_pages.bad_request"
+handler403 = "guard.error_pages.permission_denied"
+handler404 = "guard.error_pages.page_not_found"
+handler500 = "guard.error_pages.server_error"

@@ -1,0 +1,87 @@
+"""What was told, whether it arrived, and where it is told."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.messages import success
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.paginator import InfinitePaginator
+
+from spend.deliveries import resend
+from spend.models import Alert, Delivery
+from spend.telling import subject_of, text_of
+from tenants.admin import ReadOnly, ShowsUsd
+from tenants.models import AlertChannel
+
+STATE_COLOURS = {"pending": "warning", "delivered": "success", "failed": "danger"}
+
+
+@admin.register(AlertChannel)
+class AlertChannelAdmin(ModelAdmin):
+    list_display = ("kind", "shown_target", "told_of", "is_active")
+    list_filter = ("kind", "is_active")
+    readonly_fields = ("secret", "shown_target")
+    autocomplete_fields = ("tenant",)
+
+    def get_fields(self, request: HttpRequest, obj: AlertChannel | None = None) -> list[str]:
+        """Secrets, and a Slack webhook's address is one, are for those who may change them."""
+        if obj and not self.has_change_permission(request, obj):
+            return ["tenant", "kind", "shown_target", "is_active"]
+        return ["tenant", "kind", "target", "is_active", *(["secret"] if obj else [])]
+
+    @display(description="To")
+    def shown_target(self, channel: AlertChannel) -> str:
+        return channel.shown_target
+
+    @display(description="Told of")
+    def told_of(self, channel: AlertChannel) -> str:
+        return channel.tenant_id or "everything"
+
+
+@admin.register(Alert)
+class AlertAdmin(ReadOnly, ShowsUsd, ModelAdmin):
+    list_display: ClassVar = ["at", "told", "details"]
+    list_filter: ClassVar = ["kind"]
+    search_fields: ClassVar = ["tenant_id", "subject"]
+    ordering: ClassVar = ["-at"]
+    paginator = InfinitePaginator
+    show_full_result_count = False
+
+    @display(description="Alert")
+    def told(self, alert: Alert) -> str:
+        return subject_of(alert)
+
+    @display(description="")
+    def details(self, alert: Alert) -> str:
+        return text_of(alert)
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly, ModelAdmin):
+    list_display: ClassVar = ["alert", "to", "state_shown", "attempts", "due_at", "delivered_at", "last_error"]
+    list_filter: ClassVar = ["state"]
+    list_select_related: ClassVar = ["alert", "channel"]
+    ordering: ClassVar = ["-pk"]
+    actions: Sequence[Any] = ["send_again"]
+    paginator = InfinitePaginator
+    show_full_result_count = False
+
+    @display(description="To")
+    def to(self, delivery: Delivery) -> str:
+        return str(delivery.channel)
+
+    @display(description="State", label=STATE_COLOURS)
+    def state_shown(self, delivery: Delivery) -> str:
+        return delivery.state
+
+    def has_send_again_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tenants.change_alertchannel")
+
+    @action(description="Send again", permissions=["send_again"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        success(request, f"{resend(queryset, timezone.now())} will be sent again.")

@@ -1,0 +1,86 @@
+"""How a budget's use is shown: amounts, a bar of spent and held, the state, and what a limit would do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from django.utils.timezone import localtime
+
+from spend.budgets import Use
+from tenants.models import Scope
+from tenants.money import usd_rounded
+from tenants.periods import Period
+
+STATE_COLOURS = {"active": "success", "warned": "warning", "degraded": "warning", "stopped": "danger"}
+PERIOD_NAMES = {Period.DAY: "Today", Period.WEEK: "This week", Period.MONTH: "This month", Period.TOTAL: "In total"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A budget's use, ready to be drawn. Shares are percent of the limit; spent and held fit the bar."""
+
+    title: str
+    state: str
+    colour: str
+    spent_usd: str
+    held_usd: str
+    limit_usd: str
+    left_usd: str
+    spent_share: Decimal
+    held_share: Decimal
+    soft_share: Decimal
+    ends: str
+    spent_ticks: int
+    held_ticks: int
+
+
+def bar_of(use: Use, zone: Any) -> Bar:
+    budget, window = use.budget, use.window
+    spent_share = min(Decimal(100), _share(window.spent_ticks, budget.limit_ticks))
+    return Bar(
+        title=title_of(use),
+        state=use.state,
+        colour=STATE_COLOURS[use.state],
+        spent_usd=usd_rounded(window.spent_ticks),
+        held_usd=usd_rounded(window.held_ticks) if window.held_ticks else "",
+        limit_usd=usd_rounded(budget.limit_ticks),
+        left_usd=usd_rounded(use.remaining_ticks),
+        spent_share=spent_share,
+        held_share=min(100 - spent_share, _share(window.held_ticks, budget.limit_ticks)),
+        soft_share=_share(budget.soft_ticks, budget.limit_ticks),
+        ends=f"{localtime(window.ends_at, zone):%a %-d %b, %H:%M} {zone.key}" if window.ends_at else "",
+        spent_ticks=window.spent_ticks,
+        held_ticks=window.held_ticks,
+    )
+
+
+def bars_of(uses: Iterable[Use], zone: Any) -> list[Bar]:
+    return [bar_of(use, zone) for use in uses]
+
+
+def title_of(use: Use) -> str:
+    period = PERIOD_NAMES[Period(use.budget.period)]
+    if use.budget.scope in {Scope.TENANT, Scope.INSTALLATION}:
+        return period
+    return f"{period}, {use.budget.scope} {use.window.subject}"
+
+
+def _share(ticks: int, limit_ticks: int) -> Decimal:
+    return round(Decimal(100) * ticks / limit_ticks, 1) if limit_ticks else Decimal(100)
+
+
+def effect_of(use: Use) -> str:
+    """What a budget as it stands does, in a sentence: "Today: 4.10 of 5.00 USD spent. …"."""
+    window = use.window
+    held = f", {usd_rounded(window.held_ticks)} held" if window.held_ticks else ""
+    spent = f"{usd_rounded(window.spent_ticks)} of {usd_rounded(use.budget.limit_ticks)} USD spent"
+    return f"{title_of(use)}: {spent}{held}. {EFFECTS[use.state]}"
+
+
+EFFECTS = {
+    "active": "Calls go on.",
+    "warned": "That is past the soft cap: the tenant is warned.",
+    "degraded": "That is past the soft cap: calls move to cheaper models at once.",
+    "stopped": "The tenant is stopped at once.",
+}

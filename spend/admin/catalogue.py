@@ -1,0 +1,200 @@
+"""The operators' pages for models and their prices."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.contrib.messages import info, success
+from django.core.validators import MinValueValidator
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import action, display
+from unfold.forms import BaseDialogForm
+
+from spend.catalogue import Rates, prices_in_force, tiers_of
+from spend.models import CatalogueModel, Price, PriceSource, PriceTier
+from spend.operator_prices import change_price, price_in_force
+from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
+from tenants.fields import UsdFormField
+from tenants.forms import UsdInput
+from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
+from tenants.money import usd_string
+from tenants.periods import BEGINNING
+
+
+def price_field(label: str, **kwargs: Any) -> UsdFormField:
+    return UsdFormField(
+        label=f"{label} (USD per million tokens)",
+        ticks_per_unit=PER_MILLION,
+        widget=UsdInput,
+        validators=[MinValueValidator(0)],
+        **kwargs,
+    )
+
+
+class PriceForm(BaseDialogForm):
+    input_ticks = price_field("Input")
+    cached_input_ticks = price_field("Cached input")
+    cache_write_ticks = price_field("Cache write", required=False, help_text="Empty: as input.")
+    output_ticks = price_field("Output")
+
+    def __init__(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(request, object_id, *args, **kwargs)
+        price = prices_in_force(timezone.now()).get(str(object_id))
+        if price:
+            for name, ticks in tiers_of(price)[0]._asdict().items():
+                self.fields[name].initial = ticks
+
+
+class PriceInline(ReadOnly, TabularInline):
+    """Every price the model had, has and will have; a new one is set by the action above."""
+
+    model = Price
+    fields = readonly_fields = ["starts", "source", "rates"]
+    tab = hide_title = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
+        return super().get_queryset(request).prefetch_related("tiers")
+
+    @display(description="From")
+    def starts(self, price: Price) -> str:
+        return "the beginning" if price.starts_at == BEGINNING else f"{price.starts_at:%Y-%m-%d %H:%M} UTC"
+
+    @display(description="USD per million: input, cached, output")
+    def rates(self, price: Price) -> str:
+        return rates_text(price)
+
+
+def rates_text(price: Price) -> str:
+    """ "1.25 / 0.20 / 2.50; above 199,999 input tokens 2.50 / 0.40 / 5.00"."""
+    return "; ".join(
+        (f"above {above:,} input tokens " if above else "") + _figures(rates)
+        for above, rates in sorted(tiers_of(price).items())
+    )
+
+
+def _figures(rates: Rates) -> str:
+    figures = (rates.input_ticks, rates.cached_input_ticks, rates.output_ticks)
+    return " / ".join(usd_string(ticks, PER_MILLION) for ticks in figures)
+
+
+@admin.register(CatalogueModel)
+class CatalogueModelAdmin(ModelAdmin):
+    list_display = ("id", "provider", "price_now", "circuit", "availability", "ends")
+    list_filter: ClassVar = ["is_enabled", "provider"]
+    list_select_related = ("breaker",)
+    search_fields = ("id",)
+    actions = None
+    fieldsets: ClassVar = [
+        (None, {"fields": [("id", "provider"), ("upstream_name", "is_enabled"), "shutdown_on"]}),
+        (
+            "What bounds a call's worst case",
+            {
+                "fields": [
+                    ("context_tokens", "max_output_tokens"),
+                    ("reasoning_allowance_tokens", "input_allowance_percent"),
+                    "image_allowance_tokens",
+                ]
+            },
+        ),
+    ]
+    inlines: Sequence[Any] = [PriceInline]
+    actions_detail: Sequence[Any] = ["set_price"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CatalogueModel]:
+        return super().get_queryset(request).prefetch_related("prices__tiers")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        return ["id"] if obj else []
+
+    @display(description="USD per million: input / cached / output")
+    def price_now(self, model: CatalogueModel) -> str:
+        price = price_in_force(model.prices.all(), timezone.now())
+        return _figures(tiers_of(price)[0]) if price else "no price: calls are refused"
+
+    @display(description="Circuit", label={"closed": "success", "open": "danger"})
+    def circuit(self, model: CatalogueModel) -> str:
+        breaker = getattr(model, "breaker", None)
+        return "open" if breaker and breaker.opened_at else "closed"
+
+    @display(description="Calls", label={"enabled": "success"})
+    def availability(self, model: CatalogueModel) -> str:
+        return "enabled" if model.is_enabled else "disabled"
+
+    @display(description="Ends", empty_value="")
+    def ends(self, model: CatalogueModel) -> str:
+        return f"{model.shutdown_on}" if model.shutdown_on else ""
+
+    @action(
+        description="Set price",
+        url_path="set-price",
+        permissions=["change"],
+        icon="payments",
+        dialog={
+            "title": "Set a price from now on",
+            "description": "It wins over the price catalogue from now on; calls already made keep theirs. "
+            "Prices of long prompts stay, raised where they would be lower than this.",
+            "form_class": PriceForm,
+            "form_submit_text": "Set price",
+        },
+    )
+    def set_price(self, request: HttpRequest, form: PriceForm, object_id: str) -> HttpResponse:
+        model = CatalogueModel.objects.get(pk=object_id)
+        rates = Rates(**{name: form.cleaned_data[name] for name in Rates._fields})
+        if price := change_price(model, rates, timezone.now()):
+            success(request, f"{model} costs {rates_text(price)} USD per million from now on.")
+        else:
+            info(request, f"{model} costs that already; nothing was changed.")
+        return back_to(CatalogueModel, object_id)
+
+
+class PriceTierInline(Row, ShowsUsd, TabularInline):
+    model = PriceTier
+    fields: ClassVar = ["above_tokens", "input_ticks", "cached_input_ticks", "cache_write_ticks", "output_ticks"]
+    extra = 0
+    min_num = 1
+
+
+class OperatorPriceForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A price that an operator sets ahead. One that has begun may have been billed by: it stays."""
+
+    def clean_starts_at(self) -> datetime:
+        starts_at: datetime = self.cleaned_data["starts_at"]
+        if starts_at <= timezone.now():
+            raise forms.ValidationError("A price starts in the future here; the model's page sets one from now on.")
+        return starts_at
+
+
+@admin.register(Price)
+class PriceAdmin(ModelAdmin):
+    """Prices with their tiers; those of operators can be edited until they begin."""
+
+    form = OperatorPriceForm
+    list_display = ("model", "starts_at", "source", "rates")
+    list_filter: ClassVar = ["source"]
+    list_select_related = ("model",)
+    search_fields = ("model__id",)
+    actions = None
+    fields = ("model", "starts_at")
+    inlines: Sequence[Any] = [PriceTierInline]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
+        return super().get_queryset(request).prefetch_related("tiers")
+
+    @display(description="USD per million: input / cached / output")
+    def rates(self, price: Price) -> str:
+        return rates_text(price)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and is_editable(obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and is_editable(obj)
+
+
+def is_editable(price: Price | None) -> bool:
+    return price is None or (price.source == PriceSource.OPERATOR and price.starts_at > timezone.now())

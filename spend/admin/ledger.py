@@ -1,0 +1,198 @@
+"""What happened, to look at: calls, ledger entries, holds, windows, rollups, breakers. Nothing here is edited.
+
+There may be millions of rows. The lists therefore never count them, sort by an index only (ids are
+made in order of time), and offer filters that an index serves.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin
+from django.contrib.messages import success
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.paginator import InfinitePaginator
+
+from spend.attention import to_review
+from spend.models import Breaker, Call, LedgerEntry, Reservation, ReservationState, Review, Rollup, Window
+from tenants.admin import ReadOnly, ShowsUsd
+from tenants.models import Tenant
+from tenants.money import usd_string
+
+
+class TenantList(admin.SimpleListFilter):
+    """By tenant, of which there are hundreds at most."""
+
+    title = "tenant"
+    parameter_name = "tenant"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        return [(tenant.pk, str(tenant)) for tenant in Tenant.objects.all()[:500]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(tenant_id=self.value()) if self.value() else queryset
+
+
+class ToReviewFilter(admin.SimpleListFilter):
+    title = "review"
+    parameter_name = "review"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        return [("expired", "Expired holds to look into"), ("overrun", "Overruns to look into")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[LedgerEntry]) -> QuerySet[LedgerEntry]:
+        if self.value() == "expired":
+            return queryset.filter(pk__in=to_review(timezone.now()).filter(is_expired=True))
+        if self.value() == "overrun":
+            return queryset.filter(pk__in=to_review(timezone.now()).filter(is_overrun=True, is_expired=False))
+        return queryset
+
+
+class History(ReadOnly, ShowsUsd, ModelAdmin):
+    """A long list of what happened, newest first."""
+
+    paginator = InfinitePaginator
+    show_full_result_count = False
+    list_per_page = 50
+    sortable_by: Sequence[str] = ()
+    list_filter: Sequence[Any] = [TenantList]
+    list_filter_sheet = False
+    ordering: Sequence[str] = ["-pk"]
+
+    def get_ordering(self, request: HttpRequest) -> Sequence[str]:
+        """By id, which is by time; with a filter by the column that its index goes on with."""
+        return self.ordering if not request.GET.keys() & {"tenant", "review"} else ["-at"]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [field.name for field in self.model._meta.fields]
+
+
+class ByRequest(History):
+    """Rows of calls: searched by the request's id, or the call's."""
+
+    search_fields: Sequence[str] = ["call_id"]
+    search_help_text = "A request's id (X-Request-Id), whole, or a call's."
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return (queryset.filter(call_id__in=calls_of(term)) if term else queryset), False
+
+
+def calls_of(term: str) -> list[UUID]:
+    calls = Call.objects.filter(Q(request_id=term.strip()))
+    try:
+        return [*calls.values_list("pk", flat=True), UUID(term.strip())]
+    except ValueError:
+        return list(calls.values_list("pk", flat=True))
+
+
+@admin.register(LedgerEntry)
+class LedgerEntryAdmin(ByRequest):
+    list_display: Sequence[Any] = ["at", "tenant_id", "model", "route_taken", "cost", "hold", "tokens", "remarks"]
+    list_filter: Sequence[Any] = [ToReviewFilter, TenantList]
+    actions: Sequence[Any] = ["mark_reviewed"]
+
+    @display(description="Cost (USD)")
+    def cost(self, entry: LedgerEntry) -> str:
+        return usd_string(entry.cost_ticks)
+
+    @display(description="Hold (USD)")
+    def hold(self, entry: LedgerEntry) -> str:
+        return usd_string(entry.hold_ticks)
+
+    @display(description="Route", label={"downgrade": "info", "fallback": "warning"})
+    def route_taken(self, entry: LedgerEntry) -> str:
+        return entry.route
+
+    @display(description="Tokens in / out")
+    def tokens(self, entry: LedgerEntry) -> str:
+        return f"{entry.input_tokens:,} / {entry.output_tokens:,}"
+
+    @display(description="")
+    def remarks(self, entry: LedgerEntry) -> str:
+        said = {"expired": entry.is_expired, "overrun": entry.is_overrun, "estimated": entry.is_estimated}
+        return ", ".join(word for word, is_so in said.items() if is_so)
+
+    def has_review_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("spend.add_review")
+
+    @action(description="Mark as looked into", permissions=["review"])
+    def mark_reviewed(self, request: HttpRequest, queryset: QuerySet[LedgerEntry]) -> None:
+        entries = list(queryset.filter(Q(is_overrun=True) | Q(is_expired=True), review__isnull=True))
+        for entry in entries:
+            Review.objects.get_or_create(entry=entry, defaults={"by_id": request.user.pk})
+        success(request, f"{len(entries)} marked.")
+
+
+@admin.register(Call)
+class CallAdmin(History):
+    list_display: Sequence[Any] = ["at", "tenant_id", "requested_model", "model", "result", "cost", "request_id"]
+    search_fields: Sequence[str] = ["request_id"]
+    search_help_text = "A request's id (X-Request-Id), whole, or a call's."
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return (queryset.filter(pk__in=calls_of(term)) if term else queryset), False
+
+    @display(description="Outcome", label={"served": "success", "refused": "warning", "failed": "danger"})
+    def result(self, call: Call) -> tuple[str, str]:
+        return call.outcome, call.code or call.outcome
+
+    @display(description="Cost (USD)")
+    def cost(self, call: Call) -> str:
+        return usd_string(call.cost_ticks)
+
+
+@admin.register(Reservation)
+class ReservationAdmin(ByRequest):
+    list_display: Sequence[Any] = ["created_at", "tenant_id", "model", "hold_state", "hold", "lease_expires_at"]
+    list_filter: Sequence[Any] = []
+
+    @display(description="State", label={"pending": "info", "settled": "success", "expired": "danger"})
+    def hold_state(self, reservation: Reservation) -> str:
+        return ReservationState(reservation.state).label
+
+    @display(description="Hold (USD)")
+    def hold(self, reservation: Reservation) -> str:
+        return usd_string(reservation.hold_ticks)
+
+
+@admin.register(Window)
+class WindowAdmin(History):
+    list_display: Sequence[Any] = ["__str__", "starts_at", "ends_at", "spent", "held"]
+    list_filter: Sequence[Any] = [TenantList]
+
+    def get_ordering(self, request: HttpRequest) -> Sequence[str]:
+        return ["-pk"]
+
+    @display(description="Spent (USD)")
+    def spent(self, window: Window) -> str:
+        return usd_string(window.spent_ticks)
+
+    @display(description="Held (USD)")
+    def held(self, window: Window) -> str:
+        return usd_string(window.held_ticks)
+
+
+@admin.register(Rollup)
+class RollupAdmin(History):
+    list_display: Sequence[Any] = ["bucket", "tenant_id", "model", "route", "served", "refused", "failed", "cost"]
+
+    def get_ordering(self, request: HttpRequest) -> Sequence[str]:
+        return ["-bucket"]
+
+    @display(description="Cost (USD)")
+    def cost(self, rollup: Rollup) -> str:
+        return usd_string(rollup.cost_ticks)
+
+
+@admin.register(Breaker)
+class BreakerAdmin(ReadOnly, ModelAdmin):
+    list_display: ClassVar = ["model", "failures", "opened_at", "last_failure", "last_failure_at"]
+    fields: ClassVar = ["model", "failures", "opened_at", "probes", "successes", "last_failure", "last_failure_at"]

@@ -1,0 +1,16 @@
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class SpendConfig(AppConfig):
+    name = "spend"
+    verbose_name = "Spend"
+
+    def ready(self) -> None:
+        from spend import models
+        from tenants.roles import create_roles
+        from tenants.trail import watch
+
+        watch(models.CatalogueModel, models.Price, models.PriceTier)
+        # Django makes the permissions app by app; these are the last that the roles name.
+        post_migrate.connect(create_roles, sender=self)

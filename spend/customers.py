@@ -1,0 +1,105 @@
+"""A customer's data: what there is of it, and its erasure.
+
+Amounts stay, or the books would not balance; the identity goes. It is replaced everywhere by one
+pseudonym, which is random: nobody can work it out from the name, nor the name from it.
+"""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from spend.models import (
+    Alert,
+    Call,
+    DailyCustomer,
+    IdempotentCall,
+    LedgerEntry,
+    Reservation,
+    ReservationState,
+    Window,
+)
+from tenants.models import Scope
+
+
+class InFlightError(Exception):
+    """The customer has calls in flight, which will be entered under its name."""
+
+
+@dataclass(frozen=True)
+class Customer:
+    tenant_id: str
+    name: str
+
+    def calls(self) -> QuerySet[Call]:
+        return Call.objects.filter(tenant=self.tenant_id, customer=self.name)
+
+    def reservations(self) -> QuerySet[Reservation]:
+        return Reservation.objects.filter(tenant=self.tenant_id, customer=self.name)
+
+    def entries(self) -> QuerySet[LedgerEntry]:
+        return LedgerEntry.objects.filter(tenant=self.tenant_id, customer=self.name)
+
+    def windows(self) -> QuerySet[Window]:
+        return Window.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
+
+    def alerts(self) -> QuerySet[Alert]:
+        return Alert.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
+
+    def days(self) -> QuerySet[DailyCustomer]:
+        return DailyCustomer.objects.filter(tenant=self.tenant_id, customer=self.name)
+
+
+def export(customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything kept of a customer: the name of a table and a row, row by row."""
+    parts: dict[str, QuerySet[Any]] = {
+        "calls": customer.calls().order_by("at"),
+        "reservations": customer.reservations().order_by("created_at"),
+        "entries": customer.entries().order_by("at"),
+        "windows": customer.windows().order_by("starts_at"),
+        "alerts": customer.alerts().order_by("at"),
+        "days": customer.days().order_by("day"),
+    }
+    for name, rows in parts.items():
+        for row in rows.values().iterator(2000):
+            yield name, row
+
+
+def erase(customer: Customer) -> dict[str, int]:
+    """Replace the customer by a pseudonym, and forget answers kept for replay. How many rows of each kind.
+
+    Raises InFlightError; then nothing was changed.
+    """
+    pseudonym = f"erased-{secrets.token_hex(8)}"
+    with transaction.atomic():
+        if customer.reservations().filter(state=ReservationState.PENDING).exists():
+            raise InFlightError(f"{customer.name!r} has calls in flight.")
+        return {
+            "answers": _forget_answers(customer),
+            **_rename_attempts(customer, pseudonym),
+            "calls": customer.calls().update(customer=pseudonym),
+            "windows": customer.windows().update(subject=pseudonym),
+            "alerts": customer.alerts().update(subject=pseudonym),
+            "days": customer.days().update(customer=pseudonym),
+        }
+
+
+def _forget_answers(customer: Customer) -> int:
+    answers = IdempotentCall.objects.filter(call_id__in=customer.calls().values("id"))
+    return answers.delete()[0]
+
+
+def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:
+    """An entry is renamed only with its reservation: one that is written meanwhile keeps the name in both."""
+    ended = customer.reservations().exclude(state=ReservationState.PENDING)
+    renamed = {"reservations": ended.update(customer=pseudonym)}
+    entries = customer.entries().filter(reservation__customer=pseudonym)
+    return {**renamed, "entries": entries.update(customer=pseudonym)}
+
+
+def is_known(customer: Customer) -> bool:
+    parts: list[QuerySet[Any]] = [customer.calls(), customer.reservations(), customer.windows(), customer.days()]
+    return any(rows.exists() for rows in parts)

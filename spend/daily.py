@@ -1,0 +1,261 @@
+"""Daily sums, derived from what is settled for good, so that pages need not read the ledger.
+
+`catch_up` sums, once, everything between a tenant's mark and `settled_until`, and moves the mark in
+the same transaction. Nothing is ever summed that could still change: every entry was a pending
+reservation first, so nothing can be added to the time before the oldest pending one. A page adds what
+came after the mark from the rollups and the ledger itself. So a page is never wrong and never late;
+where the job has not run for long, it only has more to add.
+
+A tenant whose time zone was edited has other days: its sums are dropped and made anew.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.db import connection, transaction
+from django.db.models import Count, F, Min, QuerySet, Sum
+from django.db.models.functions import TruncDate
+from django.utils import timezone
+
+from spend.models import (
+    ConversationTotal,
+    DailyCustomer,
+    DailyDowngrade,
+    DailyRollup,
+    LedgerEntry,
+    Reservation,
+    ReservationState,
+    Rollup,
+    RollupMark,
+    Route,
+)
+from spend.prices import PriceHistory, load_history
+from spend.pricing import Usage, cost_ticks
+from spend.sql import Sql
+from tenants.models import Tenant
+from tenants.periods import BEGINNING
+
+MOST_WAIT = timedelta(hours=1)
+"""No call waits so long before its last hold, and no transaction stays open so long."""
+
+STEP = timedelta(hours=6)
+"""Summed in one transaction, so that a long backlog never keeps the ledger waiting."""
+
+MEASURES = [
+    "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
+    "served", "refused", "failed",
+]  # fmt: skip
+
+
+ADD_TO_CONVERSATION = """(tenant_id, conversation) DO UPDATE SET
+    attempts = spend_conversationtotal.attempts + excluded.attempts,
+    cost_ticks = spend_conversationtotal.cost_ticks + excluded.cost_ticks"""
+
+
+class MarkMovedError(Exception):
+    """Another process summed the same time meanwhile; nothing was written twice."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tenants of one zone that are summed up to the same instant."""
+
+    time_zone: str
+    through: datetime
+    tenant_ids: Sequence[str]
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+def settled_until(now: datetime) -> datetime:
+    """Before this instant nothing more can be entered. On the edge of a rollup's bucket."""
+    pending = Reservation.objects.filter(state=ReservationState.PENDING)
+    oldest = pending.aggregate(oldest=Min("created_at"))["oldest"] or now
+    until: datetime = min(oldest, now) - MOST_WAIT
+    return until.replace(minute=until.minute // 15 * 15, second=0, microsecond=0)
+
+
+def catch_up(now: datetime) -> datetime:
+    """Sum every tenant's days as far as they are settled. Returns how far that is.
+
+    Raises MarkMovedError where another process does the same at the same time.
+    """
+    until = settled_until(now)
+    _mark_new_tenants()
+    _drop_days_of_other_zones()
+    _skip_silence(until)
+    for group in _groups_behind(until):
+        for starts_at, ends_at in _steps(group.through, until):
+            _sum_step(group, starts_at, ends_at)
+    return until
+
+
+def keep_up() -> None:
+    """`catch_up` to now, for a server that does so every minute: who comes second leaves it to the first."""
+    with suppress(MarkMovedError):
+        catch_up(timezone.now())
+
+
+def rebuild(tenant_ids: Iterable[str]) -> None:
+    """Drop these tenants' daily sums; the next `catch_up` makes them anew."""
+    with transaction.atomic():
+        ids = list(tenant_ids)
+        RollupMark.objects.filter(tenant_id__in=ids).delete()
+        for model in (DailyRollup, DailyCustomer, ConversationTotal, DailyDowngrade):
+            model._default_manager.filter(tenant_id__in=ids).delete()
+
+
+def misfits() -> list[str]:
+    """Tenants whose daily sums differ from their rollups up to the mark. Reads every rollup."""
+    before_mark = Rollup.objects.filter(bucket__lt=F("tenant__rollup_mark__through"))
+    return sorted({tenant_id for tenant_id, _ in set(_totals(before_mark)) ^ set(_totals(DailyRollup.objects.all()))})
+
+
+def _totals(rows: QuerySet[Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for tenant_id, *sums in rows.order_by().values_list("tenant_id").annotate(*[Sum(name) for name in MEASURES]):
+        yield tenant_id, tuple(int(value) for value in sums)
+
+
+def _mark_new_tenants() -> None:
+    new = Tenant.objects.filter(rollup_mark=None)
+    marks = [RollupMark(tenant=tenant, time_zone=tenant.time_zone, through=BEGINNING) for tenant in new]
+    RollupMark.objects.bulk_create(marks, ignore_conflicts=True)
+
+
+def _drop_days_of_other_zones() -> None:
+    moved = RollupMark.objects.exclude(time_zone=F("tenant__time_zone")).values_list("tenant_id", flat=True)
+    if ids := list(moved):
+        rebuild(ids)
+        _mark_new_tenants()
+
+
+def _skip_silence(until: datetime) -> None:
+    """Move the marks of new tenants to where their rollups begin, by the month so that groups stay few."""
+    new = list(RollupMark.objects.filter(through=BEGINNING).values_list("tenant_id", flat=True))
+    firsts = Rollup.objects.filter(tenant_id__in=new).order_by().values_list("tenant_id").annotate(Min("bucket"))
+    marks: dict[datetime, list[str]] = defaultdict(list)
+    for tenant_id, first in firsts:
+        marks[min(first.replace(day=1, hour=0, minute=0), until)].append(tenant_id)
+    for through, tenant_ids in marks.items():
+        RollupMark.objects.filter(tenant_id__in=tenant_ids, through=BEGINNING).update(through=through)
+    RollupMark.objects.filter(tenant_id__in=new, through=BEGINNING).update(through=until)
+
+
+def _groups_behind(until: datetime) -> list[Group]:
+    groups: dict[tuple[str, datetime], list[str]] = defaultdict(list)
+    for mark in RollupMark.objects.filter(through__lt=until).order_by("tenant_id"):
+        groups[mark.time_zone, mark.through].append(mark.tenant_id)
+    return [Group(zone, through, ids) for (zone, through), ids in groups.items()]
+
+
+def _steps(starts_at: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    while starts_at < until:
+        ends_at = min(starts_at + STEP, until)
+        yield starts_at, ends_at
+        starts_at = ends_at
+
+
+def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
+    sql = Sql.on(connection)
+    with transaction.atomic():
+        marks = RollupMark.objects.filter(tenant_id__in=group.tenant_ids, through=starts_at, time_zone=group.time_zone)
+        if marks.update(through=ends_at) != len(group.tenant_ids):
+            raise MarkMovedError
+        sql.add(DailyRollup, ["tenant_id", "day", "model", "route"], MEASURES, _rollups(group, starts_at, ends_at))
+        sql.add(
+            DailyCustomer, ["tenant_id", "day", "customer"], ["attempts", "cost_ticks"],
+            _customers(group, starts_at, ends_at),
+        )  # fmt: skip
+        sql.insert(
+            ConversationTotal, ["tenant_id", "conversation", "began_on", "attempts", "cost_ticks"],
+            _conversations(group, starts_at, ends_at), on_conflict=ADD_TO_CONVERSATION,
+        )  # fmt: skip
+        sql.add(
+            DailyDowngrade, ["tenant_id", "day", "requested_model", "model"],
+            ["attempts", "cost_ticks", "asked_ticks", "unpriced"],
+            [(*key, *sums) for key, sums in downgrades(_entries(group, starts_at, ends_at), group.zone).items()],
+        )  # fmt: skip
+
+
+def _rollups(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:
+    rows = (
+        Rollup.objects.filter(tenant_id__in=group.tenant_ids, bucket__gte=starts_at, bucket__lt=ends_at)
+        .annotate(day=TruncDate("bucket", tzinfo=group.zone))
+        .values_list("tenant_id", "day", "model", "route")
+        .annotate(*[Sum(name) for name in MEASURES])
+        .order_by()
+    )
+    return [(row[0], _text(row[1]), *row[2:4], *map(int, row[4:])) for row in rows]
+
+
+def _customers(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:
+    rows = (
+        _entries(group, starts_at, ends_at)
+        .exclude(customer="")
+        .annotate(day=TruncDate("at", tzinfo=group.zone))
+        .values_list("tenant_id", "day", "customer")
+        .annotate(Count("pk"), Sum("cost_ticks"))
+        .order_by()
+    )
+    return [(tenant_id, _text(day), customer, count, int(ticks)) for tenant_id, day, customer, count, ticks in rows]
+
+
+def _conversations(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:
+    """Steps are taken in order of time, so the first row of a conversation has the day on which it began."""
+    rows = (
+        _entries(group, starts_at, ends_at)
+        .exclude(conversation="")
+        .values_list("tenant_id", "conversation")
+        .annotate(Min("at"), Count("pk"), Sum("cost_ticks"))
+        .order_by()
+    )
+    return [
+        (tenant_id, conversation, _text(first_at.astimezone(group.zone).date()), count, int(ticks))
+        for tenant_id, conversation, first_at, count, ticks in rows
+    ]
+
+
+def _entries(group: Group, starts_at: datetime, ends_at: datetime) -> QuerySet[LedgerEntry]:
+    return LedgerEntry.objects.filter(tenant_id__in=group.tenant_ids, at__gte=starts_at, at__lt=ends_at)
+
+
+def _text(day: date) -> str:
+    return day.isoformat()
+
+
+DowngradeKey = tuple[str, str, str, str]
+"""Tenant, day as ISO text, model asked for, model that served."""
+
+
+def downgrades(entries: QuerySet[LedgerEntry], zone: ZoneInfo) -> dict[DowngradeKey, list[int]]:
+    """Of the downgraded `entries`: attempts, their cost, their cost at the model asked for, unpriced attempts."""
+    rows = (
+        entries.filter(route=Route.DOWNGRADE, is_estimated=False, is_expired=False)
+        .order_by()
+        .values_list(
+            "tenant_id", "at", "requested_model", "model", "cost_ticks",
+            "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
+        )
+    )  # fmt: skip
+    asked_models = rows.values_list("requested_model", flat=True).distinct()
+    history = load_history(asked_models)
+    sums: dict[DowngradeKey, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for tenant_id, at, asked, model, cost, *tokens in rows.iterator(chunk_size=5000):
+        figures = _repriced(history, asked, at, cost, tokens)
+        total = sums[tenant_id, _text(at.astimezone(zone).date()), asked, model]
+        total[:] = [before + figure for before, figure in zip(total, figures, strict=True)]
+    return sums
+
+
+def _repriced(history: PriceHistory, asked: str, at: datetime, cost: int, tokens: Sequence[int]) -> tuple[int, ...]:
+    price = history.price_at(asked, at)
+    if price is None:
+        return (0, 0, 0, 1)
+    return (1, cost, cost_ticks(Usage(*tokens), price), 0)

@@ -1,0 +1,76 @@
+"""What runs in the background, and how often."""
+
+from datetime import timedelta
+from io import StringIO
+
+from django.core.management import call_command
+from django.utils import timezone
+from django_tasks import TaskResultStatus, task
+from django_tasks_db.models import DBTaskResult
+
+from spend.alerts import look_at_all, look_at_changed
+from spend.daily import MarkMovedError, catch_up
+from spend.deliveries import dispatch
+from spend.leases import expire_reservations
+from spend.schedule import Job, uses_database_queue
+
+FINISHED_TASKS_KEPT = timedelta(days=2)
+FAILED_TASKS_KEPT = timedelta(days=30)
+LONGEST_TASK = timedelta(hours=2)
+
+
+@task
+def expire_holds() -> str:
+    """The server's own sweep does this too; here it goes on where no server runs."""
+    return f"{expire_reservations()} holds expired"
+
+
+@task
+def roll_up() -> str:
+    try:
+        until = catch_up(timezone.now())
+    except MarkMovedError:
+        return "another process sums the same days"
+    return f"days are summed through {until:%Y-%m-%d %H:%M} UTC"
+
+
+@task
+def sync_prices() -> str:
+    said = StringIO()
+    call_command("sync_prices", stdout=said)
+    return said.getvalue().strip()
+
+
+@task
+def clear_tasks() -> str:
+    """Forget finished tasks, and give up those whose worker died: nothing else would end them."""
+    if not uses_database_queue():
+        return "the queue is not in the database"
+    now, tasks = timezone.now(), DBTaskResult.objects.all()
+    lost = tasks.running().filter(started_at__lt=now - LONGEST_TASK)
+    given_up = lost.update(status=TaskResultStatus.FAILED, finished_at=now, traceback="Its worker ended before it did.")
+    done, _ = tasks.successful().filter(finished_at__lt=now - FINISHED_TASKS_KEPT).delete()
+    failed, _ = tasks.failed().filter(finished_at__lt=now - FAILED_TASKS_KEPT).delete()
+    return f"{given_up} given up, {done + failed} forgotten"
+
+
+@task
+def look_at_budgets() -> str:
+    return f"{len(look_at_all(timezone.now()))} alerts"
+
+
+def alert() -> None:
+    """Quick, and done by the beat itself: a task every other second would fill the queue's log."""
+    now = timezone.now()
+    look_at_changed(now)
+    dispatch(now)
+
+
+JOBS = [
+    Job("alert", timedelta(seconds=2), alert),
+    Job("look at budgets", timedelta(minutes=1), look_at_budgets),
+    Job("expire holds", timedelta(minutes=1), expire_holds),
+    Job("roll up", timedelta(minutes=5), roll_up),
+    Job("sync prices", timedelta(days=1), sync_prices),
+    Job("clear tasks", timedelta(hours=1), clear_tasks),
+]

@@ -1,0 +1,399 @@
+"""The ledger's rules: one pure function over commands and balances.
+
+    Reserve  ──> Held │ DoesNotFit      hold the worst case of the first offer that fits
+                      │ TooMany         as many are pending already as the caller may have
+    Settle   ──> Ended │ NotPending     the hold becomes an entry at the true cost
+    Void     ──> Ended │ NotPending     the hold goes; the provider surely billed nothing
+    Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown
+    Record   ──> None                   the story of a call, for the pages
+    Remember ──> None                   its answer, for a replay under the same idempotency key
+
+`apply` does no I/O; `spend.posting` reads the balances it needs, locked, and writes what it changed.
+Invariants, asserted here: spent + held never passes a hard cap at an admission, held never falls
+below zero, and a reservation ends once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from spend.models import Outcome, ReservationState, Route
+from spend.pricing import PriceList, Usage
+
+
+class LedgerError(Exception):
+    """The database cannot take the command now; nothing was written."""
+
+
+class WindowKey(NamedTuple):
+    """What a window counts, and in which period: the natural key of its row."""
+
+    tenant_id: str
+    scope: str
+    subject: str
+    period: str
+    starts_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One budget as it binds one call: its window and its bounds in ticks.
+
+    Past the soft cap is use at or above `soft_ticks`; use up to and including `hard_ticks` is admitted.
+    """
+
+    key: WindowKey
+    ends_at: datetime | None
+    limit_ticks: int
+    soft_ticks: int
+    hard_ticks: int
+
+
+class CallGroup(NamedTuple):
+    """The calls of a tenant, or of one of its keys."""
+
+    tenant_id: str
+    key_id: int | None = None
+
+
+class CallLimit(NamedTuple):
+    """The most calls of a group: at once, where the ledger is asked to hold one more."""
+
+    group: CallGroup
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One way to serve a call: a model at a price, and how far its answer may be shortened.
+
+    An offer that is `only_below_soft` is passed over once its hold would reach a soft cap.
+    """
+
+    model: str
+    provider: str
+    price: PriceList
+    route: Route
+    fixed_ticks: int
+    token_ticks: int
+    max_tokens: int
+    floor_tokens: int
+    only_below_soft: bool = False
+
+    def hold_ticks(self, max_tokens: int) -> int:
+        return self.fixed_ticks + max_tokens * self.token_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what for: the facts that a call, its reservations and its entries share."""
+
+    call_id: UUID
+    request_id: str
+    tenant_id: str
+    key_id: int
+    customer: str
+    conversation: str
+    requested_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A reservation as it was made."""
+
+    id: UUID
+    caller: Caller
+    offer: Offer
+    max_tokens: int
+    hold_ticks: int
+    window_ids: tuple[int, ...]
+    created_at: datetime
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What an attempt cost. `cost_ticks` None is unknown, and is settled at the hold."""
+
+    cost_ticks: int | None
+    usage: Usage = field(default_factory=Usage)
+    computed_ticks: int | None = None
+    provider_ticks: int | None = None
+    is_estimated: bool = False
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    id: UUID
+    caller: Caller
+    limits: tuple[Limit, ...]
+    offers: tuple[Offer, ...]
+    at: datetime
+    lease_expires_at: datetime
+    in_flight_limits: tuple[CallLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    reserved: Reserved
+    bill: Bill
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    reserved: Reserved
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    reserved: Reserved
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    caller: Caller
+    outcome: Outcome
+    at: datetime
+    model: str = ""
+    route: Route | str = ""
+    code: str = ""
+    cost_ticks: int = 0
+    duration_ms: int = 0
+    steps: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """`id` is the idempotency key's row, `answer` what a replay answers from."""
+
+    id: int
+    answer: str
+
+
+Ending = Settle | Void | Expire
+Command = Reserve | Ending | Record | Remember
+
+
+class Standing(NamedTuple):
+    """A window's balance after a command, in ticks."""
+
+    spent_ticks: int
+    held_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`passed_over` says why each offer before the one that fitted was not taken."""
+
+    reserved: Reserved
+    standings: tuple[Standing, ...]
+    passed_over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DoesNotFit:
+    """No offer fits. `by_holds` when one would, were it not for other calls' holds.
+
+    `binding` are the positions of the limits that stand in the cheapest offer's way.
+    """
+
+    by_holds: bool
+    binding: tuple[int, ...]
+    standings: tuple[Standing, ...]
+    passed_over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TooMany:
+    """As many reservations are pending as this limit allows; no offer was looked at."""
+
+    limit: CallLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    standings: tuple[Standing, ...]
+    cost_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotPending:
+    """The reservation had ended before, its lease being over."""
+
+    standings: tuple[Standing, ...]
+
+
+Result = Held | DoesNotFit | TooMany | Ended | NotPending | None
+
+
+@dataclass(slots=True)
+class Balance:
+    """A window's row while a batch is applied."""
+
+    id: int
+    spent_ticks: int
+    held_ticks: int
+
+    def standing(self) -> Standing:
+        return Standing(self.spent_ticks, self.held_ticks)
+
+
+@dataclass(slots=True)
+class Entry:
+    """A ledger entry to be written."""
+
+    reserved: Reserved
+    bill: Bill
+    cost_ticks: int
+    is_overrun: bool
+    is_expired: bool
+
+
+@dataclass(slots=True)
+class Book:
+    """What a batch reads, and what it changed: balances, pending reservations, and the rows to write."""
+
+    windows: dict[int, Balance]
+    window_ids: dict[WindowKey, int]
+    pending: set[UUID]
+    in_flight: dict[CallGroup, int] = field(default_factory=dict)
+    reserved: list[Reserved] = field(default_factory=list)
+    ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    remembered: list[Remember] = field(default_factory=list)
+
+
+def apply(commands: Iterable[Command], book: Book) -> list[Result]:
+    """Apply `commands` in order to `book`, which is changed, and say what became of each."""
+    return [_apply_one(command, book) for command in commands]
+
+
+def _apply_one(command: Command, book: Book) -> Result:
+    match command:
+        case Reserve():
+            return _reserve(command, book)
+        case Settle(reserved, bill, at):
+            return _end(reserved, ReservationState.SETTLED, at, bill, book)
+        case Void(reserved, at):
+            return _end(reserved, ReservationState.VOIDED, at, None, book)
+        case Expire(reserved, at):
+            return _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
+        case Record():
+            book.records.append(command)
+            return None
+        case Remember():
+            book.remembered.append(command)
+            return None
+
+
+def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
+    for limit in command.in_flight_limits:
+        if book.in_flight[limit.group] >= limit.most:
+            return TooMany(limit)
+    balances = [book.windows[book.window_ids[limit.key]] for limit in command.limits]
+    passed_over: list[str] = []
+    for offer in command.offers:
+        max_tokens = _fit(offer, command.limits, balances, count_holds=True)
+        if max_tokens is None:
+            passed_over.append(_why_not(offer, command.limits, balances))
+            continue
+        reserved = _hold(command, offer, max_tokens, balances, book)
+        return Held(reserved, tuple(balance.standing() for balance in balances), tuple(passed_over))
+    return _does_not_fit(command, balances, tuple(passed_over))
+
+
+def _fit(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance], *, count_holds: bool) -> int | None:
+    """The output tokens that the limits leave to `offer`, or None where it does not fit."""
+    max_tokens = offer.max_tokens
+    for limit, balance in zip(limits, balances, strict=True):
+        use = balance.spent_ticks + (balance.held_ticks if count_holds else 0)
+        if offer.only_below_soft and use + offer.hold_ticks(offer.max_tokens) >= limit.soft_ticks:
+            return None
+        if use + offer.hold_ticks(max_tokens) > limit.hard_ticks:
+            # A price of nothing for output cannot be shortened to fit.
+            max_tokens = (limit.hard_ticks - use - offer.fixed_ticks) // offer.token_ticks if offer.token_ticks else -1
+            if max_tokens < min(offer.floor_tokens, offer.max_tokens):
+                return None
+    return max_tokens
+
+
+def _why_not(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance]) -> str:
+    if _fit(offer, limits, balances, count_holds=False) is not None:
+        return "held_by_other_calls"
+    return "past_soft_cap" if offer.only_below_soft else "does_not_fit"
+
+
+def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balance], book: Book) -> Reserved:
+    hold_ticks = offer.hold_ticks(max_tokens)
+    for limit, balance in zip(command.limits, balances, strict=True):
+        balance.held_ticks += hold_ticks
+        assert balance.spent_ticks + balance.held_ticks <= limit.hard_ticks, "a hold passes the hard cap"  # noqa: S101
+    reserved = Reserved(
+        id=command.id,
+        caller=command.caller,
+        offer=offer,
+        max_tokens=max_tokens,
+        hold_ticks=hold_ticks,
+        window_ids=tuple(balance.id for balance in balances),
+        created_at=command.at,
+        lease_expires_at=command.lease_expires_at,
+    )
+    book.reserved.append(reserved)
+    book.pending.add(reserved.id)
+    _count_in_flight(reserved.caller, +1, book)
+    return reserved
+
+
+def _count_in_flight(caller: Caller, change: int, book: Book) -> None:
+    """Only the groups that a limit in this batch asks about are counted."""
+    for group in (CallGroup(caller.tenant_id), CallGroup(caller.tenant_id, caller.key_id)):
+        if group in book.in_flight:
+            book.in_flight[group] += change
+
+
+def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[str, ...]) -> DoesNotFit:
+    """An offer bound to the soft cap alone does not decide: it has its twin under the hard cap, or a cheaper model."""
+    offers = [offer for offer in command.offers if not offer.only_below_soft]
+    by_holds = any(_fit(offer, command.limits, balances, count_holds=False) is not None for offer in offers)
+    least = min((offer.hold_ticks(min(offer.floor_tokens, offer.max_tokens)) for offer in offers), default=0)
+    binding = tuple(
+        position
+        for position, (limit, balance) in enumerate(zip(command.limits, balances, strict=True))
+        if balance.spent_ticks + (balance.held_ticks if by_holds else 0) + least > limit.hard_ticks
+    )
+    return DoesNotFit(by_holds, binding, tuple(balance.standing() for balance in balances), passed_over)
+
+
+def _end(
+    reserved: Reserved, state: ReservationState, at: datetime, bill: Bill | None, book: Book
+) -> Ended | NotPending:
+    balances = [book.windows[window_id] for window_id in reserved.window_ids]
+    if reserved.id not in book.pending:
+        return NotPending(tuple(balance.standing() for balance in balances))
+    book.pending.remove(reserved.id)
+    _count_in_flight(reserved.caller, -1, book)
+    book.ended.append((reserved.id, state, at))
+    cost_ticks = 0
+    if bill is not None:
+        cost_ticks = reserved.hold_ticks if bill.cost_ticks is None else bill.cost_ticks
+        book.entries.append(
+            Entry(
+                reserved=reserved,
+                bill=bill,
+                cost_ticks=cost_ticks,
+                is_overrun=cost_ticks > reserved.hold_ticks,
+                is_expired=state is ReservationState.EXPIRED,
+            )
+        )
+    for balance in balances:
+        balance.held_ticks -= reserved.hold_ticks
+        balance.spent_ticks += cost_ticks
+        assert balance.held_ticks >= 0, "more was released than was held"  # noqa: S101
+    return Ended(tuple(balance.standing() for balance in balances), cost_ticks)

@@ -1,0 +1,84 @@
+"""Which of a model's prices is in force, and an operator's change of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from spend.catalogue import Rates, tiers_of, write_price
+from spend.models import CatalogueModel, Price, PriceSource
+
+
+def price_in_force(prices: Iterable[Price], now: datetime) -> Price | None:
+    """Of one model's prices the one that holds at `now`: an operator's wins, then the last to have started.
+
+    One without a base tier does not count: a small request would have no price, and so be free.
+    """
+    started = [price for price in prices if price.starts_at <= now and 0 in tiers_of(price)]
+    return max(started, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
+
+
+@dataclass(frozen=True)
+class PricedModel:
+    """A model and its price in force; without one it cannot be called."""
+
+    model: CatalogueModel
+    price: Price | None
+
+    @classmethod
+    def of(cls, model: CatalogueModel, now: datetime) -> "PricedModel":
+        """Costs no query where `prices__tiers` are prefetched."""
+        return cls(model, price_in_force(model.prices.all(), now))
+
+    @property
+    def rates(self) -> Rates | None:
+        """The base rates."""
+        return tiers_of(self.price)[0] if self.price else None
+
+
+def callable_models(names: Iterable[str], now: datetime) -> list[PricedModel]:
+    """Of these models the enabled and priced, in the given order."""
+    models = CatalogueModel.objects.prefetch_related("prices__tiers").in_bulk(list(names))
+    priced = [PricedModel.of(models[name], now) for name in names if name in models]
+    return [each for each in priced if each.model.is_enabled and each.price]
+
+
+def change_price(model: CatalogueModel, rates: Rates, now: datetime) -> Price | None:
+    """Start an operator's price with these base `rates` from `now` on, or none if they are in force already.
+
+    Higher tiers of the price in force stay, raised to the new base where they would fall below it: a long
+    request must not become cheaper than a short one by leaving its tier out.
+    """
+    price = price_in_force(model.prices.prefetch_related("tiers"), now)
+    tiers = dict(tiers_of(price)) if price else {}
+    if tiers.get(0) == rates:
+        return None
+    raised = {above: _at_least(tier, rates) for above, tier in tiers.items() if above}
+    return write_price(model, now, {0: rates, **raised}, PriceSource.OPERATOR)
+
+
+def _at_least(tier: Rates, base: Rates) -> Rates:
+    writes = [rates.cache_write_ticks for rates in (tier, base) if rates.cache_write_ticks is not None]
+    return Rates(
+        input_ticks=max(tier.input_ticks, base.input_ticks),
+        cached_input_ticks=max(tier.cached_input_ticks, base.cached_input_ticks),
+        cache_write_ticks=max(writes, default=None),
+        output_ticks=max(tier.output_ticks, base.output_ticks),
+    )
+
+
+@transaction.atomic
+def put_model(model_id: str, fields: Mapping[str, Any], rates: Rates | None, now: datetime) -> None:
+    """Create the model or change these fields of it, and its price where `rates` are others than those in force."""
+    model = CatalogueModel.objects.select_for_update().filter(pk=model_id).first()
+    if model is None:
+        model = CatalogueModel(**{"id": model_id, "upstream_name": model_id, **fields})
+        model.save(force_insert=True)
+    elif changed := {name: value for name, value in fields.items() if getattr(model, name) != value}:
+        for name, value in changed.items():
+            setattr(model, name, value)
+        model.save()
+    if rates is not None:
+        change_price(model, rates, now)

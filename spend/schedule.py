@@ -1,0 +1,80 @@
+"""Periodic jobs: which are due, each given to one process only.
+
+A row a job says when it is due next.  Whoever moves that instant on, by one conditional update, has
+the job for this time; so any number of processes may beat on one database.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django_tasks import DEFAULT_TASK_BACKEND_ALIAS, task_backends
+from django_tasks.base import Task
+from django_tasks_db import DatabaseBackend
+from django_tasks_db.models import DBTaskResult
+
+from spend.models import Schedule
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something done every so often: a task that a worker runs, or a quick function that the beat itself runs."""
+
+    name: str
+    every: timedelta
+    work: Task[[], Any] | Callable[[], Any]
+
+
+def make_schedules(jobs: Iterable[Job], now: datetime) -> None:
+    """A row for each job that has none; it is due at once."""
+    Schedule.objects.bulk_create([Schedule(job=job.name, due_at=now) for job in jobs], ignore_conflicts=True)
+
+
+def beat(jobs: Iterable[Job], now: datetime) -> list[str]:
+    """Start the jobs that are due and that no other process took; their names."""
+    due = set(Schedule.objects.filter(due_at__lte=now).values_list("job", flat=True))
+    return [job.name for job in jobs if job.name in due and _start_safely(job, now)]
+
+
+def _start_safely(job: Job, now: datetime) -> bool:
+    """One job's failure keeps no other from its turn."""
+    try:
+        return _start(job, now)
+    except Exception:
+        logger.exception("the job %r failed", job.name)
+        return False
+
+
+def _start(job: Job, now: datetime) -> bool:
+    # A task is queued in the transaction that takes it: with the database's queue, both or neither.
+    with transaction.atomic():
+        if not claim(job, now):
+            return False
+        if isinstance(job.work, Task):
+            if not is_waiting(job.work):
+                job.work.enqueue()
+            return True
+    job.work()
+    return True
+
+
+def claim(job: Job, now: datetime) -> bool:
+    """Take a job that is due; only one process succeeds."""
+    due = Schedule.objects.filter(job=job.name, due_at__lte=now)
+    return bool(due.update(due_at=now + job.every, started_at=now))
+
+
+def is_waiting(task: Task[..., Any]) -> bool:
+    """Whether it is queued already, so that a worker that was away finds one of each and not hundreds."""
+    if not uses_database_queue():
+        return False
+    return bool(DBTaskResult.objects.ready().filter(task_path=task.module_path).exists())
+
+
+def uses_database_queue() -> bool:
+    return isinstance(task_backends[DEFAULT_TASK_BACKEND_ALIAS], DatabaseBackend)

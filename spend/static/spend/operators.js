@@ -1,0 +1,58 @@
+// The little that the operators' pages do in the browser.
+"use strict";
+
+// Says what a limit would do while it is typed, beside the budget's bar. The server says it again at save.
+
+const TICKS_PER_USD = 1e10; // A hint may be a float's breadth off; what is saved never passes through here.
+
+function effectOf(limit, softCap, hardCap, spent, held) {
+  if (!(limit >= 0 && softCap > 0 && hardCap > 0)) return "";
+  const usd = (ticks) => (ticks / TICKS_PER_USD).toFixed(2);
+  const start = `${usd(spent)} spent; with ${limit.toFixed(2)} `;
+  const ticks = limit * TICKS_PER_USD;
+  if (spent >= ticks * hardCap) return start + "the tenant is stopped at once.";
+  if (spent + held >= ticks * softCap) return start + "it is past the soft cap at once.";
+  return start + `${usd(ticks * hardCap - spent - held)} is left.`;
+}
+
+function explain(row) {
+  const field = (name) => Number(row.querySelector(`input[name$="-${name}"]`)?.value || NaN);
+  const bar = row.querySelector("[data-spent]");
+  if (!bar) return;
+  let words = bar.querySelector("[data-effect]");
+  if (!words) {
+    words = document.createElement("p");
+    words.dataset.effect = "";
+    words.setAttribute("role", "status");
+    words.className = "font-medium text-important";
+    bar.append(words);
+  }
+  words.textContent = effectOf(
+    field("limit_ticks"),
+    field("soft_cap"),
+    field("hard_cap"),
+    Number(bar.dataset.spent),
+    Number(bar.dataset.held),
+  );
+}
+
+document.addEventListener("input", (event) => {
+  if (/^budgets-\d+-(limit_ticks|soft_cap|hard_cap)$/.test(event.target.name)) explain(event.target.closest("tr"));
+});
+
+// select2 leaves its search field without a label, and marks chips up as a list that has more than items.
+function describeSelect2() {
+  for (const field of document.querySelectorAll(".select2-search__field")) field.setAttribute("aria-label", "Search");
+  for (const chips of document.querySelectorAll("ul.select2-selection__rendered")) {
+    chips.setAttribute("role", "group");
+    chips.setAttribute("aria-label", "Chosen");
+    for (const chip of chips.children) chip.setAttribute("role", "none");
+  }
+}
+
+// It builds its fields after the page is loaded, and the chips anew at each choice.
+window.addEventListener("load", () => {
+  setTimeout(describeSelect2);
+  document.addEventListener("click", () => setTimeout(describeSelect2));
+  document.addEventListener("keyup", () => setTimeout(describeSelect2));
+});

@@ -1,0 +1,133 @@
+"""How an alert is put into words, and how it is sent to each kind of channel. What goes wrong is UndeliveredError."""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import orjson
+import requests
+from django.core.mail import EmailMessage
+
+from spend.models import Alert, AlertKind
+from tenants.models import AlertChannel, ChannelKind, Scope, Tenant
+from tenants.money import usd_rounded, usd_string
+from tenants.periods import Period
+
+TIMEOUT_S = (5.0, 10.0)
+HTTP_OK = range(200, 300)
+
+
+class UndeliveredError(Exception):
+    """The channel did not take it; the message says why, without the address, which may be a secret."""
+
+
+def send(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
+    """Send `alert` to `channel`. Raises UndeliveredError."""
+    senders: dict[str, Callable[[Alert, AlertChannel, int], None]] = {
+        ChannelKind.EMAIL: _send_email,
+        ChannelKind.SLACK: _send_slack,
+        ChannelKind.WEBHOOK: _send_webhook,
+    }
+    senders[channel.kind](alert, channel, delivery_id)
+
+
+def _send_email(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
+    message = EmailMessage(subject_of(alert), text_of(alert), to=channel.addresses)
+    try:
+        message.send()
+    except OSError as error:  # every error of smtplib is one, and a broken connection too
+        raise UndeliveredError(str(error) or type(error).__name__) from None
+
+
+def _send_slack(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
+    _post(channel.target, orjson.dumps({"text": f"*{subject_of(alert)}*\n{text_of(alert)}"}), {})
+
+
+def _send_webhook(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
+    body, timestamp = orjson.dumps(body_of(alert)), str(int(time.time()))
+    headers = {
+        "X-Guard-Delivery": str(delivery_id),
+        "X-Guard-Timestamp": timestamp,
+        "X-Guard-Signature": f"sha256={signature_of(channel.secret, timestamp, body)}",
+    }
+    _post(channel.target, body, headers)
+
+
+def signature_of(secret: str, timestamp: str, body: bytes) -> str:
+    """HMAC-SHA256 over `timestamp.body`, in hex: the timestamp is signed too, so an old alert can't be replayed."""
+    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
+    try:
+        answer = requests.post(
+            url,
+            data=body,
+            headers={"Content-Type": "application/json", "User-Agent": "guard", **headers},
+            timeout=TIMEOUT_S,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise UndeliveredError(type(error).__name__) from None
+    if answer.status_code not in HTTP_OK:
+        raise UndeliveredError(f"answered {answer.status_code}")
+
+
+def subject_of(alert: Alert) -> str:
+    whose = name_of(alert)
+    if alert.kind == AlertKind.FORECAST:
+        return f"{whose}: the {_period_of(alert)} budget runs out early at this rate"
+    if alert.kind == AlertKind.SPIKE:
+        return f"{whose}: this hour's spend is over three times the usual"
+    return f"{whose}: {alert.percent} % of the {_period_of(alert)} budget is used"
+
+
+def text_of(alert: Alert) -> str:
+    spent = f"{usd_rounded(alert.spent_ticks, places=4)} USD"
+    when = f"As of {_clock(alert)}."
+    if alert.kind == AlertKind.SPIKE:
+        return f"{spent} were spent since the hour began. {when}"
+    limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
+    reset = f" A new period starts on {alert.ends_at:%Y-%m-%d %H:%M} UTC." if alert.ends_at else ""
+    return f"{spent} of {limit} are spent. {when}{reset}"
+
+
+def body_of(alert: Alert) -> dict[str, Any]:
+    """The webhook's JSON."""
+    return {
+        "id": str(UUID(str(alert.pk))),
+        "kind": str(alert.kind),
+        "tenantId": alert.tenant_id or None,
+        "scope": str(alert.scope),
+        "scopeId": alert.subject or alert.tenant_id or None,
+        "period": str(alert.period),
+        "startsAt": alert.starts_at.isoformat(),
+        "resetsAt": alert.ends_at and alert.ends_at.isoformat(),
+        "percent": alert.percent or None,
+        "limitUsd": usd_string(alert.limit_ticks) if alert.limit_ticks else None,
+        "spentUsd": usd_string(alert.spent_ticks),
+        "at": alert.at.isoformat(),
+        "message": f"{subject_of(alert)}. {text_of(alert)}",
+    }
+
+
+def name_of(alert: Alert) -> str:
+    if alert.scope == Scope.INSTALLATION:
+        return "The whole installation"
+    return f"{alert.tenant_id}, {alert.scope} {alert.subject}" if alert.subject else alert.tenant_id
+
+
+def _period_of(alert: Alert) -> str:
+    names = {Period.DAY: "daily", Period.WEEK: "weekly", Period.MONTH: "monthly", Period.TOTAL: "total"}
+    return names[Period(alert.period)]
+
+
+def _clock(alert: Alert) -> str:
+    """In the tenant's own zone, as its people read it."""
+    tenant = Tenant.objects.filter(pk=alert.tenant_id).first()
+    zone = tenant.zone if tenant else ZoneInfo("UTC")
+    return f"{alert.at.astimezone(zone):%Y-%m-%d %H:%M} {zone.key}"

@@ -1,0 +1,105 @@
+"""A tenant's audit trail, to read: every change of it and of what belongs to it, newest first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from auditlog.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import Model, Q
+from django.utils.text import capfirst
+
+from tenants.fields import TicksField
+from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Tenant, TopUp
+from tenants.money import usd_string
+
+BELONGINGS = (ApiKey, Budget, TopUp, RouteStep, DowngradeRule)
+UNTOLD = {"id", "tenant", "created_at", "digest", "hint"}
+NOTHING = {"None", "", None}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One field's old and new value, as people read them; empty where there was or is none."""
+
+    field: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Change:
+    at: datetime
+    who: str
+    action: str
+    what: str
+    edits: Sequence[Edit]
+
+
+def history_of(tenant: Tenant, limit: int = 50) -> list[Change]:
+    entries = LogEntry.objects.filter(_about(tenant)).select_related("actor", "content_type")
+    return [change_of(entry) for entry in entries.order_by("-timestamp", "-id")[:limit]]
+
+
+def _about(tenant: Tenant) -> Q:
+    """The tenant's own entries, and those of rows that belong to it now or did before they were deleted."""
+    about = Q(content_type=ContentType.objects.get_for_model(Tenant), object_pk=tenant.pk)
+    for model in BELONGINGS:
+        content_type = ContentType.objects.get_for_model(model)
+        # A row's first and last entry name its tenant; those between have only what changed.
+        named = LogEntry.objects.filter(
+            Q(changes__tenant__0=tenant.pk) | Q(changes__tenant__1=tenant.pk), content_type=content_type
+        )
+        about |= Q(content_type=content_type, object_pk__in=named.values("object_pk"))
+    return about
+
+
+def change_of(entry: LogEntry) -> Change:
+    model = entry.content_type.model_class()
+    return Change(
+        at=entry.timestamp,
+        who=str(entry.actor or (entry.additional_data or {}).get("by") or "system"),
+        action=entry.get_action_display(),
+        what=f"{entry.content_type.name} {entry.object_repr}",
+        edits=list(_edits(model, entry.changes or {})),
+    )
+
+
+def _edits(model: type[Model] | None, changes: Mapping[str, Any]) -> Iterator[Edit]:
+    for name, change in changes.items():
+        if name in UNTOLD:
+            continue
+        if isinstance(change, Mapping):
+            yield Edit(capfirst(name), "", f"{change['operation']} {', '.join(change['objects'])}")
+        elif not _equal(*change):
+            field = _field(model, name)
+            label = getattr(field, "verbose_name", name).removesuffix(" (USD)")
+            yield Edit(capfirst(label), _text(field, change[0]), _text(field, change[1]))
+
+
+def _equal(old: str | None, new: str | None) -> bool:
+    """Equal to a reader: nothing and nothing, 0.8 and 0.8000."""
+    if old in NOTHING and new in NOTHING:
+        return True
+    try:
+        return Decimal(str(old)) == Decimal(str(new))
+    except InvalidOperation:
+        return old == new
+
+
+def _field(model: type[Model] | None, name: str) -> Any:
+    try:
+        return model._meta.get_field(name) if model else None
+    except FieldDoesNotExist:
+        return None
+
+
+def _text(field: Any, value: str | None) -> str:
+    if value in NOTHING or value is None:
+        return ""
+    if isinstance(field, TicksField):
+        return f"{usd_string(int(value), field.ticks_per_unit)} USD"
+    return value

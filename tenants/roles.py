@@ -1,0 +1,43 @@
+"""The roles that people have, as groups: what a login may do, where a tenant's members may look.
+
+    operator  steers: adds, changes and deletes configuration, sees everything
+    auditor   sees everything, changes nothing
+    manager   sees the dashboards of the tenants they are a member of; needs no permission for that
+
+Operators and auditors enter the admin, for which Django wants `is_staff` too. Created after every
+migration, because that is when Django creates the permissions, and after a flush: a test's database
+and a fresh one have them alike. Permissions are only added, so that an installation may grant more.
+"""
+
+from typing import Any
+
+from django.contrib.auth.models import Group, Permission
+from django.db.models import Q
+
+CONFIGURATION = {
+    "tenants": ["tenant", "apikey", "budget", "topup", "routestep", "downgraderule", "alertchannel"],
+    "spend": ["cataloguemodel", "price", "pricetier", "review"],
+}
+READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]
+
+
+def create_roles(**_signal: Any) -> None:
+    """Make the groups and give them what permissions exist by now."""
+    readable = Q(content_type__app_label__in=READABLE_APPS, codename__startswith="view_")
+    editable = Q()
+    for app_label, models in CONFIGURATION.items():
+        editable |= Q(content_type__app_label=app_label, content_type__model__in=models)
+    _grant("operator", readable | editable)
+    _grant("auditor", readable)
+    _grant("manager", Q(pk__in=[]))
+
+
+def _grant(role: str, permissions: Q) -> None:
+    group, _ = Group.objects.get_or_create(name=role)
+    group.permissions.add(*Permission.objects.filter(permissions))
+
+
+def role(name: str) -> Group:
+    """The group of a role, complete."""
+    create_roles()
+    return Group.objects.get(name=name)

@@ -1,0 +1,114 @@
+"""Settings, databases and servers of the tests.
+
+`--db sqlite` (a file in a temporary directory) or `--db postgres` (a real server: the one at
+GUARD_TEST_POSTGRES_URL, else a throwaway one).  Fixtures: `provider` plays the model providers,
+`guard_server` starts the real guard.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from tests.support.databases import Databases, databases_beside
+from tests.support.environment import environment_of_tests
+from tests.support.postgres import ThrowawayPostgres, with_database
+from tests.support.provider import Provider
+
+LISTENER = pytest.StashKey[socket.socket]()
+DIRECTORY = pytest.StashKey[Path]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--db", choices=["sqlite", "postgres"], default="sqlite", help="the database to test on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix the environment, and only then load Django's settings, which read it."""
+    listener = config.stash[LISTENER] = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config.add_cleanup(listener.close)
+    directory = config.stash[DIRECTORY] = Path(tempfile.mkdtemp(prefix="guard-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    provider_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    os.environ |= environment_of_tests(_database_url(config, directory), provider_url)
+
+    from django.conf import settings
+
+    database = settings.DATABASES["default"]
+    # xdist's workers inherit the environment, and would load the settings before they have set up their own.
+    del os.environ["DJANGO_SETTINGS_MODULE"]
+    if config.getoption("db") == "sqlite":  # a file, as in production: Django's default would be in memory
+        database.setdefault("TEST", {})["NAME"] = str(directory / "test.sqlite3")
+
+
+def _database_url(config: pytest.Config, directory: Path) -> str:
+    if config.getoption("db") == "sqlite":
+        return f"sqlite:///{directory / 'guard.sqlite3'}"
+    # xdist's workers inherit both from the process that starts them.
+    if "GUARD_TEST_POSTGRES_URL" not in os.environ:
+        server = ThrowawayPostgres()
+        config.add_cleanup(server.stop)
+        os.environ["GUARD_TEST_POSTGRES_URL"] = server.url
+    run = os.environ.setdefault("GUARD_TEST_RUN", secrets.token_hex(3))
+    return with_database(os.environ["GUARD_TEST_POSTGRES_URL"], f"guard_{run}")
+
+
+@pytest.fixture(scope="session")
+def provider_process(pytestconfig: pytest.Config) -> Iterator[Provider]:
+    provider = Provider(pytestconfig.stash[LISTENER])
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture
+def provider(provider_process: Provider) -> Provider:
+    """The model providers, at the address in the settings; answers at once, until told otherwise."""
+    provider_process.reset()
+    return provider_process
+
+
+@pytest.fixture(scope="session")
+def databases(pytestconfig: pytest.Config) -> Iterator[Databases]:
+    """Migrated databases for the servers that tests start."""
+    from tests.support.server import manage
+
+    run = f"guard_{os.environ.get('GUARD_TEST_RUN')}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    databases = databases_beside(os.environ["DATABASE_URL"], run, pytestconfig.stash[DIRECTORY] / "servers")
+    try:
+        migrated = manage("migrate", "--verbosity=0", environment={"DATABASE_URL": databases.template_url})
+        assert migrated.returncode == 0, migrated.stderr
+        yield databases
+    finally:
+        databases.drop()
+
+
+@pytest.fixture
+def guard_server(
+    databases: Databases, provider: Provider, tmp_path: Path, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Callable[..., Any]]:
+    """Starts a guard on a fresh database: `guard_server(workers=2, HOLD_WAIT_SECONDS="0.5")`.
+
+    With `start=False` the test starts it, after it has written rows for which it then needn't wait.
+    """
+    from tests.support.server import GuardServer
+
+    servers: list[GuardServer] = []
+
+    def make(*, workers: int = 1, start: bool = True, **environment: str) -> GuardServer:
+        log_path = tmp_path / f"server-{len(servers)}.log"
+        servers.append(GuardServer(databases.copy(), log_path, django_db_blocker, workers, **environment))
+        if start:
+            servers[-1].start()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()

@@ -1,0 +1,87 @@
+"""A real browser, and the accessibility checker in it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.factories import PASSWORD
+
+BROWSER_DIRECTORY = Path(__file__).parents[1] / "browser"
+AXE = BROWSER_DIRECTORY / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM = shutil.which("chromium")
+OPTIONS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def lacking(what: str) -> NoReturn:
+    """Here that is a reason to skip; in CI it is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must have it.")
+    pytest.skip(f"{what} is not on this machine.")
+
+
+def axe_source() -> str:
+    """The accessibility checker, at the version in package.json."""
+    if not AXE.exists():
+        npm = shutil.which("npm") or lacking("npm")
+        install = [str(npm), "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        done = subprocess.run(install, cwd=BROWSER_DIRECTORY, capture_output=True, text=True, check=False, timeout=120)
+        assert AXE.exists(), done.stderr
+    return AXE.read_text()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """While it is open, the ORM may be used in other threads only: Playwright runs an event loop in this one."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM or lacking("chromium"), args=OPTIONS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def problems_of(context: BrowserContext, url: str) -> list[str]:
+    """What the pages of `context` will complain of, and the requests that they send elsewhere than to `url`."""
+    problems: list[str] = []
+    context.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    context.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
+    return problems
+
+
+def findings(page: Page, axe: str) -> list[str]:
+    """What the checker finds serious or worse, with everything that can be unfolded unfolded."""
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    page.evaluate(axe)
+    violations = page.evaluate("axe.run().then(found => found.violations)")
+    return [
+        f"{page.url}: {each['id']} ({each['impact']}): {node['html'][:200]} {node['failureSummary']}"
+        for each in violations
+        if each["impact"] in {"serious", "critical"}
+        for node in each["nodes"]
+    ]
+
+
+def enter_admin(page: Page, url: str, name: str, password: str = PASSWORD) -> None:
+    page.goto(f"{url}/admin/login/")
+    page.locator("#id_username").fill(name)
+    page.locator("#id_password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{url}/admin/")
+
+
+def enter_dashboard(page: Page, url: str, name: str, password: str = PASSWORD) -> None:
+    page.goto(f"{url}/")
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("heading", name="Overview").wait_for()

@@ -1,0 +1,38 @@
+"""The environment of tests: every setting is given, so nothing of the machine's or of a .env file gets in."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]:
+    """The settings under which Django is loaded in the tests and in the servers they start."""
+    return {
+        "DJANGO_SETTINGS_MODULE": "guard.settings",
+        "DEBUG": "false",
+        "SECRET_KEY": "a-key-of-the-tests-that-is-long-and-random-enough-for-the-checks",
+        "ALLOWED_HOSTS": "localhost,127.0.0.1,testserver",
+        "DATABASE_URL": database_url,
+        "PORT": "8000",
+        "WORKERS": "1",
+        "BACKGROUND": "false",
+        "EMAIL_URL": "consolemail://",
+        "EMAIL_FROM": "guard@localhost",
+        "TASKS_BACKEND": "django_tasks_db.DatabaseBackend",
+        "RESERVATION_LEASE_SECONDS": "900",
+        "HOLD_WAIT_SECONDS": "2",
+        "XAI_API_KEY": "xai-key-of-the-tests",
+        "XAI_BASE_URL": provider_url,
+        "OPENAI_API_KEY": "openai-key-of-the-tests",
+        "OPENAI_BASE_URL": provider_url,
+        "PROVIDER_TIMEOUT_SECONDS": "5",
+        "STREAM_IDLE_SECONDS": "5",
+        "HELICONE_API_KEY": "",
+        "METRICS_TOKEN": "",
+        "LOG_LEVEL": "INFO",
+        "HELICONE_BASE_URL": provider_url,
+        "DEFAULT_DAILY_BUDGET": "5.00",
+        "TENANT_BUDGETS": "{}",
+        "MAX_BODY_BYTES": "4194304",
+        "OTEL_SDK_DISABLED": "true",
+    }

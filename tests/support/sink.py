@@ -1,0 +1,67 @@
+"""A real HTTP server on loopback that keeps what it is sent, and answers as it is told."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Received:
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Sink:
+    """What arrived, in order. `status` and `answer` are what it says; `delay_s` is how long it thinks."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.status, self.answer, self.delay_s = 200, b"{}", 0.0
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(sink.delay_s)
+                sink.received.append(Received(self.path, dict(self.headers), body))
+                self.send_response(sink.status)
+                self.send_header("Content-Length", str(len(sink.answer)))
+                self.end_headers()
+                self.wfile.write(sink.answer)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def wait_for(self, count: int, timeout_s: float = 15) -> list[Received]:
+        deadline = time.monotonic() + timeout_s
+        while len(self.received) < count:
+            assert time.monotonic() < deadline, f"{len(self.received)} of {count} arrived"
+            time.sleep(0.02)
+        return list(self.received)
+
+
+@contextmanager
+def http_sink() -> Iterator[Sink]:
+    sink = Sink()
+    thread = threading.Thread(target=sink.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield sink
+    finally:
+        sink.server.shutdown()
+        thread.join()
+        sink.server.server_close()

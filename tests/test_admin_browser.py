@@ -1,0 +1,108 @@
+"""The operators' pages in a real browser: accessible, light and dark, on a desk and a phone, within the policy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import Page
+
+from spend.models import Breaker, Route
+from tenants.models import Scope
+from tenants.periods import Period
+from tests.factories import (
+    ApiKeyFactory,
+    BudgetFactory,
+    CatalogueModelFactory,
+    DowngradeRuleFactory,
+    RouteStepFactory,
+    TenantFactory,
+    UserFactory,
+)
+from tests.support.browser import axe_source, chromium, enter_admin, findings, problems_of
+from tests.support.history import made_history, place_call
+from tests.support.server import GuardServer
+
+TENANT = "/admin/tenants/tenant/shop-0001/change/"
+TABS = ["budgets", "route_steps", "downgrade_rules", "keys", "top_ups"]
+DIALOGS = ["raise-today", "issue-key", "pause"]
+
+
+@pytest.fixture
+def server(guard_server: Callable[..., GuardServer]) -> GuardServer:
+    """With a tenant that has everything, one that is stopped, one that is paused, and a model that fails."""
+    server: GuardServer = guard_server(start=False, DEBUG="true")  # over plain HTTP cookies cannot be for HTTPS only
+    with server.database():
+        full = made_history(entries=120, tenants=1, days=10, now=timezone.now())[0]
+        BudgetFactory.create(tenant=full, scope=Scope.CUSTOMER)
+        BudgetFactory.create(tenant=None, scope=Scope.INSTALLATION, period=Period.MONTH)
+        key = full.keys.get()
+        place_call(full, key, timezone.now(), route=Route.FALLBACK, cost_ticks=9, hold_ticks=5, is_overrun=True)
+        stopped = TenantFactory.create(id="stopped")
+        BudgetFactory.create(tenant=stopped, limit_ticks=1)
+        RouteStepFactory.create(tenant=stopped, model=CatalogueModelFactory.create(id="failing"))
+        DowngradeRuleFactory.create(tenant=stopped)
+        place_call(stopped, ApiKeyFactory.create(tenant=stopped), timezone.now(), model="failing", cost_ticks=5)
+        TenantFactory.create(id="paused", is_active=False)
+        Breaker.objects.create(model_id="failing", opened_at=timezone.now(), last_failure="timeout")
+        UserFactory.create(username="olga", is_staff=True, is_superuser=True)
+    server.start()
+    return server
+
+
+ADDRESSES = [
+    "/admin/",
+    "/admin/tenants/tenant/",
+    "/admin/tenants/tenant/?is_active__exact=0",
+    "/admin/tenants/tenant/add/",
+    *(f"{TENANT}#{tab}" for tab in TABS),
+    "/admin/tenants/tenant/stopped/change/#route_steps",
+    "/admin/tenants/tenant/shop-0001/rehearsal/",
+    "/admin/tenants/tenant/stopped/rehearsal/?model=failing&max_tokens=0",
+    "/admin/tenants/budget/",
+    "/admin/spend/cataloguemodel/",
+    "/admin/spend/cataloguemodel/failing/change/",
+    "/admin/spend/price/",
+    "/admin/spend/window/",
+    "/admin/spend/reservation/",
+    "/admin/spend/ledgerentry/",
+    "/admin/spend/call/",
+    "/admin/auditlog/logentry/",
+    "/admin/auth/user/",
+    "/admin/auth/user/add/",
+    "/admin/auth/group/",
+    "/admin/auth/user/second-factor/",
+    "/admin/axes/accessattempt/",
+]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer, scheme: Any, width: int) -> None:
+    axe = axe_source()
+    with chromium() as browser:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        problems, page = problems_of(context, server.url), context.new_page()
+        page.goto(f"{server.url}/admin/login/")
+        problems += findings(page, axe)
+        enter_admin(page, server.url, "olga")
+        for address in ADDRESSES:
+            page.goto("about:blank")  # else another tab of the same page would not load it anew
+            page.goto(server.url + address, wait_until="networkidle")
+            problems += findings(page, axe)
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                problems.append(f"{address} is wider than {width} pixels")
+        problems += findings_in_dialogs(page, server.url, axe)
+    assert problems == []
+
+
+def findings_in_dialogs(page: Page, url: str, axe: str) -> list[str]:
+    found: list[str] = []
+    for name in DIALOGS:
+        page.goto(url + TENANT, wait_until="networkidle")
+        action = page.locator(f'[hx-get$="/{name}/"]')
+        if not action.is_visible():  # a phone has them in a menu
+            page.get_by_role("link", name="more_horiz").first.click()
+        action.click()
+        page.locator("#dialog").wait_for()
+        found += findings(page, axe)
+    return found

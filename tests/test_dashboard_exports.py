@@ -1,0 +1,257 @@
+"""Exports: every row, exactly, streamed, and harmless in a spreadsheet; and the FOCUS dataset by its rules."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from io import StringIO
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.http import StreamingHttpResponse
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
+from django.urls import reverse
+
+from dashboard.exports import ROWS_AT_ONCE, csv_response
+from dashboard.focus import COLUMNS
+from spend.models import Call, LedgerEntry
+from tenants.models import Tenant
+from tenants.money import TICKS_PER_USD
+from tests.factories import ApiKeyFactory, CatalogueModelFactory, PriceTierFactory, TenantFactory, UserFactory
+from tests.support.history import made_history, place_call
+
+pytestmark = pytest.mark.django_db
+
+MONTH = "2026-03"
+AT = datetime(2026, 3, 15, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def staff() -> Client:
+    client = Client()
+    client.force_login(UserFactory.create(is_staff=True, password=None))
+    return client
+
+
+def export(client: Client, name: str, *args: Any, **parameters: str) -> list[dict[str, str]]:
+    response = client.get(reverse(name, args=args), parameters)
+    assert response.status_code == 200
+    assert response["Content-Type"] == "text/csv; charset=utf-8"
+    assert response["Content-Disposition"].startswith("attachment;")
+    return list(csv.DictReader(StringIO(response.getvalue().decode())))
+
+
+def ticks(usd: str) -> int:
+    return int(Decimal(usd) * TICKS_PER_USD)
+
+
+def test_every_export_has_every_row_to_the_tick(staff: Client) -> None:
+    tenant = made_history(entries=700, tenants=1, days=28, now=datetime(2026, 3, 29, tzinfo=UTC))[0]
+    shop, entries = tenant.id, list(LedgerEntry.objects.order_by("at", "pk"))
+    total = sum(entry.cost_ticks for entry in entries)
+
+    calls = export(staff, "calls_csv", shop)
+    newest_first = Call.objects.order_by("-at", "-id")
+    assert [row["requestId"] for row in calls] == list(newest_first.values_list("request_id", flat=True))
+    assert sum(ticks(row["costUsd"]) for row in calls) == total
+
+    ledger = export(staff, "entries_csv", shop, month=MONTH)
+    assert [row["callId"] for row in ledger] == [str(entry.call_id) for entry in entries]
+    assert [ticks(row["costUsd"]) for row in ledger] == [entry.cost_ticks for entry in entries]
+
+    days = export(staff, "days_csv", shop, month=MONTH)
+    assert sum(ticks(row["costUsd"]) for row in days) == total
+    assert sum(int(row["inputTokens"]) for row in days) == sum(entry.input_tokens for entry in entries)
+
+    for kind in ("customer", "conversation"):
+        costs = Counter[str]()
+        for entry in entries:
+            costs[getattr(entry, kind)] += entry.cost_ticks
+        rows = export(staff, "subjects_csv", shop, kind, month=MONTH)
+        assert {row[kind]: ticks(row["costUsd"]) for row in rows} == dict(costs)
+
+
+def test_the_calls_are_exported_as_filtered(staff: Client) -> None:
+    tenant = made_history(entries=300, tenants=1)[0]
+    rows = export(staff, "calls_csv", tenant.id, route="downgrade")
+    assert {row["route"] for row in rows} == {"downgrade"}
+    assert len(rows) == Call.objects.filter(route="downgrade").count()
+
+
+def test_the_overview_is_exported_with_all_its_tenants(staff: Client) -> None:
+    for number in range(60):
+        TenantFactory.create(id=f"many-{number}")
+    rows = export(staff, "overview_csv")
+    assert {row["tenantId"] for row in rows} == set(Tenant.objects.values_list("id", flat=True))
+    assert {row["limitUsd"] for row in rows} == {"5"}
+
+
+@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "  =1", "\r=1"])
+def test_a_text_that_a_spreadsheet_would_run_is_defused(staff: Client, evil: str) -> None:
+    tenant = TenantFactory.create(id="shop", name=evil)
+    at = datetime.now(UTC)
+    place_call(tenant, ApiKeyFactory.create(tenant=tenant), at, customer=evil, conversation=evil, cost_ticks=1)
+    this_month = f"{at:%Y-%m}"
+    exports = [
+        export(staff, "overview_csv"), export(staff, "calls_csv", "shop"),
+        export(staff, "entries_csv", "shop", month=this_month), export(staff, "subjects_csv", "shop", "customer"),
+        export(staff, "subjects_csv", "shop", "conversation"), export(staff, "focus_csv", "shop", month=this_month),
+    ]  # fmt: skip
+    for rows in exports:
+        texts = [cell for row in rows for cell in row.values()]
+        assert f"'{evil}".replace("\r", "") in [text.replace("\r", "").replace("\n", "") for text in texts]
+        assert evil not in texts
+
+
+def counting(numbers: list[int]) -> Iterator[list[int]]:
+    for number in range(100_000):
+        numbers.append(number)
+        yield [number]
+
+
+def test_rows_are_made_as_they_are_sent() -> None:
+    made: list[int] = []
+    response = csv_response(RequestFactory().get("/"), "x.csv", ["number"], counting(made))
+    parts = iter(response)
+    assert made == []
+    next(parts)
+    assert len(made) <= ROWS_AT_ONCE
+    next(parts)
+    assert len(made) <= 2 * ROWS_AT_ONCE
+
+
+async def test_rows_are_made_as_they_are_sent_by_an_asynchronous_server_too() -> None:
+    made: list[int] = []
+    response = csv_response(AsyncRequestFactory().get("/"), "x.csv", ["number"], counting(made))
+    assert isinstance(response, StreamingHttpResponse)
+    assert response.is_async
+    sent = 0
+    async for _ in response:
+        sent += 1
+        assert len(made) <= sent * ROWS_AT_ONCE
+        if sent == 3:
+            break
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_export_is_the_same_from_an_asynchronous_server() -> None:
+    tenant = (await sync_to_async(made_history)(entries=50, tenants=1))[0]
+    user = await sync_to_async(UserFactory.create)(is_staff=True, password=None)
+    sync_client, client = Client(), AsyncClient()
+    await sync_to_async(sync_client.force_login)(user)
+    await client.aforce_login(user)
+    address = reverse("calls_csv", args=[tenant.id])
+    response: Any = await client.get(address)
+    body = b"".join([part async for part in response])
+    assert body == await sync_to_async(lambda: sync_client.get(address).getvalue())()
+    assert body.count(b"\n") == 1 + await Call.objects.acount()
+    await sync_to_async(connections.close_all)()  # the other thread's own
+
+
+# FOCUS 1.2
+
+MANDATORY = {
+    "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
+    "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost",
+    "EffectiveCost", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ProviderName",
+    "PublisherName", "ServiceCategory", "ServiceName",
+}  # fmt: skip
+MAY_BE_NULL = {"ChargeClass", "PricingQuantity", "PricingUnit"}
+"""Of the mandatory ones; the first always here, the others in an adjustment only."""
+DATES = {"BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart"}
+OF_USAGE = {
+    "PricingQuantity", "PricingUnit", "ListUnitPrice", "ConsumedQuantity", "ConsumedUnit", "SkuId", "SkuPriceId"
+}  # fmt: skip
+DECIMALS = {"BilledCost", "ContractedCost", "EffectiveCost", "ListCost"}
+
+
+def check_focus(row: dict[str, str]) -> None:
+    """The specification's rules for one row."""
+    is_usage = row["ChargeCategory"] == "Usage"
+    assert row["ChargeCategory"] in {"Usage", "Adjustment"}
+    assert row["ChargeClass"] == ""
+    assert row["ChargeFrequency"] == "Usage-Based"
+    assert row["BillingCurrency"] == "USD"
+    assert (row["ServiceCategory"], row["ServiceSubcategory"]) == ("AI and Machine Learning", "Generative AI")
+    assert all(row[name] for name in MANDATORY - MAY_BE_NULL)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row[name]) for name in DATES)
+    assert row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", row[name]) for name in DECIMALS)
+    assert all(bool(row[name]) == is_usage for name in OF_USAGE)
+    if is_usage:
+        assert Decimal(row["ListUnitPrice"]) * Decimal(row["PricingQuantity"]) == Decimal(row["ListCost"])
+        assert row["PricingCategory"] == "Standard"
+    else:
+        assert row["ListCost"] == row["ContractedCost"] == row["BilledCost"]
+
+
+def test_a_focus_dataset_keeps_the_rules_and_sums_to_the_ledger(staff: Client) -> None:
+    tenants = made_history(entries=500, tenants=2, days=28, now=datetime(2026, 3, 29, tzinfo=UTC))
+    assert set(COLUMNS) >= MANDATORY
+    for tenant in tenants:
+        rows = export(staff, "focus_csv", tenant.id, month=MONTH)
+        assert list(rows[0]) == COLUMNS
+        for row in rows:
+            check_focus(row)
+        entries = LedgerEntry.objects.filter(tenant=tenant)
+        of_march = [entry for entry in entries if entry.at.astimezone(tenant.zone).month == 3]
+        assert sum(ticks(row["BilledCost"]) for row in rows) == sum(entry.cost_ticks for entry in of_march)
+        tokens = sum(entry.input_tokens + entry.output_tokens for entry in of_march)
+        assert sum(int(row["PricingQuantity"] or 0) for row in rows) == tokens
+        assert len({row["SkuPriceId"]: row["ListUnitPrice"] for row in rows}) == len(
+            {(row["SkuPriceId"], row["ListUnitPrice"]) for row in rows}
+        )
+
+
+def focus_of(client: Client, **facts: Any) -> list[dict[str, str]]:
+    """The dataset of one call at 12,500 ticks a token, and 50,000 above 1,000 tokens of input."""
+    tenant = TenantFactory.create(id="shop", time_zone="Europe/Berlin")
+    price = CatalogueModelFactory.create(id="grok-4.3").prices.get()
+    rates = dict.fromkeys(["input_ticks", "cached_input_ticks", "output_ticks"], 50_000)
+    PriceTierFactory.create(price=price, above_tokens=1000, **rates)
+    place_call(tenant, ApiKeyFactory.create(tenant=tenant), AT, price_id=price.pk, **facts)
+    rows = export(client, "focus_csv", "shop", month=MONTH)
+    for row in rows:
+        check_focus(row)
+    return rows
+
+
+def test_a_bill_other_than_the_list_price_is_adjusted_for(staff: Client) -> None:
+    rows = focus_of(staff, input_tokens=100, cached_input_tokens=40, output_tokens=10, cost_ticks=1)
+    by_meter = {row["SkuMeter"]: row for row in rows}
+    assert by_meter["Input Tokens"]["ListCost"] == f"{Decimal(60 * 12_500) / TICKS_PER_USD:f}"
+    assert by_meter["Cached Input Tokens"]["PricingQuantity"] == "40"
+    assert by_meter["Output Tokens"]["ListUnitPrice"] == "0.0000025"
+    assert by_meter[""]["ChargeCategory"] == "Adjustment"
+    assert by_meter[""]["BilledCost"].startswith("-0.")
+    assert sum(ticks(row["BilledCost"]) for row in rows) == 1
+
+
+@pytest.mark.parametrize(("tokens", "unit_ticks"), [(1000, 12_500), (1001, 50_000)])
+def test_a_tier_has_a_price_of_its_own(staff: Client, tokens: int, unit_ticks: int) -> None:
+    (row,) = focus_of(staff, input_tokens=tokens, cost_ticks=tokens * unit_ticks)
+    assert ticks(row["ListUnitPrice"]) == unit_ticks
+    assert row["SkuPriceId"].endswith("/0" if tokens == 1000 else "/1000")
+
+
+def test_what_was_billed_without_usage_is_an_adjustment(staff: Client) -> None:
+    (row,) = focus_of(staff, cost_ticks=777, is_estimated=True)
+    assert (row["ChargeCategory"], ticks(row["BilledCost"])) == ("Adjustment", 777)
+
+
+def test_periods_are_the_tenants_own_in_utc(staff: Client) -> None:
+    (row,) = focus_of(staff, cost_ticks=777)
+    assert row["BillingPeriodStart"] == "2026-02-28T23:00:00Z"
+    assert row["BillingPeriodEnd"] == "2026-03-31T22:00:00Z"
+    assert row["ChargePeriodStart"] == "2026-03-14T23:00:00Z"
+    assert row["ChargePeriodEnd"] == "2026-03-15T23:00:00Z"
+
+
+def test_a_month_without_calls_is_a_header_alone(staff: Client) -> None:
+    TenantFactory.create(id="shop")
+    body = staff.get(reverse("focus_csv", args=["shop"]), {"month": MONTH}).getvalue().decode()
+    assert body.strip().split(",") == COLUMNS

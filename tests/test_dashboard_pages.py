@@ -1,0 +1,450 @@
+"""What each page says, of real rows; and that no page asks the database more the more there is."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from dashboard.queries.calls import CallFilter, every_call, page_of_calls
+from spend.daily import catch_up
+from spend.models import Breaker, Call, Outcome, ReservationState, Route, Window
+from tenants.models import ApiKey, Budget, Scope, Tenant
+from tenants.money import TICKS_PER_USD
+from tenants.periods import Period, bounds
+from tests.factories import (
+    ApiKeyFactory,
+    BudgetFactory,
+    CatalogueModelFactory,
+    DowngradeRuleFactory,
+    RouteStepFactory,
+    TenantFactory,
+    UserFactory,
+)
+from tests.support.history import hold_of, made_history, place_call
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def staff() -> Client:
+    client = Client()
+    client.force_login(UserFactory.create(is_staff=True, password=None))
+    return client
+
+
+@pytest.fixture
+def shop() -> Tenant:
+    """On a route of its own, so that nothing is downgraded until a rule says so."""
+    tenant = TenantFactory.create(id="shop", name="Acme")
+    RouteStepFactory.create(tenant=tenant)
+    return tenant
+
+
+@pytest.fixture
+def key(shop: Tenant) -> ApiKey:
+    return ApiKeyFactory.create(tenant=shop, name="web chat")
+
+
+def page(client: Client, name: str, *args: Any, **parameters: str) -> str:
+    response = client.get(reverse(name, args=args), parameters)
+    assert response.status_code == 200
+    text = " ".join(response.content.decode().split())
+    return re.sub(r"(?<=[>]) (?=<)|(<d[dt][^>]*>) | (?=</d[dt]>)", r"\1", text)
+
+
+def window_of(tenant: Tenant, spent_ticks: int, held_ticks: int = 0, period: Period = Period.DAY, **key: str) -> Window:
+    starts_at, ends_at = bounds(period, tenant.zone, timezone.now())
+    facts = {"scope": Scope.TENANT, "period": period, **key}
+    return Window.objects.create(
+        tenant_id=tenant.id,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        spent_ticks=spent_ticks,
+        held_ticks=held_ticks,
+        **facts,
+    )
+
+
+# The overview
+
+
+@pytest.mark.parametrize(
+    ("spent", "held", "can_downgrade", "pill", "verdict"),
+    [
+        (10, 0, False, "Active", "Spending is within budget."),
+        (80, 0, False, "Warned", "<strong>1</strong> close to the limit."),
+        (50, 30, True, "Degraded", "<strong>1</strong> degraded: cheaper models answer."),
+        (100, 0, True, "Stopped", "<strong>1</strong> stopped: calls are refused."),
+    ],
+)
+def test_the_overview_says_how_the_tightest_budget_stands(
+    staff: Client, shop: Tenant, spent: int, held: int, can_downgrade: bool, pill: str, verdict: str
+) -> None:
+    BudgetFactory.create(tenant=shop)
+    BudgetFactory.create(tenant=shop, period=Period.MONTH, limit_ticks=1000 * TICKS_PER_USD)
+    if can_downgrade:
+        DowngradeRuleFactory.create(tenant=shop)
+    window_of(shop, spent * TICKS_PER_USD // 100, held * TICKS_PER_USD // 100)
+    for name in ("overview", "live"):
+        body = page(staff, name)
+        assert f">{pill}</span>" in body
+        assert verdict in body
+        assert "of $1.00 today" in body
+        assert f"{spent + held} %" in body
+
+
+def test_a_top_up_raises_the_limit_that_is_shown(staff: Client, shop: Tenant) -> None:
+    BudgetFactory.create(tenant=shop)
+    window_of(shop, TICKS_PER_USD)
+    now = timezone.now()
+    shop.top_ups.create(amount_ticks=TICKS_PER_USD, starts_at=now, ends_at=now + timedelta(hours=1))
+    shop.top_ups.create(amount_ticks=TICKS_PER_USD, starts_at=now - timedelta(days=2), ends_at=now - timedelta(days=1))
+    for body in (page(staff, "overview"), page(staff, "tenant", "shop")):
+        assert "of $2.00 today" in body
+        assert ">Active</span>" in body
+
+
+def test_a_tenant_without_a_budget_is_shown_the_default_and_what_it_spent(
+    staff: Client, shop: Tenant, key: ApiKey
+) -> None:
+    place_call(shop, key, timezone.now(), cost_ticks=TICKS_PER_USD)
+    assert "<strong>$1.00</strong> of $5.00 today" in page(staff, "overview")
+
+
+def test_a_tenant_that_is_switched_off_is_said_to_be(staff: Client, shop: Tenant) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(is_active=False)
+    body = page(staff, "overview")
+    assert ">Switched off</span>" in body
+    assert "<strong>1</strong> switched off." in body
+    assert "This tenant is switched off: all its calls are refused." in page(staff, "tenant", "shop")
+
+
+def test_the_overview_counts_today_and_this_month(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    now = timezone.now()
+    place_call(shop, key, now, cost_ticks=TICKS_PER_USD, input_tokens=1200, output_tokens=34)
+    place_call(shop, key, now, route=Route.DOWNGRADE, model="cheap")
+    place_call(shop, key, now, outcome=Outcome.REFUSED, model="")
+    earlier = bounds(Period.DAY, shop.zone, now).starts_at - timedelta(minutes=1)
+    place_call(shop, key, earlier, cost_ticks=2 * TICKS_PER_USD)
+    this_month = TICKS_PER_USD * (3 if earlier >= bounds(Period.MONTH, shop.zone, now).starts_at else 1)
+    body = page(staff, "overview")
+    for label, figure in (
+        ("Spent today", "$1.00"), ("Spent this month", f"${this_month // TICKS_PER_USD}.00"), ("Calls today", "3"),
+        ("Tokens today", "1,234"), ("Refused today", "1"), ("Downgraded today", "1"),
+    ):  # fmt: skip
+        assert f"<dt>{label}</dt><dd>{figure}</dd>" in body, label
+
+
+def test_an_empty_installation_says_what_to_do(staff: Client) -> None:
+    assert "There are no tenants yet." in page(staff, "overview")
+
+
+def test_tenants_are_searched_and_paged_those_that_need_a_look_first(staff: Client, shop: Tenant) -> None:
+    for number in range(55):
+        TenantFactory.create(id=f"many-{number:02}")
+    BudgetFactory.create(tenant=shop)
+    window_of(shop, TICKS_PER_USD)
+    first, second = page(staff, "overview"), page(staff, "overview", page="2")
+    assert 'id="to-shop"' in first
+    assert first.index('id="to-shop"') < first.index('id="to-many-00"')
+    assert 'id="to-many-54"' in second
+    assert 'id="to-shop"' not in second
+    found = page(staff, "overview", q="acme")
+    assert 'id="to-shop"' in found
+    assert "many-" not in found
+    assert "No tenant is called" in page(staff, "overview", q="nothing")
+    for nonsense in ("0", "-3", "9999", "x", "²"):
+        assert 'class="rows"' in page(staff, "overview", page=nonsense)
+
+
+def test_times_are_those_of_the_tenant_and_its_zone_is_named(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="Asia/Kathmandu")
+    call = place_call(shop, key, datetime(2026, 3, 1, 20, 30, tzinfo=UTC))
+    assert "2 Mar 2026, 02:15:00" in page(staff, "calls", "shop")
+    assert "2 Mar 2026, 02:15:00 Asia/Kathmandu" in page(staff, "call", "shop", call.id)
+    assert "Days and times are those of Asia/Kathmandu." in page(staff, "tenant", "shop")
+    TenantFactory.create(id="elsewhere", time_zone="America/Lima")
+    assert "Each tenant&#x27;s day" in page(staff, "overview") or "Each tenant's day" in page(staff, "overview")
+
+
+def test_one_tenants_zone_is_not_left_behind_for_the_next_page(staff: Client, shop: Tenant) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="Asia/Kathmandu")
+    for name, args in (("overview", ()), ("tenant", ("shop",)), ("calls", ("shop",)), ("statement", ("shop",))):
+        page(staff, name, *args)
+        assert timezone.get_current_timezone_name() == "UTC"
+
+
+# Service status
+
+
+def test_each_provider_is_shown_by_its_models_breakers(staff: Client) -> None:
+    now = timezone.now()
+    for model, opened_at in (("grok-a", now), ("grok-b", None), ("grok-c", now - timedelta(seconds=61))):
+        Breaker.objects.create(
+            model=CatalogueModelFactory.create(id=model),
+            failures=2,
+            opened_at=opened_at,
+            last_failure="timeout",
+            last_failure_at=now,
+        )
+    CatalogueModelFactory.create(id="grok-d")
+    Breaker.objects.create(model=CatalogueModelFactory.create(id="gpt", provider="openai"), opened_at=now)
+    CatalogueModelFactory.create(id="off", provider="demo", is_enabled=False)
+    body = page(staff, "overview")
+    assert "Database: <strong>working</strong>" in body
+    assert "xAI: <strong>partly working</strong>" in body
+    assert "grok-a keeps failing and is spared for a minute (timeout" in body
+    assert "grok-b failed lately" in body
+    assert "grok-c is being tried again" in body
+    assert "OpenAI: <strong>unavailable</strong>" in body
+    assert "demo:" not in body
+
+
+@contextmanager
+def failing(part: str) -> Iterator[None]:
+    """The database fails each statement that has `part` in it."""
+
+    def fail(execute: Callable[..., Any], statement: str, *rest: Any) -> Any:
+        if part in statement:
+            raise OperationalError("the server closed the connection")
+        return execute(statement, *rest)
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
+def test_what_cannot_be_read_of_the_service_is_unavailable_and_the_page_stands(staff: Client, shop: Tenant) -> None:
+    with failing("spend_breaker"):
+        body = page(staff, "overview")
+    assert "Database: <strong>unavailable</strong>" in body
+    assert "Model providers: <strong>unknown</strong>" in body
+    assert "Acme" in body
+
+
+@pytest.mark.parametrize("part", ["", "spend_rollup", "django_session"])
+@pytest.mark.parametrize("name", ["overview", "live", "overview_csv"])
+def test_where_the_database_is_away_the_pages_say_so(staff: Client, shop: Tenant, part: str, name: str) -> None:
+    with failing(part):
+        response = staff.get(reverse(name))
+    assert response.status_code == 503
+    assert "The figures are unavailable" in response.content.decode()
+
+
+# A tenant
+
+
+def test_a_tenants_page_forecasts_and_says_when_the_budget_runs_out(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    now = timezone.now()
+    starts_at, ends_at = bounds(Period.DAY, shop.zone, now)
+    assert ends_at
+    spent = TICKS_PER_USD
+    place_call(shop, key, now - timedelta(minutes=20), cost_ticks=spent)
+    left_s = int((ends_at - now).total_seconds())
+    # At this pace (a dollar in the hour that is the least to measure by) the rest of the day would cost left_s/3600.
+    BudgetFactory.create(tenant=shop, limit_ticks=spent + spent * left_s // 7200 + 1)
+    window_of(shop, spent)
+    assert "At this rate the day's budget runs out at about" in page(staff, "tenant", "shop")
+    Budget.objects.update(limit_ticks=spent + 2 * spent * left_s // 3600 + TICKS_PER_USD)
+    assert "Within budget, and at this rate it stays so." in page(staff, "tenant", "shop")
+    assert starts_at < now
+
+
+def test_a_tenants_page_shows_mix_customers_and_the_cost_of_a_conversation(
+    staff: Client, shop: Tenant, key: ApiKey
+) -> None:
+    at = timezone.now() - timedelta(minutes=1)
+    place_call(shop, key, at, model="big", customer="anna", conversation="c1", cost_ticks=3 * TICKS_PER_USD)
+    place_call(shop, key, at, model="small", customer="ben", conversation="c2", cost_ticks=TICKS_PER_USD)
+    body = page(staff, "tenant", "shop")
+    assert '<dt>A conversation costs</dt><dd>$2.00</dd><dd class="hint">on average, of the 2 begun</dd>' in body
+    assert body.index(">anna</a>") < body.index(">ben</a>")
+    assert '<td class="num">75 %</td>' in body
+    assert '"label": "big"' in body
+    assert "Daily limit" in body
+
+
+def test_single_budgets_are_listed_by_how_far_they_are_used(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    BudgetFactory.create(tenant=shop, scope=Scope.CUSTOMER)
+    BudgetFactory.create(tenant=shop, scope=Scope.KEY)
+    window_of(shop, TICKS_PER_USD // 2, scope=Scope.CUSTOMER, subject="anna")
+    window_of(shop, TICKS_PER_USD, scope=Scope.CUSTOMER, subject="ben")
+    window_of(shop, 1, scope=Scope.KEY, subject=str(key.pk))
+    body = page(staff, "tenant", "shop")
+    assert body.index(">ben</span>") < body.index(">anna</span>") < body.index("API key: web chat")
+
+
+def test_names_are_escaped_everywhere(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    evil = '"><script>alert(1)</script>'
+    Tenant.objects.filter(pk=shop.pk).update(name=evil)
+    call = place_call(
+        shop,
+        key,
+        timezone.now(),
+        customer=evil,
+        conversation=evil,
+        model=evil[:100],
+        cost_ticks=5,
+        steps=[{"model": evil, "x": evil}],
+    )
+    for name, args in (
+        ("overview", ()),
+        ("tenant", ("shop",)),
+        ("calls", ("shop",)),
+        ("call", ("shop", call.id)),
+        ("statement", ("shop",)),
+    ):
+        assert "<script>alert" not in page(staff, name, *args)
+
+
+# Calls
+
+
+def test_one_calls_page_tells_its_story_and_its_money(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    price_id = CatalogueModelFactory.create(id="cheap").prices.get().pk
+    steps = [
+        {"model": "dear", "decision": "past_soft_cap", "hold_ticks": 300},
+        {"model": "dear", "decision": "failed", "code": "timeout"},
+        {"model": "cheap", "decision": "something_new", "some_fact": 7},
+        "not even an object",
+    ]
+    call = place_call(
+        shop, key, timezone.now(), request_id="req_story", requested_model="dear", model="cheap", route=Route.FALLBACK,
+        cost_ticks=12_345, input_tokens=4321, price_id=price_id, is_overrun=True, steps=steps,
+    )  # fmt: skip
+    hold_of(call, ReservationState.VOIDED, hold_ticks=300)
+    body = page(staff, "call", "shop", call.id)
+    assert "cheap answered, because dear could not." in body
+    assert "dear was passed over: the budget was past its soft cap" in body
+    assert "dear failed. It did not answer in time." in body
+    assert "cheap: something new" in body
+    assert "some fact: 7" in body
+    assert "not even an object" in body
+    assert "exactly $0.0000012345" in body
+    assert "4,321" in body
+    assert "$1.25" in body
+    assert "<strong>It cost nothing:</strong>" in body
+    assert "The provider billed more than was set aside." in body
+
+
+def test_a_refused_call_says_why(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    call = place_call(shop, key, timezone.now(), outcome=Outcome.REFUSED, code="budget_exceeded", model="", route="")
+    body = page(staff, "call", "shop", call.id)
+    assert "No model was called: No model on the route fitted what was left of the budget." in body
+    assert "Nothing was set aside and nothing was spent." in body
+
+
+def test_every_call_is_on_one_page_and_only_one(shop: Tenant, key: ApiKey) -> None:
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    made = [place_call(shop, key, at + timedelta(seconds=second // 4)).id for second in range(23)]
+    calls = CallFilter().calls_of(shop)
+    expected = list(Call.objects.order_by("-at", "-id").values_list("id", flat=True))
+    assert sorted(made) == sorted(expected)
+    assert [call.id for call in every_call(calls)] == expected
+    pages, older = [page_of_calls(calls, size=5)], None
+    while older := pages[-1].older:
+        pages.append(page_of_calls(calls, before=older, size=5))
+    assert [call.id for each in pages for call in each.calls] == expected
+    for later, earlier in zip(pages[1:], pages, strict=False):
+        assert later.newer
+        assert page_of_calls(calls, after=later.newer, size=5).calls == earlier.calls
+    assert pages[0].newer is None
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"outcome": "refused"}, {"outcome": "served"}, {"route": "downgrade"}, {"route": "fallback"}, {"route": "primary"},
+    {"model": "bench-small"}, {"customer": "customer-3"}, {"conversation": "nobody"},
+    {"customer": "customer-3", "route": "downgrade"}, {"outcome": "refused", "customer": "customer-3"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_a_filter_finds_what_it_names_and_all_of_it(wanted: dict[str, Any]) -> None:
+    tenant = made_history(entries=400, tenants=1)[0]
+    found = {call.id for call in every_call(CallFilter(**wanted).calls_of(tenant))}
+    expected = {
+        call.id for call in Call.objects.all() if all(getattr(call, name) == value for name, value in wanted.items())
+    }
+    assert found == expected
+
+
+def test_days_of_the_filter_are_the_tenants_own(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="America/New_York")
+    for request_id, hour in (("before", 3), ("first", 4), ("last", 27), ("after", 28)):
+        place_call(shop, key, datetime(2026, 6, 1, tzinfo=UTC) + timedelta(hours=hour), customer=request_id)
+    body = page(staff, "calls", "shop", first="2026-06-01", last="2026-06-01")
+    assert ">first<" in body
+    assert ">last<" in body
+    assert ">before<" not in body
+    assert ">after<" not in body
+
+
+def test_a_filter_that_is_not_valid_says_so_and_shows_nothing(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    place_call(shop, key, timezone.now(), customer="anna")
+    for wrong in ({"first": "yesterday"}, {"outcome": "perhaps"}, {"route": "x"}):
+        body = page(staff, "calls", "shop", **wrong)
+        assert 'role="alert"' in body
+        assert ">anna<" not in body
+        assert staff.get(reverse("calls_csv", args=["shop"]), wrong).status_code == 404
+    for cursor in ("", "x", "2026-01-01_x", "x_y", "2026-01-01T00:00:00_" + "0" * 32):
+        assert ">anna<" in page(staff, "calls", "shop", before=cursor)
+
+
+# Statement
+
+
+def test_a_statement_is_of_one_month_of_the_tenants_own(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="Europe/Berlin")
+    place_call(shop, key, datetime(2026, 1, 31, 22, 59, tzinfo=UTC), cost_ticks=TICKS_PER_USD, customer="anna")
+    place_call(shop, key, datetime(2026, 1, 31, 23, 1, tzinfo=UTC), cost_ticks=5 * TICKS_PER_USD, customer="ben")
+    january, february = (page(staff, "statement", "shop", month=month) for month in ("2026-01", "2026-02"))
+    assert "<strong>$1.00</strong>" in january
+    assert "Sat 31 Jan" in january
+    assert ">anna<" in january
+    assert ">ben<" not in january
+    assert "<strong>$5.00</strong>" in february
+    assert "Sun 1 Feb" in february
+
+
+@pytest.mark.parametrize("month", ["2999-01", "1999-12", "2026-13", "x", "2026-01-01"])
+def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop: Tenant, month: str) -> None:
+    assert staff.get(reverse("statement", args=["shop"]), {"month": month}).status_code == 404
+
+
+# The number of queries
+
+MOST_QUERIES = {
+    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 26, "calls": 8, "call": 9, "statement": 14, "days_csv": 8,
+    "subjects_csv": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOST_QUERIES)
+def test_a_page_asks_no_more_of_more_data(
+    staff: Client, name: str, django_assert_max_num_queries: Callable[..., Any]
+) -> None:
+    def ask() -> int:
+        tenant = Tenant.objects.get(pk="shop-0001")
+        call = Call.objects.filter(tenant=tenant).first()
+        given: dict[str, tuple[Any, ...]] = {
+            "overview": (), "live": (), "overview_csv": (), "call": (tenant.id, call and call.id),
+            "subjects_csv": (tenant.id, "customer"),
+        }  # fmt: skip
+        with django_assert_max_num_queries(MOST_QUERIES[name]) as asked:
+            response = staff.get(reverse(name, args=given.get(name, (tenant.id,))))
+            assert response.getvalue()
+        return len(asked)
+
+    now = timezone.now()
+    made_history(entries=40, tenants=1, days=3, now=now)
+    few = ask()
+    made_history(entries=500, tenants=12, days=3, now=now, prefix="more")
+    assert ask() == few
+    catch_up(now)
+    assert ask() <= few + 1

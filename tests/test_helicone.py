@@ -1,0 +1,199 @@
+"""Helicone: one log an attempt, never in a call's way, and never what was said unless the tenant shares it."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from responses import RequestsMock
+
+from guard.helicone import MOST_QUEUED, Helicone, log_of
+from guard.telemetry import Telemetry
+from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.calls import attempt_of, chat_call
+from tests.support.provider import Provider
+from tests.support.server import GuardServer
+from tests.support.sink import Sink, http_sink
+
+KEY = "helicone-key"
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with http_sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def helicone(sink: Sink) -> Iterator[Helicone]:
+    helicone = Helicone(sink.url, KEY)
+    yield helicone
+    helicone.stop()
+
+
+def test_a_log_says_who_what_and_how_much() -> None:
+    call = chat_call(customer="ann", conversation="c-1", requested_model="auto")
+    attempt = attempt_of(call)
+    headers, body = log_of(call, attempt)
+    assert headers == {
+        "Helicone-User-Id": "acme",
+        "Helicone-Request-Id": str(attempt.reserved.id),
+        "Helicone-Property-Tenant": "acme",
+        "Helicone-Property-Customer": "ann",
+        "Helicone-Property-Conversation": "c-1",
+        "Helicone-Property-Route": "primary",
+        "Helicone-Property-Cost": "0.0000012345",
+        "Helicone-Property-Requested-Model": "auto",
+        "Helicone-Property-Call": "req_1",
+    }
+    assert body["timing"] == {
+        "startTime": {"seconds": 1_000_000, "milliseconds": 250},
+        "endTime": {"seconds": 1_000_001, "milliseconds": 500},
+        "timeToFirstToken": 500,
+    }
+    assert body["providerResponse"]["json"]["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "total_tokens": 10,
+    }
+    assert body["providerRequest"]["url"].endswith("/chat/completions")
+
+
+def test_what_was_said_leaves_only_if_the_tenant_shares_it() -> None:
+    kept, shared = chat_call(), chat_call(share_content=True)
+    said = repr(log_of(shared, attempt_of(shared)))
+    assert "the secret question" in said
+    assert "the secret answer" in said
+    unsaid = repr(log_of(kept, attempt_of(kept)))
+    assert "secret" not in unsaid
+    assert "finish_reason" in unsaid
+
+
+def test_a_failed_attempt_has_its_code_and_status() -> None:
+    call = chat_call()
+    _, body = log_of(call, attempt_of(call, code="timeout", bill=None, completion=None))
+    assert body["providerResponse"] == {"headers": {}, "status": 408, "json": {"error": {"code": "timeout"}}}
+
+
+def test_any_name_fits_a_header(helicone: Helicone, sink: Sink) -> None:
+    call = chat_call(customer="Zoë\r\nX-Evil: 1 – 東京")
+    helicone.tell(call, attempt_of(call))
+    (received,) = sink.wait_for(1)
+    assert "X-Evil" not in received.headers
+    assert received.headers["Helicone-Property-Customer"].startswith("Zo%C3%AB%0D%0AX-Evil")
+
+
+def test_a_real_server_gets_it_at_the_right_address_with_the_key(helicone: Helicone, sink: Sink) -> None:
+    call = chat_call()
+    helicone.tell(call, attempt_of(call))
+    (received,) = sink.wait_for(1)
+    assert received.path == "/custom/v1/log"
+    assert received.headers["Authorization"] == f"Bearer {KEY}"
+    assert received.json["providerResponse"]["status"] == 200
+
+
+def test_while_it_is_down_nothing_is_lost_and_nobody_waits(helicone: Helicone, sink: Sink) -> None:
+    sink.status, sink.delay_s = 503, 0.2
+    call = chat_call()
+    started = time.monotonic()
+    for _ in range(50):
+        helicone.tell(call, attempt_of(call))
+    assert time.monotonic() - started < 0.1
+    sink.wait_for(2)
+    sink.status, sink.delay_s = 200, 0
+    sent: set[str] = set()
+    deadline = time.monotonic() + 20
+    while len(sent) < 50 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        sent = {received.headers["Helicone-Request-Id"] for received in list(sink.received)}
+    assert len(sent) == 50
+    assert helicone.dropped == 0
+
+
+def test_a_full_queue_drops_and_never_waits(sink: Sink) -> None:
+    sink.delay_s = 1
+    helicone = Helicone(sink.url, KEY)
+    call = chat_call()
+    attempt = attempt_of(call)
+    started = time.monotonic()
+    for _ in range(MOST_QUEUED + 100):
+        helicone.tell(call, attempt)
+    assert time.monotonic() - started < 5
+    assert helicone.dropped > 50
+    helicone.queue.queue.clear()
+    helicone.stop()
+
+
+def test_what_it_refuses_is_not_sent_again(helicone: Helicone, sink: Sink) -> None:
+    sink.answer = b'{"error": "no such organisation"}'
+    call = chat_call()
+    helicone.tell(call, attempt_of(call))
+    sink.wait_for(1)
+    sink.status, sink.answer = 401, b"{}"
+    helicone.tell(call, attempt_of(call))
+    sink.wait_for(2)
+    time.sleep(1)
+    assert len(sink.received) == 2
+
+
+def test_a_stop_sends_what_is_queued(sink: Sink) -> None:
+    helicone = Helicone(sink.url, KEY)
+    call = chat_call()
+    for _ in range(20):
+        helicone.tell(call, attempt_of(call))
+    helicone.stop()
+    assert len(sink.received) == 20
+
+
+def test_the_breaker_s_own_refusals_are_no_attempts(helicone: Helicone) -> None:
+    call = chat_call()
+    helicone.tell(call, attempt_of(call, code="circuit_open"))
+    assert helicone.queue.empty()
+
+
+def test_by_requests(settings: Any) -> None:
+    """With `responses` in place of the network: what `requests` is asked to send."""
+    with RequestsMock() as mocked:
+        mocked.post("https://helicone.example/custom/v1/log", json={})
+        helicone = Helicone("https://helicone.example", KEY)
+        call = chat_call()
+        helicone.tell(call, attempt_of(call))
+        helicone.stop()
+        assert mocked.calls[0].request.headers["Helicone-User-Id"] == "acme"
+
+
+def test_without_a_key_there_is_none(settings: Any) -> None:
+    telemetry = Telemetry()
+    telemetry.start()
+    assert telemetry.helicone is None
+    settings.HELICONE_API_KEY = KEY
+    telemetry.start()
+    assert telemetry.helicone
+    telemetry.stop()
+
+
+BODY = {"model": "auto", "messages": [{"role": "user", "content": "the secret question"}], "user": "ann"}
+
+
+def test_a_servers_calls_are_logged_streams_too(
+    guard_server: Callable[..., GuardServer], provider: Provider, sink: Sink
+) -> None:
+    server = guard_server(start=False, HELICONE_API_KEY=KEY, HELICONE_BASE_URL=sink.url)
+    with server.database():
+        key = ApiKeyFactory.create()
+        for name in ("down", "up"):
+            RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id=name))
+    server.start()
+    provider.behave("down", status=500)
+    agent = server.client_of(key.secret)
+    assert agent.post("/v1/chat/completions", json=BODY).status_code == 200
+    failed, served = sink.wait_for(2)
+    assert [failed.json["providerResponse"]["status"], served.json["providerResponse"]["status"]] == [502, 200]
+    assert served.headers["Helicone-Property-Route"] == "fallback"
+    assert served.headers["Helicone-Property-Customer"] == "ann"
+    assert "secret" not in served.body.decode()
+
+    assert "[DONE]" in agent.post("/v1/chat/completions", json={**BODY, "stream": True}).text
+    *_, streamed = sink.wait_for(4)
+    assert streamed.json["providerResponse"]["json"]["usage"]["completion_tokens"] > 0
+    assert streamed.json["timing"]["timeToFirstToken"] >= 0

