@@ -6,10 +6,11 @@ rows: its statement stays the same however many rows there are.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from django.db import models
+from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 Rows = Sequence[tuple[Any, ...]]
@@ -105,7 +106,7 @@ def _stored(column: Sequence[Any]) -> Sequence[Any]:
 class PostgresSql(Sql):
     def _insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, tail: str) -> None:
         names = ", ".join(columns)
-        chosen = ", ".join(f"{column}{self._from_text(model, column)}" for column in columns)
+        chosen = ", ".join(f"{column}{_from_text(model, column)}" for column in columns)
         self._execute(
             f"INSERT INTO {model._meta.db_table} ({names}) "
             f"SELECT {chosen} FROM unnest({self._arrays(model, columns)}) AS rows ({names}){tail}",
@@ -143,16 +144,21 @@ class PostgresSql(Sql):
         return cursor
 
     def _arrays(self, model: type[models.Model], columns: Sequence[str]) -> str:
-        return ", ".join(f"%s::{self._array_type(model, column)}[]" for column in columns)
+        return ", ".join(f"%s::{_array_type(model, column)}[]" for column in columns)
 
-    def _array_type(self, model: type[models.Model], column: str) -> str:
-        """varchar(n) would cut silently, and lists of JSON are no arrays: both travel as text."""
-        kind = _field(model, column).rel_db_type(self.connection) if column.endswith("_id") else None
-        kind = kind or _field(model, column).db_type(self.connection) or "text"
-        return "text" if kind.startswith(("varchar", "jsonb")) else kind
 
-    def _from_text(self, model: type[models.Model], column: str) -> str:
-        return "::jsonb" if isinstance(_field(model, column), models.JSONField) else ""
+# Asked for each column of each statement: worked out once.
+@cache
+def _array_type(model: type[models.Model], column: str) -> str:
+    """varchar(n) would cut silently, and lists of JSON are no arrays: both travel as text."""
+    kind = _field(model, column).rel_db_type(connection) if column.endswith("_id") else None
+    kind = kind or _field(model, column).db_type(connection) or "text"
+    return "text" if kind.startswith(("varchar", "jsonb")) else kind
+
+
+@cache
+def _from_text(model: type[models.Model], column: str) -> str:
+    return "::jsonb" if isinstance(_field(model, column), models.JSONField) else ""
 
 
 def _field(model: type[models.Model], column: str) -> Any:
