@@ -25,7 +25,7 @@ from tests.factories import BudgetFactory, CatalogueModelFactory, DowngradeRuleF
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.databases import Databases
 from tests.support.provider import Provider
-from tests.support.server import GuardServer
+from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
 
 StartServer = Callable[..., GuardServer]
 Hire = Callable[..., Agent]
@@ -734,13 +734,13 @@ def test_changes_are_seen_by_every_worker_within_a_second(pair: GuardServer, pro
 def test_the_breaker_is_shared_by_the_workers_and_lets_probes_through(pair: GuardServer, provider: Provider) -> None:
     with pair.database(), transaction.atomic():
         agent = make_agent(pair)
-    primary, seen_s = upstream(agent.model), 0.6
+    primary = upstream(agent.model)
 
     def let_it_half_open() -> None:
         with pair.database():
             opened_at = timezone.now() - timedelta(seconds=OPEN_S)
             assert Breaker.objects.filter(pk=agent.model, opened_at__isnull=False).update(opened_at=opened_at) == 1
-        time.sleep(seen_s)
+        time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
 
     def opened_at() -> datetime | None:
         with pair.database():
@@ -751,7 +751,7 @@ def test_the_breaker_is_shared_by_the_workers_and_lets_probes_through(pair: Guar
         assert opened_at() is None if call else True
         assert agent.chat().headers["X-Guard-Route"] == "fallback"
     assert opened_at() is not None
-    time.sleep(seen_s)
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert by_every_worker(agent) == {200}
     assert len(provider.calls(primary)) == FAILURES_TO_OPEN
 
@@ -767,5 +767,5 @@ def test_the_breaker_is_shared_by_the_workers_and_lets_probes_through(pair: Guar
     assert by_every_worker(agent) == {200}
     assert len(provider.calls(primary)) >= PROBES
     eventually(lambda: opened_at() is None)
-    time.sleep(seen_s)
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert agent.chat().headers["X-Guard-Route"] == "primary"

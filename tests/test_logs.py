@@ -2,13 +2,13 @@
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from logging.config import dictConfig
 
 from guard.logs import log_config
 from guard.telemetry import facts_of
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.agents import eventually
 from tests.support.calls import chat_call, record_of
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
@@ -57,7 +57,7 @@ def test_a_server_writes_one_line_a_call_and_no_secret(
     agent.post("/v1/chat/completions", json={**body, "stream": True}, headers={"X-Request-Id": "second"})
     provider.behave(status=500)
     agent.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "third"})
-    time.sleep(0.5)
+    eventually(lambda: '"third"' in server.log)
     server.terminate()
     lines = [json.loads(line) for line in server.log.splitlines()]
     calls = [line for line in lines if line["logger"] == "guard.calls"]

@@ -30,11 +30,10 @@ from tests.factories import (
     UserFactory,
 )
 from tests.support.provider import Provider
-from tests.support.server import GuardServer
+from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
 
 ASKED = {"messages": [{"role": "user", "content": "Where is my order?"}]}
 PAGE = "/admin/tenants/tenant/acme/rehearsal/"
-POLLED_WITHIN_S = 0.6
 
 # What "large" holds for ASKED: (18 bytes + 8 + 16) tokens in, and the tenant's 1024 tokens out.
 LARGE_HOLD = 42 * 12_500 + 1024 * 25_000
@@ -127,14 +126,14 @@ def test_a_real_call_goes_as_its_rehearsal(guard_server: Callable[..., GuardServ
     pair.stands(0)
     with pair.server.database():
         Breaker.objects.create(model_id="large", opened_at=timezone.now())
-    time.sleep(POLLED_WITHIN_S)
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert both() == (200, "other", "fallback", 1024)
     with pair.server.database():
         model = CatalogueModel.objects.get(pk="other")
         model.is_enabled = False
         model.save()
         Breaker.objects.create(model_id="small", opened_at=timezone.now())
-    time.sleep(POLLED_WITHIN_S)
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert both() == (503, "all_models_failed")
     with pair.server.database():
         pair.tenant.is_active = False

@@ -18,12 +18,13 @@ from django.db import transaction
 from openai.types.chat import ChatCompletionMessageParam
 from pytest_django import DjangoDbBlocker
 
-from spend.models import LedgerEntry, Outcome, Route
+from guard.breaker import FAILURES_TO_OPEN
+from spend.models import Breaker, LedgerEntry, Outcome, Route
 from tenants.models import Tenant
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream
 from tests.support.databases import Databases
 from tests.support.provider import Provider
-from tests.support.server import GuardServer
+from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
 
 StartServer = Callable[..., GuardServer]
 
@@ -75,7 +76,7 @@ def tokens_of(text: str) -> int:
 
 
 def test_chunks_are_passed_on_as_they_come(agent: Agent, provider: Provider) -> None:
-    provider.behave(upstream(agent.model), chunks=4, chunk_delay_s=0.1)
+    provider.behave(upstream(agent.model), chunks=4, chunk_delay_s=0.3)
     events = events_of(agent.stream())
     next(events)
     (call,) = provider.calls(upstream(agent.model))
@@ -397,11 +398,17 @@ def test_all_models_failing_is_one_503_and_no_stream(agent: Agent, provider: Pro
 
 def test_streams_that_break_off_open_the_breaker(agent: Agent, provider: Provider) -> None:
     provider.behave(upstream(agent.model), chunks=8, break_after_chunks=3, chunk_delay_s=0.02)
-    for _ in range(5):
+    for _ in range(FAILURES_TO_OPEN):
         list(events_of(agent.stream()))
-        time.sleep(0.3)  # so that the server has read the failures so far
+    eventually(lambda: is_open(agent))
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert agent.stream().headers["X-Guard-Model"] == agent.fallback
-    assert len(provider.calls(upstream(agent.model))) == 5
+    assert len(provider.calls(upstream(agent.model))) == FAILURES_TO_OPEN
+
+
+def is_open(agent: Agent) -> bool:
+    with agent.server.database():
+        return Breaker.objects.filter(pk=agent.model, opened_at__isnull=False).exists()
 
 
 # When the client goes away

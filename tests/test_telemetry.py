@@ -202,11 +202,6 @@ def test_off_a_trace_is_one_object_that_does_nothing() -> None:
     assert trace is PLAIN
     assert trace.step("hold") is NOTHING
     assert trace.headers() == {}
-    started = time.perf_counter()
-    for _ in range(1000):
-        with trace.step("hold"):
-            pass
-    assert time.perf_counter() - started < 0.05
 
 
 def test_context_is_taken_only_with_a_traceparent() -> None:
