@@ -224,7 +224,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class NotPending:
-    """The reservation had ended before, its lease being over."""
+    """The reservation had ended before: its lease was over, or it was settled and nobody heard of it."""
 
     standings: tuple[Standing, ...]
 
@@ -257,12 +257,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Book:
-    """What a batch reads, and what it changed: balances, pending reservations, and the rows to write."""
+    """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
+
+    `recorded` are the calls whose record was written before: only a batch that is tried again has some.
+    """
 
     windows: dict[int, Balance]
     window_ids: dict[WindowKey, int]
     pending: set[UUID]
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
+    recorded: set[UUID] = field(default_factory=set)
     reserved: list[Reserved] = field(default_factory=list)
     ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
@@ -286,7 +290,8 @@ def _apply_one(command: Command, book: Book) -> Result:
         case Expire(reserved, at):
             return _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
         case Record():
-            book.records.append(command)
+            if command.caller.call_id not in book.recorded:
+                book.records.append(command)
             return None
         case Remember():
             book.remembered.append(command)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -44,15 +45,17 @@ class Posting:
         self.using = using
         self.known_window_ids: dict[WindowKey, int] = {}
 
-    def post(self, commands: Sequence[Command]) -> list[Result]:
+    def post(self, commands: Sequence[Command], *, is_retry: bool = False) -> list[Result]:
         """Apply `commands` in one transaction and return each one's result.
 
-        Raises django.db.Error where the database fails; then nothing was written.
+        Raises django.db.Error where the database fails; then nothing was written, unless it failed to
+        answer the commit. So a batch may be posted again, as a retry, and counts once.
         """
         sql = Sql.on(connections[self.using])
         self._ensure_windows(sql, commands)
         with transaction.atomic(using=self.using, durable=True):
             book = self._read(sql, commands)
+            book.recorded |= self._recorded(commands) if is_retry else set()
             results = apply(commands, book)
             self._write(sql, book)
         return results
@@ -103,6 +106,10 @@ class Posting:
             pending={sql.uuid(row[0]) for row in pending},
             in_flight=self._count_in_flight(commands),
         )
+
+    def _recorded(self, commands: Sequence[Command]) -> set[UUID]:
+        ids = [command.caller.call_id for command in commands if isinstance(command, Record)]
+        return set(Call.objects.using(self.using).filter(pk__in=ids).values_list("pk", flat=True))
 
     def _count_in_flight(self, commands: Sequence[Command]) -> dict[CallGroup, int]:
         """How many reservations each group that is limited has pending.

@@ -56,6 +56,7 @@ class Writer:
         self.posting = Posting(using)
         self.queue: SimpleQueue[Unit | None] = SimpleQueue()
         self.kept: deque[Unit] = deque()
+        self.is_retrying = False
         self.thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def start(self) -> None:
@@ -89,6 +90,7 @@ class Writer:
         try:
             while (units := self._next_units()) is not None:
                 self._post(units)
+                self.is_retrying = bool(self.kept)
         finally:
             connections[self.using].close()
 
@@ -123,7 +125,8 @@ class Writer:
     def _post(self, units: list[Unit]) -> None:
         units = [unit for unit in units if not unit.is_abandoned]
         try:
-            results = self.posting.post([command for unit in units for command in unit.commands])
+            commands = [command for unit in units for command in unit.commands]
+            results = self.posting.post(commands, is_retry=self.is_retrying)
         except Error as error:
             self._post_failed(units, error)
         except Exception:

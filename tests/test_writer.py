@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 
-from spend.ledger import Command, Ended, Held, LedgerError, Record, Reserved, Result, Standing
-from spend.models import Call, Outcome, Reservation, ReservationState, Window
+from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
+from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, Window
 from spend.posting import Posting
 from spend.writer import Writer
 from tests.support.books import assert_the_books_balance
@@ -41,14 +41,19 @@ class Watched(Posting):
         self.batches: list[int] = []
         self.is_committed, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()
+        self.loses_answers = 0
+        self.knows_retries = True
 
-    def post(self, commands: Sequence[Command]) -> list[Result]:
+    def post(self, commands: Sequence[Command], *, is_retry: bool = False) -> list[Result]:
         if connection.vendor == "sqlite":
             connection.cursor().execute("PRAGMA busy_timeout = 100")
-        results = super().post(commands)
+        results = super().post(commands, is_retry=is_retry and self.knows_retries)
         self.batches.append(len(commands))
         self.is_committed.set()
         self.may_go_on.wait(10)
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise OperationalError("the connection broke before the commit was answered")
         return results
 
 
@@ -260,6 +265,31 @@ def terminate_other_backends() -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
             [connection.settings_dict["NAME"]],
         )
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_commit_whose_answer_is_lost_is_posted_again_and_counts_once(writer: Writer, is_guarded: bool) -> None:
+    """Without looking for its record, the second time fails on what the first has written."""
+    posting = writer.posting
+    assert isinstance(posting, Watched)
+    posting.knows_retries = is_guarded
+
+    async def main() -> None:
+        writer.start()
+        reserved = await hold(writer)
+        posting.loses_answers = 1
+        settled = writer.post(settle_of(reserved, 40), record_of(reserved, 40))
+        if is_guarded:
+            assert await settled == [NotPending((Standing(40, 0),)), None]
+        else:
+            with pytest.raises(LedgerError):
+                await settled
+
+    run(main())
+    assert standing() == Standing(40, 0)
+    assert Call.objects.count() == 1
+    assert Rollup.objects.get(route="primary").served == 1
+    assert_the_books_balance()
 
 
 # Callers who go away
