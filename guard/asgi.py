@@ -8,6 +8,7 @@ the view and send its answer.  Everything else is Django's own.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -70,7 +71,7 @@ async def send_answer(response: HttpResponseBase, receive: Receive, send: Send) 
 
 
 async def send_stream(start: Message, body: Relay, receive: Receive, send: Send) -> None:
-    """Pass a stream on until it ends or its client goes; either way it is settled when this returns."""
+    """Pass a stream on until it ends or its client goes or reads no more; it is settled when this returns."""
     passing = asyncio.create_task(pass_on(start, body, send))
     leaving = asyncio.create_task(until_gone(receive))
     try:
@@ -84,13 +85,15 @@ async def send_stream(start: Message, body: Relay, receive: Receive, send: Send)
         # A task of its own: whoever cancels this one may do so more than once.
         await asyncio.shield(body.runtime.keep(close(body, passing)))
     if not passing.cancelled():
-        passing.result()
+        with suppress(TimeoutError):  # its client reads no more, and need not be told
+            passing.result()
 
 
 async def pass_on(start: Message, body: Relay, send: Send) -> None:
     await send(start)
     async for piece in body:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async with asyncio.timeout(settings.STREAM_IDLE_SECONDS):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

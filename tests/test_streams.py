@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import bpe_openai
@@ -423,12 +423,21 @@ def leave(agent: Agent, after_events: int, **body: Any) -> list[Any]:
     return seen
 
 
-def leave_before_the_answer(agent: Agent, after_s: float, **body: Any) -> None:
+@contextmanager
+def asking(agent: Agent, **body: Any) -> Iterator[socket.socket]:
+    """A connection with little room, on which a call is asked and nothing read yet."""
     payload = json.dumps({"model": agent.model, "messages": HELLO, **body})
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {agent.secret}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    with closing(socket.create_connection(("127.0.0.1", agent.server.port))) as connection:
+    with closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", agent.server.port))
         connection.sendall(f"{head}{payload}".encode())
+        yield connection
+
+
+def leave_before_the_answer(agent: Agent, after_s: float, **body: Any) -> None:
+    with asking(agent, **body):
         time.sleep(after_s)
 
 
@@ -446,6 +455,19 @@ def test_a_client_that_goes_is_billed_for_what_it_was_sent(agent: Agent, provide
     provider_was_left(agent, provider)
     (call,) = agent.calls()
     assert call.outcome == Outcome.SERVED
+
+
+def test_a_client_that_reads_no_more_is_billed_for_what_came_and_waited_for_no_longer(
+    agent: Agent, provider: Provider
+) -> None:
+    text = "parcel " * 9_000
+    provider.behave(upstream(agent.model), chunks=[chunk(choice({"content": text}))] * 401, stall_after_chunks=400)
+    with asking(agent, stream=True) as connection:
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        entry = agent.entry()
+        assert (entry.is_estimated, entry.cost_ticks) == (True, entry.hold_ticks)
+        assert agent.calls()[0].outcome == Outcome.SERVED
+        provider_was_left(agent, provider)
 
 
 def test_a_client_that_goes_at_any_time_is_billed_once(agent: Agent, provider: Provider) -> None:
