@@ -113,7 +113,7 @@ class ChatEndpoint(ChatView):
         body = {
             "id": exchange.request_id,
             "tenantId": exchange.key.tenant.id,
-            "content": (choice.get("message") or {}).get("content") or "",
+            "content": choice.get("message", {}).get("content") or "",
             "model": answer.model,
             "requestedModel": exchange.asked.ask.model,
             "route": str(answer.route),

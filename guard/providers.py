@@ -133,9 +133,9 @@ class Provider:
             raise _connection_error(error) from None
         except (ValueError, httpx2.HTTPError):
             raise Failed("bad_answer", billed=None) from None
-        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        if not _is_completion(answer):
             raise Failed("bad_answer", billed=None)
-        return answer
+        return cast(dict[str, Any], answer)
 
     async def stream(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> "ProviderStream":
         """The provider's stream, once its first event has come. Raises Rejected or Failed.
@@ -220,6 +220,13 @@ class ProviderStream:
         """Closes the connection, unless all of it was read. Never fails."""
         with suppress(httpx2.HTTPError):
             await self.response.aclose()
+
+
+def _is_completion(answer: Any) -> bool:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return isinstance(choices, list) and all(
+        isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
+    )
 
 
 def _is_sound(event: Event) -> bool:
