@@ -53,7 +53,7 @@ class Posting:
         """
         sql = Sql.on(connections[self.using])
         self._ensure_windows(sql, commands)
-        with transaction.atomic(using=self.using, durable=True):
+        with sql.turn(), transaction.atomic(using=self.using, durable=True):
             book = self._read(sql, commands)
             book.recorded |= self._recorded(commands) if is_retry else set()
             results = apply(commands, book)

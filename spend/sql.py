@@ -4,8 +4,11 @@ SQLite takes many rows by `executemany`; Postgres by arrays, one a column, that 
 rows: its statement stays the same however many rows there are.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
+from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -27,6 +30,10 @@ class Sql:
     @staticmethod
     def on(connection: BaseDatabaseWrapper) -> "Sql":
         return (PostgresSql if connection.vendor == "postgresql" else SqliteSql)(connection)
+
+    def turn(self) -> AbstractContextManager[Any]:
+        """Wait until it is this process's turn to write."""
+        return nullcontext()
 
     def insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, on_conflict: str = "") -> None:
         if rows:
@@ -64,6 +71,16 @@ class Sql:
 class SqliteSql(Sql):
     """SQLite: the transaction began IMMEDIATE and so has locked the whole file already."""
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """SQLite's own lock is waited for by looking again, ever less often, which starves whoever has no luck."""
+        turns = _turns(self.connection.settings_dict["NAME"])
+        flock(turns, LOCK_EX)
+        try:
+            yield
+        finally:
+            flock(turns, LOCK_UN)
+
     def _insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, tail: str) -> None:
         places = ", ".join("?" * len(columns))
         self._many(f"INSERT INTO {model._meta.db_table} ({', '.join(columns)}) VALUES ({places}){tail}", rows)
@@ -87,6 +104,12 @@ class SqliteSql(Sql):
         with self.connection.wrap_database_errors:
             cursor.executemany(statement, list(zip(*map(_stored, zip(*rows, strict=True)), strict=True)))
         return int(cursor.rowcount)
+
+
+@cache
+def _turns(database: Any) -> int:
+    """The empty file beside the database, open, whose lock its processes hand on, each at once to the next."""
+    return os.open(f"{database}-turn", os.O_CREAT)
 
 
 def _and(table: str, only: Only | None) -> str:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,7 @@ pytestmark = pytest.mark.django_db
 several_at_once = pytest.mark.django_db(transaction=True)
 
 only_postgres = pytest.mark.skipif("config.getoption('db') != 'postgres'", reason="SQLite locks its whole file")
+only_sqlite = pytest.mark.skipif("config.getoption('db') != 'sqlite'", reason="Postgres has no file to wait for")
 
 DAY = limit_of(1_000)
 
@@ -178,6 +180,20 @@ def test_what_is_too_long_is_refused_and_not_cut() -> None:
     with pytest.raises(DataError):
         hold(customer="x" * 256)
     assert not Reservation.objects.exists()
+
+
+@only_sqlite
+@several_at_once
+def test_processes_write_in_turn() -> None:
+    with open(f"{connection.settings_dict['NAME']}-turn", "wb") as another:
+        flock(another, LOCK_EX)
+        posting = threading.Thread(target=at_once, args=([partial(hold, ticks=7)],))
+        posting.start()
+        posting.join(0.2)
+        assert posting.is_alive()
+        flock(another, LOCK_UN)
+        posting.join()
+    assert Reservation.objects.get().hold_ticks == 7
 
 
 def test_an_empty_batch_is_no_work() -> None:
