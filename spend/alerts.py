@@ -18,7 +18,7 @@ from django.db.models import F, Min, Q, Sum
 from spend.ledger import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
 from spend.posting import bucket_of
-from spend.sql import Sql
+from spend.sql import Sql, Update
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import AlertChannel, Budget, Scope, Tenant, TopUp
 from tenants.money import TICKS_PER_USD
@@ -228,7 +228,7 @@ def _mark_looked(windows: Sequence[Window]) -> None:
     with transaction.atomic():
         # The ledger's order of locks, or the two could wait for each other for ever.
         sql.lock(Window, ["id"], [window.id for window in windows])
-        sql.update(Window, ["looked_ticks"], [(window.id, window.spent_ticks) for window in windows])
+        sql.write(Update(Window, ["looked_ticks"], [(window.id, window.spent_ticks) for window in windows]))
 
 
 def _in_batches(windows: Iterator[Window]) -> Iterator[list[Window]]:

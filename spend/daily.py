@@ -36,7 +36,7 @@ from spend.models import (
 )
 from spend.prices import PriceHistory, load_history
 from spend.pricing import Usage, cost_ticks
-from spend.sql import Sql
+from spend.sql import Insert, Sql, added
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 
@@ -163,24 +163,25 @@ def _steps(starts_at: datetime, until: datetime) -> Iterator[tuple[datetime, dat
 
 
 def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
-    sql = Sql.on(connection)
     with transaction.atomic():
         marks = RollupMark.objects.filter(tenant_id__in=group.tenant_ids, through=starts_at, time_zone=group.time_zone)
         if marks.update(through=ends_at) != len(group.tenant_ids):
             raise MarkMovedError
-        sql.add(DailyRollup, ["tenant_id", "day", "model", "route"], MEASURES, _rollups(group, starts_at, ends_at))
-        sql.add(
-            DailyCustomer, ["tenant_id", "day", "customer"], ["attempts", "cost_ticks"],
-            _customers(group, starts_at, ends_at),
-        )  # fmt: skip
-        sql.insert(
-            ConversationTotal, ["tenant_id", "conversation", "began_on", "attempts", "cost_ticks"],
-            _conversations(group, starts_at, ends_at), on_conflict=ADD_TO_CONVERSATION,
-        )  # fmt: skip
-        sql.add(
-            DailyDowngrade, ["tenant_id", "day", "requested_model", "model"],
-            ["attempts", "cost_ticks", "asked_ticks", "unpriced"],
-            [(*key, *sums) for key, sums in downgrades(_entries(group, starts_at, ends_at), group.zone).items()],
+        Sql.on(connection).write(
+            added(DailyRollup, ["tenant_id", "day", "model", "route"], MEASURES, _rollups(group, starts_at, ends_at)),
+            added(
+                DailyCustomer, ["tenant_id", "day", "customer"], ["attempts", "cost_ticks"],
+                _customers(group, starts_at, ends_at),
+            ),
+            Insert(
+                ConversationTotal, ["tenant_id", "conversation", "began_on", "attempts", "cost_ticks"],
+                _conversations(group, starts_at, ends_at), on_conflict=ADD_TO_CONVERSATION,
+            ),
+            added(
+                DailyDowngrade, ["tenant_id", "day", "requested_model", "model"],
+                ["attempts", "cost_ticks", "asked_ticks", "unpriced"],
+                [(*key, *sums) for key, sums in downgrades(_entries(group, starts_at, ends_at), group.zone).items()],
+            ),
         )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from spend.ledger import (
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.opening import opening_ticks
-from spend.sql import Sql
+from spend.sql import Insert, Sql, Update, added
 
 PENDING = ("state", ReservationState.PENDING.value)
 
@@ -80,7 +80,7 @@ class Posting:
         with transaction.atomic(using=self.using):
             openings = {key: opening_ticks(key, ends[key], self.using) for key in keys}
             rows = [(*key, ends[key], opening, opening, 0) for key, opening in openings.items()]
-            sql.insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING")
+            sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
         for key in keys:
             self.known_window_ids[key] = (
                 Window.objects.using(self.using).values_list("id", flat=True).get(**key._asdict())
@@ -130,23 +130,19 @@ class Posting:
         return {group: counts[group] for group in groups}
 
     def _write(self, sql: Sql, book: Book) -> None:
-        sql.update(
-            Window,
-            ["spent_ticks", "held_ticks"],
-            [(balance.id, balance.spent_ticks, balance.held_ticks) for balance in book.windows.values()],
+        balances = [(balance.id, balance.spent_ticks, balance.held_ticks) for balance in book.windows.values()]
+        ended = [(ended_id, state.value, at) for ended_id, state, at in book.ended]
+        answers = [(remember.id, remember.answer) for remember in book.remembered]
+        _, _, count, *_ = sql.write(
+            Update(Window, ["spent_ticks", "held_ticks"], balances),
+            Insert(Reservation, RESERVATION_FIELDS, [_reservation_row(reserved) for reserved in book.reserved]),
+            Update(Reservation, ["state", "ended_at"], ended, only=PENDING),
+            Insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries]),
+            Insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records]),
+            Update(IdempotentCall, ["answer"], answers),
+            added(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book)),
         )
-        sql.insert(Reservation, RESERVATION_FIELDS, [_reservation_row(reserved) for reserved in book.reserved])
-        ended = sql.update(
-            Reservation,
-            ["state", "ended_at"],
-            [(ended_id, state.value, at) for ended_id, state, at in book.ended],
-            only=PENDING,
-        )
-        assert ended == len(book.ended), "a reservation ended twice"  # noqa: S101
-        sql.insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries])
-        sql.insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records])
-        sql.update(IdempotentCall, ["answer"], [(remember.id, remember.answer) for remember in book.remembered])
-        sql.add(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book))
+        assert count == len(ended), "a reservation ended twice"  # noqa: S101
 
 
 MOST_KNOWN_WINDOWS = 100_000

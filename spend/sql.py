@@ -1,12 +1,13 @@
-"""Set-based SQL for the ledger: one statement for many rows, on SQLite and on Postgres.
+"""Set-based SQL for the ledger: a few statements for many rows, on SQLite and on Postgres.
 
 SQLite takes many rows by `executemany`; Postgres by arrays, one a column, that `unnest` turns into
-rows: its statement stays the same however many rows there are.
+rows: its statement stays the same however many rows there are, and several changes go as one.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import cache
@@ -16,9 +17,45 @@ from uuid import UUID
 from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+Model = type[models.Model]
+Columns = Sequence[str]
 Rows = Sequence[tuple[Any, ...]]
 Only = tuple[str, str]
 """A column and the value that it must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """New rows, their values in the order of `columns`."""
+
+    model: Model
+    columns: Columns
+    rows: Rows
+    on_conflict: str = ""
+
+    @property
+    def tail(self) -> str:
+        return f" ON CONFLICT {self.on_conflict}" if self.on_conflict else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New values of `columns` in the rows whose id comes first in each tuple."""
+
+    model: Model
+    columns: Columns
+    rows: Rows
+    only: Only | None = None
+
+
+Change = Insert | Update
+
+
+def added(model: Model, key: Columns, sums: Columns, rows: Rows) -> Insert:
+    """New rows, or where there is one with the same key, their sums added to it."""
+    table = model._meta.db_table
+    additions = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in sums)
+    return Insert(model, [*key, *sums], rows, on_conflict=f"({', '.join(key)}) DO UPDATE SET {additions}")
 
 
 class Sql:
@@ -35,36 +72,18 @@ class Sql:
         """Wait until it is this process's turn to write."""
         return nullcontext()
 
-    def insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, on_conflict: str = "") -> None:
-        if rows:
-            self._insert(model, columns, rows, f" ON CONFLICT {on_conflict}" if on_conflict else "")
+    def write(self, *changes: Change) -> list[int]:
+        """Make all the changes, of different tables, and return how many rows each of them touched."""
+        raise NotImplementedError
 
-    def add(self, model: type[models.Model], key: Sequence[str], sums: Sequence[str], rows: Rows) -> None:
-        """Insert rows, or add their sums to those of the row with the same key."""
-        table = model._meta.db_table
-        added = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in sums)
-        self.insert(model, [*key, *sums], rows, on_conflict=f"({', '.join(key)}) DO UPDATE SET {added}")
-
-    def update(self, model: type[models.Model], columns: Sequence[str], rows: Rows, only: Only | None = None) -> int:
-        """Set `columns` of the rows whose id comes first in each tuple; the number of rows changed."""
-        return self._update(model, columns, rows, only) if rows else 0
-
-    def lock(
-        self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None = None
-    ) -> Rows:
+    def lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None = None) -> Rows:
         """Read the rows with these ids, in order, locked until the transaction ends."""
         return self._lock(model, columns, ids, only) if ids else []
 
     def uuid(self, value: Any) -> UUID:
         return value if isinstance(value, UUID) else UUID(value)
 
-    def _insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, tail: str) -> None:
-        raise NotImplementedError
-
-    def _update(self, model: type[models.Model], columns: Sequence[str], rows: Rows, only: Only | None) -> int:
-        raise NotImplementedError
-
-    def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
+    def _lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None) -> Rows:
         raise NotImplementedError
 
 
@@ -81,17 +100,19 @@ class SqliteSql(Sql):
         finally:
             flock(turns, LOCK_UN)
 
-    def _insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, tail: str) -> None:
-        places = ", ".join("?" * len(columns))
-        self._many(f"INSERT INTO {model._meta.db_table} ({', '.join(columns)}) VALUES ({places}){tail}", rows)
+    def write(self, *changes: Change) -> list[int]:
+        return [self._write(change) if change.rows else 0 for change in changes]
 
-    def _update(self, model: type[models.Model], columns: Sequence[str], rows: Rows, only: Only | None) -> int:
+    def _write(self, change: Change) -> int:
+        table, columns = change.model._meta.db_table, change.columns
+        if isinstance(change, Insert):
+            places = ", ".join("?" * len(columns))
+            return self._many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}){change.tail}", change.rows)
         assignments = ", ".join(f"{column} = ?" for column in columns)
-        table = model._meta.db_table
-        statement = f"UPDATE {table} SET {assignments} WHERE id = ?{_and(table, only)}"
-        return self._many(statement, [(*row[1:], row[0]) for row in rows])
+        statement = f"UPDATE {table} SET {assignments} WHERE id = ?{_and(table, change.only)}"
+        return self._many(statement, [(*row[1:], row[0]) for row in change.rows])
 
-    def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
+    def _lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None) -> Rows:
         table, places = model._meta.db_table, ", ".join("?" * len(ids))
         statement = f"SELECT {', '.join(columns)} FROM {table} WHERE id IN ({places}){_and(table, only)} ORDER BY id"
         cursor = self.connection.connection.cursor()
@@ -127,52 +148,63 @@ def _stored(column: Sequence[Any]) -> Sequence[Any]:
 
 
 class PostgresSql(Sql):
-    def _insert(self, model: type[models.Model], columns: Sequence[str], rows: Rows, tail: str) -> None:
-        names = ", ".join(columns)
-        chosen = ", ".join(f"{column}{_from_text(model, column)}" for column in columns)
-        self._execute(
-            f"INSERT INTO {model._meta.db_table} ({names}) "
-            f"SELECT {chosen} FROM unnest({self._arrays(model, columns)}) AS rows ({names}){tail}",
-            _columns_of(rows),
-        )
+    """Postgres: the changes are one statement, each a part of its WITH: the server is waited for once."""
 
-    def _update(self, model: type[models.Model], columns: Sequence[str], rows: Rows, only: Only | None) -> int:
-        names = ["id", *columns]
-        table = model._meta.db_table
-        assignments = ", ".join(f"{column} = rows.{column}" for column in columns)
-        cursor = self._execute(
-            f"UPDATE {table} SET {assignments} "
-            f"FROM unnest({self._arrays(model, names)}) AS rows ({', '.join(names)}) "
-            f"WHERE {table}.id = rows.id{_and(table, only)}",
-            _columns_of(rows),
-        )
-        return int(cursor.rowcount)
+    def write(self, *changes: Change) -> list[int]:
+        made = [change for change in changes if change.rows]
+        if not made:
+            return [0] * len(changes)
+        parts, counts = [], []
+        arrays: list[list[Any]] = []
+        for number, change in enumerate(made):
+            parts.append(f"part_{number} AS ({_statement(change, len(arrays))} RETURNING 1)")
+            counts.append(f"(SELECT count(*) FROM part_{number})")
+            arrays += _columns_of(change.rows)
+        (touched,) = self._execute(f"WITH {', '.join(parts)} SELECT {', '.join(counts)}", arrays)
+        remaining = iter(touched)
+        return [next(remaining) if change.rows else 0 for change in changes]
 
-    def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
-        table, array = model._meta.db_table, self._arrays(model, ["id"])
+    def _lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None) -> Rows:
+        table, array = model._meta.db_table, _arrays(model, ["id"])
         condition = f"id = ANY({array}){_and(table, only)}"
-        cursor = self._execute(
+        return self._execute(
             f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY id FOR UPDATE", [list(ids)]
         )
-        rows: Rows = cursor.fetchall()
-        return rows
 
-    def _execute(self, statement: str, params: list[Any]) -> Any:
-        from psycopg import Cursor
+    def _execute(self, statement: str, arrays: list[list[Any]]) -> Rows:
+        from psycopg import RawCursor
 
         # Django's cursor binds on the client, which spells out every array in Python.
-        cursor = Cursor(self.connection.connection)
+        cursor = RawCursor(self.connection.connection)
         with self.connection.wrap_database_errors:
-            cursor.execute(statement, params)
-        return cursor
+            rows: Rows = cursor.execute(statement, arrays).fetchall()
+        return rows
 
-    def _arrays(self, model: type[models.Model], columns: Sequence[str]) -> str:
-        return ", ".join(f"%s::{_array_type(model, column)}[]" for column in columns)
+
+def _statement(change: Change, given: int) -> str:
+    """The change as SQL, whose arrays follow `given` others."""
+    table, columns = change.model._meta.db_table, change.columns
+    if isinstance(change, Insert):
+        names = ", ".join(columns)
+        chosen = ", ".join(f"{column}{_from_text(change.model, column)}" for column in columns)
+        arrays = _arrays(change.model, columns, given)
+        return f"INSERT INTO {table} ({names}) SELECT {chosen} FROM unnest({arrays}) AS rows ({names}){change.tail}"
+    names = ", ".join(["id", *columns])
+    assignments = ", ".join(f"{column} = rows.{column}" for column in columns)
+    return (
+        f"UPDATE {table} SET {assignments} "
+        f"FROM unnest({_arrays(change.model, ['id', *columns], given)}) AS rows ({names}) "
+        f"WHERE {table}.id = rows.id{_and(table, change.only)}"
+    )
+
+
+def _arrays(model: Model, columns: Columns, given: int = 0) -> str:
+    return ", ".join(f"${number}::{_array_type(model, column)}[]" for number, column in enumerate(columns, given + 1))
 
 
 # Asked for each column of each statement: worked out once.
 @cache
-def _array_type(model: type[models.Model], column: str) -> str:
+def _array_type(model: Model, column: str) -> str:
     """varchar(n) would cut silently, and lists of JSON are no arrays: both travel as text."""
     kind = _field(model, column).rel_db_type(connection) if column.endswith("_id") else None
     kind = kind or _field(model, column).db_type(connection) or "text"
@@ -180,11 +212,11 @@ def _array_type(model: type[models.Model], column: str) -> str:
 
 
 @cache
-def _from_text(model: type[models.Model], column: str) -> str:
+def _from_text(model: Model, column: str) -> str:
     return "::jsonb" if isinstance(_field(model, column), models.JSONField) else ""
 
 
-def _field(model: type[models.Model], column: str) -> Any:
+def _field(model: Model, column: str) -> Any:
     return next(field for field in model._meta.concrete_fields if field.column == column)
 
 
