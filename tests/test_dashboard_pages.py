@@ -447,4 +447,4 @@ def test_a_page_asks_no_more_of_more_data(
     made_history(entries=500, tenants=12, days=3, now=now, prefix="more")
     assert ask() == few
     catch_up(now)
-    assert ask() <= few + 1
+    assert ask() <= few + 2  # by the hour: what is summed is read of each zone's own day, and conversations by name
