@@ -41,6 +41,10 @@ class Sql:
         """Set `columns` of the rows whose id comes first in each tuple; the number of rows changed."""
         return self._update(model, columns, rows, only) if rows else 0
 
+    def delete(self, model: type[models.Model], column: str, values: Sequence[Any]) -> int:
+        """Delete the rows whose `column` has one of `values`; how many there were."""
+        return self._delete(model, column, values) if values else 0
+
     def lock(
         self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None = None
     ) -> Rows:
@@ -54,6 +58,9 @@ class Sql:
         raise NotImplementedError
 
     def _update(self, model: type[models.Model], columns: Sequence[str], rows: Rows, only: Only | None) -> int:
+        raise NotImplementedError
+
+    def _delete(self, model: type[models.Model], column: str, values: Sequence[Any]) -> int:
         raise NotImplementedError
 
     def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
@@ -72,6 +79,9 @@ class SqliteSql(Sql):
         table = model._meta.db_table
         statement = f"UPDATE {table} SET {assignments} WHERE id = ?{_and(table, only)}"
         return self._many(statement, [(*row[1:], row[0]) for row in rows])
+
+    def _delete(self, model: type[models.Model], column: str, values: Sequence[Any]) -> int:
+        return self._many(f"DELETE FROM {model._meta.db_table} WHERE {column} = ?", [(value,) for value in values])
 
     def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
         table, places = model._meta.db_table, ", ".join("?" * len(ids))
@@ -123,6 +133,10 @@ class PostgresSql(Sql):
             _columns_of(rows),
         )
         return int(cursor.rowcount)
+
+    def _delete(self, model: type[models.Model], column: str, values: Sequence[Any]) -> int:
+        statement = f"DELETE FROM {model._meta.db_table} WHERE {column} = ANY({self._arrays(model, [column])})"
+        return int(self._execute(statement, [list(values)]).rowcount)
 
     def _lock(self, model: type[models.Model], columns: Sequence[str], ids: Sequence[Any], only: Only | None) -> Rows:
         table, array = model._meta.db_table, self._arrays(model, ["id"])
