@@ -1,12 +1,13 @@
 """The managers' pages. Each view reads the address, asks for one report and shows it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Max
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 
 from dashboard import exports
@@ -24,7 +25,9 @@ from dashboard.reports import tenant_report
 from dashboard.spans import Span, month_span, next_month, previous_month, spans_at
 from dashboard.story import reason_of, story_of
 from spend.models import Call
+from spend.retention import RemovedError, removed_before
 from tenants.models import Tenant
+from tenants.periods import BEGINNING
 
 DEFAULT_SPAN = "30"
 
@@ -56,13 +59,13 @@ def _overview(request: HttpRequest, template: str) -> HttpResponse:
 def find(request: HttpRequest) -> HttpResponse:
     """A call by its request id, among all that somebody may see."""
     request_id = request.GET.get("request_id", "").strip()[:128]
-    calls = Call.objects.filter(request_id=request_id, tenant__in=visible_tenants(request.user)).select_related(
-        "tenant"
-    )
+    tenants = visible_tenants(request.user)
+    calls = Call.objects.filter(request_id=request_id, tenant__in=tenants).select_related("tenant")
     found = list(calls.order_by("-at")[:20]) if request_id else []
     if len(found) == 1:
         return redirect("call", found[0].tenant_id, found[0].id)
-    return render(request, "dashboard/find.html", {"request_id": request_id, "calls": found})
+    removed = tenants.aggregate(removed_before=Max("rollup_mark__archived_through"))
+    return render(request, "dashboard/find.html", {"request_id": request_id, "calls": found, **removed})
 
 
 @tenant_page
@@ -89,8 +92,20 @@ def calls(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         after=read_cursor(request.GET.get("after", "")),
     )
     cursors = {"newer": cursor_text(found.newer), "older": cursor_text(found.older)}
-    context = {"tenant": tenant, "tab": "calls", "form": form, "calls": found.calls, **cursors}
+    is_end = found.older is None
+    context = {
+        "tenant": tenant,
+        "tab": "calls",
+        "form": form,
+        "calls": found.calls,
+        "removed_before": _removed_of(tenant, wanted) if wanted and is_end else None,
+        **cursors,
+    }
     return render(request, "dashboard/calls.html", context)
+
+
+def _removed_of(tenant: Tenant, wanted: CallFilter) -> datetime | None:
+    return removed_before(tenant.id, wanted.starts_at or BEGINNING)
 
 
 def _filter(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFilterForm, CallFilter | None]:
@@ -100,7 +115,9 @@ def _filter(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFi
 
 @tenant_page
 def call(request: HttpRequest, tenant: Tenant, call_id: UUID) -> HttpResponse:
-    found = get_object_or_404(Call.objects.select_related("key"), pk=call_id, tenant=tenant)
+    found = Call.objects.select_related("key").filter(pk=call_id, tenant=tenant).first()
+    if found is None:
+        return _missing(request, tenant)
     attempts = attempts_of(found)
     context = {
         "tenant": tenant,
@@ -114,6 +131,14 @@ def call(request: HttpRequest, tenant: Tenant, call_id: UUID) -> HttpResponse:
     return render(request, "dashboard/call.html", context)
 
 
+def _missing(request: HttpRequest, tenant: Tenant) -> HttpResponse:
+    before = removed_before(tenant.id)
+    if before is None:
+        raise Http404("There is no such call.")
+    context = {"tenant": tenant, "tab": "calls", "removed_before": before}
+    return render(request, "dashboard/removed.html", context, status=404)
+
+
 @tenant_page
 def statement(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
@@ -124,6 +149,7 @@ def statement(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "span": span,
         "previous": f"{previous_month(span.first):%Y-%m}",
         "next": f"{next_month(span.first):%Y-%m}" if span.ends_at <= now else "",
+        "removed_before": removed_before(tenant.id, span.starts_at),
         "is_running": span.ends_at > now,
         "now": now,
     }
@@ -181,7 +207,7 @@ def days_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
         for row in rows
         for each in [row.figures]
     )  # fmt: skip
-    return exports.csv_response(request, _filename(tenant, "days", span), header, cells)
+    return _csv(request, tenant, span, "days", header, cells)
 
 
 def _span_or_month(request: HttpRequest, tenant: Tenant) -> Span:
@@ -190,8 +216,30 @@ def _span_or_month(request: HttpRequest, tenant: Tenant) -> Span:
     return _span(request, spans_at(timezone.now(), tenant.zone))
 
 
-def _filename(tenant: Tenant, what: str, span: Span) -> str:
-    return f"{tenant.id}-{what}-{span.first}-{span.last}.csv"
+Rows = Iterable[Sequence[Any]]
+
+
+def _csv(
+    request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
+) -> HttpResponseBase:
+    return exports.csv_response(request, f"{tenant.id}-{what}-{span.first}-{span.last}.csv", header, rows)
+
+
+def _single_calls_csv(
+    request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
+) -> HttpResponseBase:
+    """All of them or none: a file with some of the span's calls would pass for the whole."""
+    if before := removed_before(tenant.id, span.starts_at):
+        context = {"tenant": tenant, "tab": "statement", "removed_before": before}
+        return render(request, "dashboard/removed.html", context, status=410)
+    return _csv(request, tenant, span, what, header, _whole(tenant, span, rows))
+
+
+def _whole(tenant: Tenant, span: Span, rows: Rows) -> Iterator[Sequence[Any]]:
+    """Breaks off where calls of the span are removed while it is read."""
+    yield from rows
+    if before := removed_before(tenant.id, span.starts_at):
+        raise RemovedError(before)
 
 
 EVERY = {"customer": every_customer, "conversation": every_conversation}
@@ -202,7 +250,8 @@ def subjects_csv(request: HttpRequest, tenant: Tenant, kind: str) -> HttpRespons
     span = _span_or_month(request, tenant)
     subjects = EVERY[kind](tenant, span)
     cells = ([each.name, each.attempts, exports.usd_cell(each.cost_ticks)] for each in subjects)
-    return exports.csv_response(request, _filename(tenant, f"{kind}s", span), [kind, "attempts", "costUsd"], cells)
+    respond = _single_calls_csv if kind == "conversation" else _csv
+    return respond(request, tenant, span, f"{kind}s", [kind, "attempts", "costUsd"], cells)
 
 
 @tenant_page
@@ -222,7 +271,9 @@ def calls_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
         ]
         for each in every_call(wanted.calls_of(tenant))
     )  # fmt: skip
-    return exports.csv_response(request, f"{tenant.id}-calls.csv", header, cells)
+    removed = _removed_of(tenant, wanted)
+    since = f"-since-{removed.astimezone(tenant.zone).date()}" if removed else ""
+    return exports.csv_response(request, f"{tenant.id}-calls{since}.csv", header, cells)
 
 
 @tenant_page
@@ -234,7 +285,7 @@ def entries_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
         "inputTokens", "cachedInputTokens", "cacheWriteTokens", "outputTokens", "reasoningTokens", "heldUsd",
         "costUsd", "isEstimated", "isOverrun", "isExpired",
     ]  # fmt: skip
-    return exports.csv_response(request, _filename(tenant, "ledger", span), header, _entry_cells(tenant, span))
+    return _single_calls_csv(request, tenant, span, "ledger", header, _entry_cells(tenant, span))
 
 
 def _entry_cells(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
@@ -251,4 +302,4 @@ def _entry_cells(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
 @tenant_page
 def focus_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     span = _month(request, tenant)
-    return exports.csv_response(request, _filename(tenant, "focus", span), COLUMNS, focus_rows(tenant, span))
+    return _single_calls_csv(request, tenant, span, "focus", COLUMNS, focus_rows(tenant, span))

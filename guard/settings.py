@@ -41,6 +41,15 @@ def whole_number(at_least: int) -> Callable[[str], int]:
     return parse
 
 
+def kept_days(text: str) -> int | None:
+    """Three months at least: no window that can still open, and no span of a page, begins before that."""
+    if not text.strip():
+        return None
+    if (days := whole_number(93)(text)) > 36_500:
+        raise ValueError(f"must be a whole number of at least 93 and at most 36500, or empty, not {text!r}")
+    return days
+
+
 def seconds(text: str) -> float:
     if not 0 <= (value := float(text)) < float("inf"):
         raise ValueError(f"must be a number of seconds, not {text!r}")
@@ -269,6 +278,8 @@ STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds)
 
 DEFAULT_DAILY_BUDGET_TICKS = read("DEFAULT_DAILY_BUDGET", "5.00", read_daily_budget)
 TENANT_BUDGETS = read("TENANT_BUDGETS", "{}", read_tenant_budgets)
+
+ENTRIES_KEPT_DAYS = read("ENTRIES_KEPT_DAYS", "", kept_days)
 
 # The route of a tenant that has none of its own.
 DEFAULT_ROUTE = ["grok-4.3", "gpt-6-luna"]

@@ -1,5 +1,8 @@
 """The audit: whether the books balance, to the tick, asked of the database in sets.
 
+Of calls that retention removed there are sums only: they are held against each other, and against the
+rollups, which stay.  What began after a tenant's mark is checked to the row.
+
 Each check is one query that returns what is wrong, never what is right, so memory stays small however
 long the ledger.  All of them read one snapshot: an audit of a running guard sees no half of a batch,
 and keeps no call waiting.
@@ -65,6 +68,8 @@ FRAGMENTS = {
         AND (w.scope <> 'key' OR CAST(e.key_id AS text) = w.subject)
         AND (w.scope <> 'customer' OR e.customer = w.subject)
         AND (w.scope <> 'conversation' OR e.conversation = w.subject)""",
+    "is_live": """NOT EXISTS (SELECT 1 FROM spend_rollupmark m
+        WHERE m.tenant_id = parts.tenant_id AND parts.at < m.archived_through)""",
     "tier": """t.price_id = e.price_id AND t.above_tokens = (
         SELECT max(above_tokens) FROM spend_pricetier
         WHERE price_id = e.price_id AND (above_tokens = 0 OR e.input_tokens > above_tokens))""",
@@ -87,11 +92,11 @@ COUNTED = """
 
 CHECKS = [
     Check(
-        "window {0} (tenant {1!r}, {2} {3!r}, {4}): spent is {5}, but its opening and its entries are {6}",
+        "window {0} (tenant {1!r}, {2} {3!r}, {4}): spent is {5}, but its opening, archive and entries are {6}",
         f"""SELECT w.id, w.tenant_id, w.scope, w.subject, w.period, w.spent_ticks,
-                w.opening_ticks + coalesce(c.cost_ticks, 0)
+                w.opening_ticks + w.archived_ticks + coalesce(c.cost_ticks, 0)
             FROM spend_window w LEFT JOIN ({COUNTED}) c ON c.window_id = w.id
-            WHERE w.spent_ticks <> w.opening_ticks + coalesce(c.cost_ticks, 0)""",
+            WHERE w.spent_ticks <> w.opening_ticks + w.archived_ticks + coalesce(c.cost_ticks, 0)""",
     ),
     Check(
         "window {0} (tenant {1!r}, {2} {3!r}, {4}): held is {5}, but its pending holds are {6}",
@@ -100,14 +105,19 @@ CHECKS = [
             WHERE w.held_ticks <> coalesce(c.hold_ticks, 0)""",
     ),
     Check(
-        # Less is right: of what was in flight when the window opened nothing counts against it.
+        # Less is right: of what was in flight when the window opened nothing counts against it.  A window that
+        # began before the mark, and not at the very beginning, cannot be checked: its entries are in no sum.
         "window {0} (tenant {1!r}): its opening is {2}, but only {3} was spent besides what counts against it",
         """SELECT id, tenant_id, opening_ticks, besides_ticks FROM (
-                SELECT w.id, w.tenant_id, w.opening_ticks,
-                    coalesce(sum(e.cost_ticks), 0) - (w.spent_ticks - w.opening_ticks) AS besides_ticks
-                FROM spend_window w LEFT JOIN spend_ledgerentry e
+                SELECT w.id, w.tenant_id, w.opening_ticks, coalesce(sum(e.cost_ticks), 0)
+                    + coalesce(max(a.cost_ticks), 0) - (w.spent_ticks - w.opening_ticks) AS besides_ticks
+                FROM spend_window w LEFT JOIN spend_archivedspend a ON w.ends_at IS NULL
+                    AND a.tenant_id = w.tenant_id AND a.scope = w.scope AND a.subject = w.subject
+                LEFT JOIN spend_ledgerentry e
                 ON e.at >= w.starts_at AND (w.ends_at IS NULL OR e.at < w.ends_at) AND {in_scope}
-                WHERE w.opening_ticks <> 0 GROUP BY w.id
+                WHERE w.opening_ticks <> 0 AND (w.ends_at IS NULL OR NOT EXISTS (SELECT 1 FROM spend_rollupmark m
+                    WHERE m.archived_through > w.starts_at AND (w.scope = 'installation' OR m.tenant_id = w.tenant_id)))
+                GROUP BY w.id
             ) opened WHERE opening_ticks > besides_ticks""",
     ),
     Check(
@@ -193,10 +203,45 @@ CHECKS = [
         "rollup of {0}, {1}, {2!r} {3}: entries and calls less the rollup should be 0, but make "
         + ", ".join(f"{name} {{{position}}}" for position, name in enumerate(SUMS, 4)),
         """SELECT {key}, {sums} FROM (
-                SELECT {key}, {less_the_rollup} FROM spend_rollup
-                UNION ALL SELECT tenant_id, {bucket}, model, route, 1, {figures}, 0, 0, 0 FROM spend_ledgerentry
-                UNION ALL SELECT tenant_id, {bucket}, model, route, 0, 0, 0, 0, 0, 0, {outcomes} FROM spend_call
-            ) parts GROUP BY {key} HAVING {sums_differ}""",
+                SELECT {key}, bucket AS at, {less_the_rollup} FROM spend_rollup
+                UNION ALL SELECT tenant_id, {bucket}, model, route, at, 1, {figures}, 0, 0, 0 FROM spend_ledgerentry
+                UNION ALL SELECT tenant_id, {bucket}, model, route, at, 0, 0, 0, 0, 0, 0, {outcomes} FROM spend_call
+            ) parts WHERE {is_live} GROUP BY {key} HAVING {sums_differ}""",
+    ),
+    Check(
+        "archive of {0}: with what is left before its mark it has {1} entries that cost {2}; its rollups say {3}, {4}",
+        """SELECT tenant_id, sum(attempts), sum(cost_ticks), sum(rolled), sum(rolled_ticks) FROM (
+                SELECT tenant_id, entries AS attempts, cost_ticks, 0 AS rolled, 0 AS rolled_ticks
+                FROM spend_archivedspend WHERE scope = 'tenant'
+                UNION ALL SELECT e.tenant_id, 1, e.cost_ticks, 0, 0 FROM spend_ledgerentry e
+                JOIN spend_rollupmark m ON m.tenant_id = e.tenant_id AND e.at < m.archived_through
+                UNION ALL SELECT r.tenant_id, 0, 0, r.attempts, r.cost_ticks FROM spend_rollup r
+                JOIN spend_rollupmark m ON m.tenant_id = r.tenant_id AND r.bucket < m.archived_through
+            ) parts GROUP BY tenant_id
+            HAVING sum(attempts) <> sum(rolled) OR sum(cost_ticks) <> sum(rolled_ticks)""",
+    ),
+    Check(
+        "archive of {0}: its parts have {1} entries more than the whole, and cost {2} more",
+        """SELECT tenant_id, sum(CASE scope WHEN 'key' THEN entries ELSE -entries END) AS entries,
+                sum(CASE scope WHEN 'key' THEN cost_ticks ELSE -cost_ticks END) AS cost_ticks
+            FROM spend_archivedspend WHERE scope IN ('key', 'tenant') GROUP BY tenant_id
+            HAVING sum(CASE scope WHEN 'key' THEN entries ELSE -entries END) <> 0
+            OR sum(CASE scope WHEN 'key' THEN cost_ticks ELSE -cost_ticks END) <> 0
+            UNION ALL SELECT * FROM (
+                SELECT 'the installation', sum(CASE scope WHEN 'tenant' THEN entries ELSE -entries END) AS entries,
+                    sum(CASE scope WHEN 'tenant' THEN cost_ticks ELSE -cost_ticks END) AS cost_ticks
+                FROM spend_archivedspend WHERE scope IN ('tenant', 'installation')
+            ) parts WHERE entries <> 0 OR cost_ticks <> 0""",
+    ),
+    Check(
+        "archive of {0}: its {1}s are {2} entries at a cost of {3}, more than its {4} at a cost of {5}",
+        """SELECT part.tenant_id, part.scope, sum(part.entries), sum(part.cost_ticks), coalesce(max(whole.entries), 0),
+                coalesce(max(whole.cost_ticks), 0)
+            FROM spend_archivedspend part LEFT JOIN spend_archivedspend whole
+            ON whole.tenant_id = part.tenant_id AND whole.scope = 'tenant'
+            WHERE part.scope IN ('customer', 'conversation') GROUP BY part.tenant_id, part.scope
+            HAVING sum(part.entries) > coalesce(max(whole.entries), 0)
+            OR sum(part.cost_ticks) > coalesce(max(whole.cost_ticks), 0)""",
     ),
 ]
 

@@ -14,12 +14,14 @@ from django.db.models import QuerySet
 
 from spend.models import (
     Alert,
+    ArchivedSpend,
     Call,
     DailyCustomer,
     IdempotentCall,
     LedgerEntry,
     Reservation,
     ReservationState,
+    RollupMark,
     Window,
 )
 from tenants.models import Scope
@@ -46,6 +48,9 @@ class Customer:
     def windows(self) -> QuerySet[Window]:
         return Window.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
 
+    def archived(self) -> QuerySet[ArchivedSpend]:
+        return ArchivedSpend.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
+
     def alerts(self) -> QuerySet[Alert]:
         return Alert.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
 
@@ -62,6 +67,7 @@ def export(customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
         "windows": customer.windows().order_by("starts_at"),
         "alerts": customer.alerts().order_by("at"),
         "days": customer.days().order_by("day"),
+        "archived": customer.archived(),
     }
     for name, rows in parts.items():
         for row in rows.values().iterator(2000):
@@ -75,6 +81,8 @@ def erase(customer: Customer) -> dict[str, int]:
     """
     pseudonym = f"erased-{secrets.token_hex(8)}"
     with transaction.atomic():
+        # Nothing of it is removed meanwhile, which would archive it under the old name.
+        RollupMark.objects.select_for_update().filter(tenant=customer.tenant_id).first()
         if customer.reservations().filter(state=ReservationState.PENDING).exists():
             raise InFlightError(f"{customer.name!r} has calls in flight.")
         return {
@@ -84,6 +92,7 @@ def erase(customer: Customer) -> dict[str, int]:
             "windows": customer.windows().update(subject=pseudonym),
             "alerts": customer.alerts().update(subject=pseudonym),
             "days": customer.days().update(customer=pseudonym),
+            "archived": customer.archived().update(subject=pseudonym),
         }
 
 
@@ -101,5 +110,7 @@ def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:
 
 
 def is_known(customer: Customer) -> bool:
-    parts: list[QuerySet[Any]] = [customer.calls(), customer.reservations(), customer.windows(), customer.days()]
+    parts: list[QuerySet[Any]] = [
+        customer.calls(), customer.reservations(), customer.windows(), customer.days(), customer.archived(),
+    ]  # fmt: skip
     return any(rows.exists() for rows in parts)

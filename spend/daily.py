@@ -6,7 +6,9 @@ reservation first, so nothing can be added to the time before the oldest pending
 came after the mark from the rollups and the ledger itself. So a page is never wrong and never late;
 where the job has not run for long, it only has more to add.
 
-A tenant whose time zone was edited has other days: its sums are dropped and made anew.
+A tenant whose time zone was edited has other days: its sums are dropped and made anew. Where single
+calls were removed (see `spend.retention`), the days before that stay as they were summed, and what comes
+after it counts on no earlier day, whatever the date in the new zone: so it can be dropped again.
 """
 
 from collections import defaultdict
@@ -18,11 +20,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Min, QuerySet, Sum
-from django.db.models.functions import TruncDate
+from django.db.models import Count, F, Min, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce, Greatest, TruncDate
 from django.utils import timezone
 
 from spend.models import (
+    ArchivedSpend,
     ConversationTotal,
     DailyCustomer,
     DailyDowngrade,
@@ -37,7 +40,7 @@ from spend.models import (
 from spend.prices import PriceHistory, load_history
 from spend.pricing import Usage, cost_ticks
 from spend.sql import Insert, Sql, added
-from tenants.models import Tenant
+from tenants.models import Scope, Tenant
 from tenants.periods import BEGINNING
 
 MOST_WAIT = timedelta(hours=1)
@@ -63,15 +66,19 @@ class MarkMovedError(Exception):
 
 @dataclass(frozen=True)
 class Group:
-    """Tenants of one zone that are summed up to the same instant."""
+    """Tenants of one zone that are summed up to the same instant. On days before `first_day` nothing counts."""
 
     time_zone: str
     through: datetime
+    first_day: date
     tenant_ids: Sequence[str]
 
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.time_zone)
+
+    def day_of(self, field: str) -> Greatest:
+        return Greatest(TruncDate(field, tzinfo=self.zone), self.first_day)
 
 
 def settled_until(now: datetime) -> datetime:
@@ -104,12 +111,45 @@ def keep_up() -> None:
 
 
 def rebuild(tenant_ids: Iterable[str]) -> None:
-    """Drop these tenants' daily sums; the next `catch_up` makes them anew."""
+    """Drop these tenants' daily sums, as far as they can be made anew; the next `catch_up` does so."""
     with transaction.atomic():
-        ids = list(tenant_ids)
+        marks = RollupMark.objects.select_for_update(of=["self"]).select_related("tenant").order_by("tenant_id")
+        found = list(marks.filter(tenant_id__in=list(tenant_ids)))
+        ids = [mark.tenant_id for mark in found if mark.archived_through is None]
         RollupMark.objects.filter(tenant_id__in=ids).delete()
-        for model in (DailyRollup, DailyCustomer, ConversationTotal, DailyDowngrade):
+        for model in (*DAILY, ConversationTotal):
             model._default_manager.filter(tenant_id__in=ids).delete()
+        for mark in found:
+            if mark.archived_through is not None:
+                _drop_live_days(mark, mark.archived_through)
+
+
+DAILY = (DailyRollup, DailyCustomer, DailyDowngrade)
+
+
+def _drop_live_days(mark: RollupMark, archived_through: datetime) -> None:
+    """Conversations that began earlier go on counting on that day, with what they had cost by then."""
+    for model in DAILY:
+        model._default_manager.filter(tenant=mark.tenant, day__gte=mark.first_live_day).delete()
+    totals = ConversationTotal.objects.filter(tenant=mark.tenant)
+    totals.update(
+        attempts=_before(archived_through, "entries", Count("pk")),
+        cost_ticks=_before(archived_through, "cost_ticks", Sum("cost_ticks")),
+    )
+    totals.filter(attempts=0).delete()
+    mark.through, mark.time_zone = archived_through, mark.tenant.time_zone
+    mark.save(update_fields=["through", "time_zone"])
+
+
+def _before(archived_through: datetime, archived_field: str, live: Count | Sum) -> Any:
+    """A conversation's part before the mark: what is archived of it, and what is still to be."""
+    scope = {"tenant_id": OuterRef("tenant_id"), "scope": Scope.CONVERSATION, "subject": OuterRef("conversation")}
+    entries = LedgerEntry.objects.filter(
+        tenant=OuterRef("tenant_id"), conversation=OuterRef("conversation"), at__lt=archived_through
+    )
+    left = entries.order_by().values("conversation").annotate(figure=live).values("figure")
+    archived = ArchivedSpend.objects.filter(**scope).values(archived_field)
+    return Coalesce(Subquery(archived), 0) + Coalesce(Subquery(left), 0)
 
 
 def misfits() -> list[str]:
@@ -149,10 +189,10 @@ def _skip_silence(until: datetime) -> None:
 
 
 def _groups_behind(until: datetime) -> list[Group]:
-    groups: dict[tuple[str, datetime], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, datetime, date], list[str]] = defaultdict(list)
     for mark in RollupMark.objects.filter(through__lt=until).order_by("tenant_id"):
-        groups[mark.time_zone, mark.through].append(mark.tenant_id)
-    return [Group(zone, through, ids) for (zone, through), ids in groups.items()]
+        groups[mark.time_zone, mark.through, mark.first_live_day or date.min].append(mark.tenant_id)
+    return [Group(*shared, ids) for shared, ids in groups.items()]
 
 
 def _steps(starts_at: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
@@ -180,7 +220,7 @@ def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
             added(
                 DailyDowngrade, ["tenant_id", "day", "requested_model", "model"],
                 ["attempts", "cost_ticks", "asked_ticks", "unpriced"],
-                [(*key, *sums) for key, sums in downgrades(_entries(group, starts_at, ends_at), group.zone).items()],
+                [(*key, *sums) for key, sums in _downgrades(group, starts_at, ends_at).items()],
             ),
         )  # fmt: skip
 
@@ -188,7 +228,7 @@ def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
 def _rollups(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:
     rows = (
         Rollup.objects.filter(tenant_id__in=group.tenant_ids, bucket__gte=starts_at, bucket__lt=ends_at)
-        .annotate(day=TruncDate("bucket", tzinfo=group.zone))
+        .annotate(day=group.day_of("bucket"))
         .values_list("tenant_id", "day", "model", "route")
         .annotate(*[Sum(name) for name in MEASURES])
         .order_by()
@@ -200,7 +240,7 @@ def _customers(group: Group, starts_at: datetime, ends_at: datetime) -> list[tup
     rows = (
         _entries(group, starts_at, ends_at)
         .exclude(customer="")
-        .annotate(day=TruncDate("at", tzinfo=group.zone))
+        .annotate(day=group.day_of("at"))
         .values_list("tenant_id", "day", "customer")
         .annotate(Count("pk"), Sum("cost_ticks"))
         .order_by()
@@ -218,9 +258,13 @@ def _conversations(group: Group, starts_at: datetime, ends_at: datetime) -> list
         .order_by()
     )
     return [
-        (tenant_id, conversation, _text(first_at.astimezone(group.zone).date()), count, int(ticks))
+        (tenant_id, conversation, _day_text(first_at, group.zone, group.first_day), count, int(ticks))
         for tenant_id, conversation, first_at, count, ticks in rows
     ]
+
+
+def _downgrades(group: Group, starts_at: datetime, ends_at: datetime) -> "dict[DowngradeKey, list[int]]":
+    return downgrades(_entries(group, starts_at, ends_at), group.zone, group.first_day)
 
 
 def _entries(group: Group, starts_at: datetime, ends_at: datetime) -> QuerySet[LedgerEntry]:
@@ -231,11 +275,17 @@ def _text(day: date) -> str:
     return day.isoformat()
 
 
+def _day_text(at: datetime, zone: ZoneInfo, first_day: date) -> str:
+    return _text(max(at.astimezone(zone).date(), first_day))
+
+
 DowngradeKey = tuple[str, str, str, str]
 """Tenant, day as ISO text, model asked for, model that served."""
 
 
-def downgrades(entries: QuerySet[LedgerEntry], zone: ZoneInfo) -> dict[DowngradeKey, list[int]]:
+def downgrades(
+    entries: QuerySet[LedgerEntry], zone: ZoneInfo, first_day: date = date.min
+) -> dict[DowngradeKey, list[int]]:
     """Of the downgraded `entries`: attempts, their cost, their cost at the model asked for, unpriced attempts."""
     rows = (
         entries.filter(route=Route.DOWNGRADE, is_estimated=False, is_expired=False)
@@ -250,7 +300,7 @@ def downgrades(entries: QuerySet[LedgerEntry], zone: ZoneInfo) -> dict[Downgrade
     sums: dict[DowngradeKey, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for tenant_id, at, asked, model, cost, *tokens in rows.iterator(chunk_size=5000):
         figures = _repriced(history, asked, at, cost, tokens)
-        total = sums[tenant_id, _text(at.astimezone(zone).date()), asked, model]
+        total = sums[tenant_id, _day_text(at, zone, first_day), asked, model]
         total[:] = [before + figure for before, figure in zip(total, figures, strict=True)]
     return sums
 

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from io import StringIO
 
+from django.conf import settings
 from django.core.management import call_command
 from django.utils import timezone
 from django_tasks import TaskResultStatus, task
@@ -12,11 +13,13 @@ from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.deliveries import dispatch
 from spend.leases import expire_reservations
+from spend.retention import retain
 from spend.schedule import Job, uses_database_queue
 
 FINISHED_TASKS_KEPT = timedelta(days=2)
 FAILED_TASKS_KEPT = timedelta(days=30)
 LONGEST_TASK = timedelta(hours=2)
+LONGEST_RETENTION = timedelta(hours=1)
 
 
 @task
@@ -55,6 +58,15 @@ def clear_tasks() -> str:
 
 
 @task
+def retain_entries() -> str:
+    """What is not done within the hour is done the next day."""
+    if settings.ENTRIES_KEPT_DAYS is None:
+        return "entries are kept for ever"
+    removed = retain(timezone.now(), settings.ENTRIES_KEPT_DAYS, LONGEST_RETENTION.total_seconds())
+    return f"{removed['calls']} calls and {removed['entries']} entries removed"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -72,5 +84,6 @@ JOBS = [
     Job("expire holds", timedelta(minutes=1), expire_holds),
     Job("roll up", timedelta(minutes=5), roll_up),
     Job("sync prices", timedelta(days=1), sync_prices),
+    Job("retain entries", timedelta(days=1), retain_entries),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
 ]

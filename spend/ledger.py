@@ -224,7 +224,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class NotPending:
-    """The reservation had ended before: its lease was over, or it was settled and nobody heard of it."""
+    """The reservation had ended before: its lease was over, or it was settled and nobody heard of it.
+
+    No standings where its windows are removed.
+    """
 
     standings: tuple[Standing, ...]
 
@@ -379,9 +382,11 @@ def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[
 def _end(
     reserved: Reserved, state: ReservationState, at: datetime, bill: Bill | None, book: Book
 ) -> Ended | NotPending:
-    balances = [book.windows[window_id] for window_id in reserved.window_ids]
     if reserved.id not in book.pending:
-        return NotPending(tuple(balance.standing() for balance in balances))
+        found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
+        is_whole = len(found) == len(reserved.window_ids)
+        return NotPending(tuple(balance.standing() for balance in found) if is_whole else ())
+    balances = [book.windows[window_id] for window_id in reserved.window_ids]
     book.pending.remove(reserved.id)
     _count_in_flight(reserved.caller, -1, book)
     book.ended.append((reserved.id, state, at))

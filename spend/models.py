@@ -117,7 +117,8 @@ class Window(models.Model):
 
     Keyed by what it counts, not by the budget's row, so a budget that is edited, replaced or deleted
     and made again finds what was spent. `opening_ticks` is what the scope had already spent in the
-    period when the window was first needed; `spent_ticks` includes it.
+    period when the window was first needed, `archived_ticks` what removed entries had counted against
+    it; `spent_ticks` includes both.
     """
 
     tenant_id = models.CharField(max_length=64, blank=True, help_text="Empty for the whole installation.")
@@ -130,6 +131,7 @@ class Window(models.Model):
     spent_ticks = TicksField("spent", default=0)
     held_ticks = TicksField("held", default=0)
     looked_ticks = TicksField("spent when alerts last looked", default=0, db_default=0)
+    archived_ticks = TicksField("spent by entries since removed", default=0, db_default=0)
 
     class Meta:
         ordering = ["-starts_at", "tenant_id"]
@@ -199,6 +201,7 @@ class Reservation(Attempted):
         indexes = [
             models.Index(fields=["lease_expires_at"], condition=Q(state="pending"), name="pending_by_lease"),
             models.Index(fields=["call_id"], name="reservation_by_call"),
+            models.Index(fields=["tenant", "created_at"], condition=Q(state="voided"), name="voided_by_tenant"),
         ]
 
     def __str__(self) -> str:
@@ -470,16 +473,40 @@ class DailyDowngrade(models.Model):
 
 
 class RollupMark(models.Model):
-    """How far a tenant's days are summed: all that happened before `through` is in them, nothing after."""
+    """How far a tenant's days are summed: all that happened before `through` is in them, nothing after.
+
+    Single calls before `archived_through` are removed, or are just being removed; none after it are. It is
+    the midnight on which `first_live_day` begins, in the zone that the tenant had then: earlier days cannot
+    be summed anew.
+    """
 
     tenant = models.OneToOneField(
         Tenant, primary_key=True, on_delete=models.CASCADE, db_constraint=False, related_name="rollup_mark"
     )
     time_zone = models.CharField(max_length=64, help_text="The zone whose days were summed.")
     through = models.DateTimeField()
+    archived_through = models.DateTimeField(null=True)
+    first_live_day = models.DateField(null=True)
 
     def __str__(self) -> str:
         return f"{self.tenant_id} through {self.through:%Y-%m-%d %H:%M} UTC"
+
+
+class ArchivedSpend(models.Model):
+    """What the removed entries of one scope had cost, keyed as windows are: budgets in total begin with it."""
+
+    tenant_id = models.CharField(max_length=64, blank=True, help_text="Empty for the whole installation.")
+    scope = models.CharField(max_length=12, choices=Scope)
+    subject = models.CharField(max_length=255, blank=True, help_text="The key, customer or conversation.")
+    entries = models.PositiveBigIntegerField(default=0)
+    cost_ticks = TicksField("cost", default=0)
+
+    class Meta:
+        verbose_name_plural = "archived spend"
+        constraints = [models.UniqueConstraint(fields=["tenant_id", "scope", "subject"], name="one_archive_a_scope")]
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.tenant_id or "installation", self.scope, self.subject]))
 
 
 class Breaker(models.Model):

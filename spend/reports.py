@@ -3,6 +3,7 @@
 Days and models are read from the rollups, which count in quarters of an hour. A span that begins or ends
 within a quarter is read from the ledger and the calls themselves, as are customers and conversations.
 Cost and tokens are those of every attempt that was billed; calls are those that were answered.
+Where single calls were removed (see `spend.retention`), only what the rollups know can be told.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from django.db.models import Count, Model, QuerySet, Sum, TextChoices
 from django.db.models.functions import TruncDate
 
 from spend.models import Call, LedgerEntry, Outcome, Rollup
+from spend.retention import RemovedError, removed_before
+from tenants.periods import BEGINNING
 
 MOST_GROUPS = 1000
 
@@ -78,6 +81,7 @@ class Report:
 
 
 def report(selection: Selection, group_by: GroupBy | None = None) -> Report:
+    """Raises RemovedError."""
     by_model = _sums(selection, KEYS[GroupBy.MODEL])
     totals = Sums(*(sum(column) for column in zip(*map(_figures, by_model.values()), strict=True)))
     calls_by_model = {model: sums.calls for (model,), sums in sorted(by_model.items()) if sums.calls}
@@ -103,11 +107,18 @@ def _sums(selection: Selection, by: list[str]) -> dict[Key, Sums]:
     if selection.is_of_whole_buckets and by in (KEYS[GroupBy.DAY], KEYS[GroupBy.MODEL]):
         rows = selection.of(Rollup, "bucket").values_list(*by).annotate(*SPENT, Sum("served"))
         return {row[: len(by)]: Sums(*row[len(by) :]) for row in rows}
+    return _sums_of_single_calls(selection, by)
+
+
+def _sums_of_single_calls(selection: Selection, by: list[str]) -> dict[Key, Sums]:
     entries = selection.of(LedgerEntry, "at").values_list(*by).annotate(*SPENT)
     sums = {row[: len(by)]: Sums(*row[len(by) :]) for row in entries.iterator()}
     calls = selection.of(Call, "at").filter(outcome=Outcome.SERVED).values_list(*by).annotate(Count("pk"))
     for row in calls.iterator():
         sums.setdefault(row[: len(by)], Sums()).calls = row[-1]
+    # Asked last: what is being removed was marked before.
+    if before := removed_before(selection.tenant_id, selection.starts_at or BEGINNING):
+        raise RemovedError(before)
     return sums
 
 

@@ -48,7 +48,16 @@ class Update:
     only: Only | None = None
 
 
-Change = Insert | Update
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The rows whose column has one of the values, each of which is a row of its own here."""
+
+    model: Model
+    column: str
+    rows: Rows
+
+
+Change = Insert | Update | Delete
 
 
 def added(model: Model, key: Columns, sums: Columns, rows: Rows) -> Insert:
@@ -104,7 +113,10 @@ class SqliteSql(Sql):
         return [self._write(change) if change.rows else 0 for change in changes]
 
     def _write(self, change: Change) -> int:
-        table, columns = change.model._meta.db_table, change.columns
+        table = change.model._meta.db_table
+        if isinstance(change, Delete):
+            return self._many(f"DELETE FROM {table} WHERE {change.column} = ?", change.rows)
+        columns = change.columns
         if isinstance(change, Insert):
             places = ", ".join("?" * len(columns))
             return self._many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}){change.tail}", change.rows)
@@ -183,7 +195,10 @@ class PostgresSql(Sql):
 
 def _statement(change: Change, given: int) -> str:
     """The change as SQL, whose arrays follow `given` others."""
-    table, columns = change.model._meta.db_table, change.columns
+    table = change.model._meta.db_table
+    if isinstance(change, Delete):
+        return f"DELETE FROM {table} WHERE {change.column} = ANY({_arrays(change.model, [change.column], given)})"
+    columns = change.columns
     if isinstance(change, Insert):
         names = ", ".join(columns)
         chosen = ", ".join(f"{column}{_from_text(change.model, column)}" for column in columns)

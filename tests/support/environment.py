@@ -33,6 +33,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "HELICONE_BASE_URL": provider_url,
         "DEFAULT_DAILY_BUDGET": "5.00",
         "TENANT_BUDGETS": "{}",
+        "ENTRIES_KEPT_DAYS": "",
         "MAX_BODY_BYTES": "4194304",
         "OTEL_SDK_DISABLED": "true",
     }

@@ -59,6 +59,7 @@ def hold_of(call: Call, state: ReservationState, hold_ticks: int, price_id: int 
     return Reservation.objects.create(
         id=new_id(), **attempted(call, price_id), state=state, hold_ticks=hold_ticks, max_tokens=1024,
         created_at=call.at, lease_expires_at=call.at + timedelta(minutes=15),
+        ended_at=None if state == ReservationState.PENDING else call.at,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from guard.api.serializers import SpendQuerySerializer, SpendSerializer
 from guard.authentication import Agent
 from guard.errors import Forbidden, InvalidRequest
 from spend.reports import GroupBy, Report, Selection, Sums, report
+from spend.retention import RemovedError
 from tenants.models import Tenant
 from tenants.periods import Period, bounds
 
@@ -33,7 +34,7 @@ class SpendView(ApiView):
         query = read_query(request)
         tenant = whose(request, query.get("tenant_id"))
         group_by = GroupBy(query["group_by"]) if "group_by" in query else None
-        made = report(selection_of(query, tenant), group_by)
+        made = made_report(selection_of(query, tenant), group_by)
         is_hidden = isinstance(request.user, Agent) and request.user.tenant.hide_money
         return Response(SpendSerializer(body_of(made, group_by), context={"hide_money": is_hidden}).data)
 
@@ -45,6 +46,17 @@ def read_query(request: Request) -> dict[str, Any]:
     serializer = SpendQuerySerializer(data=request.query_params.dict())
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
+
+
+def made_report(selection: Selection, group_by: GroupBy | None) -> Report:
+    try:
+        return report(selection, group_by)
+    except RemovedError as error:
+        day = error.before.astimezone(selection.zone).date()
+        raise InvalidRequest(
+            f"from: single calls before {day} were removed; their sums are kept, by whole days and models.",
+            param="from",
+        ) from None
 
 
 def whose(request: Request, tenant_id: str | None) -> Tenant | None:
