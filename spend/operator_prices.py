@@ -16,8 +16,8 @@ def price_in_force(prices: Iterable[Price], now: datetime) -> Price | None:
 
     One without a base tier does not count: a small request would have no price, and so be free.
     """
-    started = [price for price in prices if price.starts_at <= now and 0 in tiers_of(price)]
-    return max(started, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
+    holding = [price for price in prices if price.may_hold_at(now) and 0 in tiers_of(price)]
+    return max(holding, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,33 @@ def change_price(model: CatalogueModel, rates: Rates, now: datetime) -> Price | 
         return None
     raised = {above: _at_least(tier, rates) for above, tier in tiers.items() if above}
     return write_price(model, now, {0: rates, **raised}, PriceSource.OPERATOR)
+
+
+def catalogue_price(model: CatalogueModel, now: datetime) -> Price | None:
+    """What the model would cost at `now` without its operator's price, or None where it has no such price, or
+    no other."""
+    prices = list(model.prices.prefetch_related("tiers"))
+    in_force = price_in_force(prices, now)
+    if in_force is None or in_force.source != PriceSource.OPERATOR:
+        return None
+    return price_in_force([price for price in prices if price.source == PriceSource.CATALOGUE], now)
+
+
+@transaction.atomic
+def back_to_catalogue(model: CatalogueModel, now: datetime) -> Price | None:
+    """End the operator's prices that have started, all of them: an older one must not come back instead.
+
+    Their rows stay, as entries were billed by them. Returns the price now in force; None where
+    `catalogue_price` has none, and nothing was changed.
+    """
+    CatalogueModel.objects.select_for_update().get(pk=model.pk)
+    price = catalogue_price(model, now)
+    if price is not None:
+        for each in model.prices.filter(source=PriceSource.OPERATOR):
+            if each.may_hold_at(now):
+                each.ends_at = now
+                each.save()  # row by row: each is in the audit trail
+    return price
 
 
 def _at_least(tier: Rates, base: Rates) -> Rates:

@@ -20,9 +20,11 @@ from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
+from spend.catalogue import prices_in_force
 from spend.ids import new_id
-from spend.models import Breaker, Call, LedgerEntry, Price, PriceSource, Reservation, Window
+from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
 from spend.operator_prices import price_in_force
+from spend.prices import load_history
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD
@@ -34,6 +36,7 @@ from tests.factories import (
     BudgetFactory,
     CatalogueModelFactory,
     DowngradeRuleFactory,
+    PriceFactory,
     RouteStepFactory,
     TenantFactory,
     UserFactory,
@@ -497,6 +500,29 @@ def test_a_price_is_set_from_now_on(operator: Client, tenant: Tenant) -> None:
     same = act(operator, "spend_cataloguemodel_set_price", "only",
                input_ticks="1.3", cached_input_ticks="0.2", cache_write_ticks="", output_ticks="2.5")  # fmt: skip
     assert "nothing was changed" in said(same)
+
+
+def test_an_operators_price_ends_and_the_catalogues_holds_again(operator: Client, tenant: Tenant) -> None:
+    model = CatalogueModel.objects.get(pk="only")
+    model.prices.update(source=PriceSource.CATALOGUE)
+    later = timezone.now() + timedelta(days=9)
+    PriceFactory.create(model=model, starts_at=later, tier__input_ticks=7)
+    edit = reverse("admin:spend_cataloguemodel_change", args=["only"])
+    assert "Back to the catalogue" not in page(operator, edit)
+    for price in ("9", "8"):
+        act(operator, "spend_cataloguemodel_set_price", "only",
+            input_ticks=price, cached_input_ticks="1", cache_write_ticks="", output_ticks="9")  # fmt: skip
+    assert "Back to the catalogue" in page(operator, edit)
+
+    answer = act(operator, "spend_cataloguemodel_catalogue_price", "only")
+    assert "1.25 / 0.20 / 2.50 USD per million again" in said(answer)
+    now = timezone.now()
+    history = load_history(["only"])
+    assert [history.price_at("only", at).tiers[0].input_ticks for at in (now, later)] == [12_500, 7]  # type: ignore[union-attr]
+    assert prices_in_force(now)["only"].source == PriceSource.CATALOGUE
+    assert model.prices.filter(source=PriceSource.OPERATOR, ends_at__lte=now).count() == 2
+    assert "Back to the catalogue" not in page(operator, edit)
+    assert "nothing was changed" in said(act(operator, "spend_cataloguemodel_catalogue_price", "only"))
 
 
 def test_a_price_finer_than_a_tick_is_refused(operator: Client, tenant: Tenant) -> None:
