@@ -13,6 +13,7 @@ from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.deliveries import dispatch
 from spend.leases import expire_reservations
+from spend.partitions import keep_months
 from spend.retention import retain
 from spend.schedule import Job, uses_database_queue
 
@@ -67,6 +68,12 @@ def retain_entries() -> str:
 
 
 @task
+def keep_ledger_months() -> str:
+    kept = keep_months(timezone.now())
+    return f"{len(kept.made)} months made, {len(kept.dropped)} dropped, {len(kept.busy)} busy"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -85,5 +92,6 @@ JOBS = [
     Job("roll up", timedelta(minutes=5), roll_up),
     Job("sync prices", timedelta(days=1), sync_prices),
     Job("retain entries", timedelta(days=1), retain_entries),
+    Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
 ]

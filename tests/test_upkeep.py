@@ -128,8 +128,9 @@ def restore(server: GuardServer, backup: Path) -> None:
             old.unlink(missing_ok=True)
         shutil.copy(backup, path)
         return
-    command = ["pg_restore", "--clean", "--if-exists", "--no-owner", f"--dbname={server.database_url}", str(backup)]
-    subprocess.run(command, check=True, env={**os.environ, "PATH": postgres_programs()})
+    empty = ["psql", server.database_url, "-c", "DROP SCHEMA public CASCADE", "-c", "CREATE SCHEMA public"]
+    for command in (empty, ["pg_restore", "--no-owner", f"--dbname={server.database_url}", str(backup)]):
+        subprocess.run(command, check=True, env={**os.environ, "PATH": postgres_programs()})
 
 
 def test_vacuum_gives_room_back(served: GuardServer) -> None:
