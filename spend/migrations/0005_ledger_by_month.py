@@ -52,6 +52,6 @@ ALTER TABLE spend_ledgerentry ADD PRIMARY KEY (reservation_id);
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0003_retention_of_entries")]
+    dependencies = [("spend", "0004_price_ends_at")]
 
     operations = [OnPostgres(FORWARDS, BACKWARDS)]
