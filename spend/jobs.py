@@ -8,6 +8,7 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
+from spend import contents
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.deliveries import dispatch
@@ -55,6 +56,11 @@ def clear_tasks() -> str:
 
 
 @task
+def forget_content() -> str:
+    return f"what was said in {contents.forget(timezone.now())} calls is forgotten"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -73,4 +79,5 @@ JOBS = [
     Job("roll up", timedelta(minutes=5), roll_up),
     Job("sync prices", timedelta(days=1), sync_prices),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
+    Job("forget content", timedelta(hours=1), forget_content),
 ]
