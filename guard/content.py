@@ -20,14 +20,13 @@ from guard.policy import TenantPolicy
 from guard.said import body_of
 from spend.models import Call, CallContent
 from spend.sealing import can_seal, seal
-from spend.sql import Sql
 
 if TYPE_CHECKING:
     from guard.chat import ChatCall
 
 logger = logging.getLogger(__name__)
 
-MOST_QUEUED = 2_000
+MOST_QUEUED = 1_000
 MOST_AT_ONCE = 100
 POLL_S = 0.2
 STOP_S = 5.0
@@ -121,7 +120,7 @@ def store(some: Iterable[Said]) -> None:
     """
     said = {each.call_id: each for each in some}
     sealed = {call_id: seal(body_of(each.messages, each.completion)) for call_id, each in said.items()}
-    with Sql.on(connection).turn(), transaction.atomic():
+    with transaction.atomic():
         calls = Call.objects.select_for_update(skip_locked=True, of=("self",)).filter(
             pk__in=said, tenant__content_days__gt=0
         )

@@ -23,8 +23,7 @@ from spend.models import (
 )
 from tenants.models import Scope
 
-MOST_AT_ONCE = 200
-NAMING: list[type[Model]] = [Call, Reservation, LedgerEntry]
+MOST_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Conversations:
 
     @staticmethod
     def of(tenant_id: str, customer: str) -> "Conversations":
-        every = frozenset(name for model in NAMING for name in _named(model, tenant_id, customer))
-        shared = frozenset(name for model in NAMING for name in _shared(model, tenant_id, customer)) & every
-        return Conversations(tenant_id, every - shared, shared)
+        every = {name for model in (Call, LedgerEntry, Reservation) for name in _named(model, tenant_id, customer)}
+        shared = {name for model in (Call, LedgerEntry) for name in _shared(model, tenant_id, customer, every)}
+        return Conversations(tenant_id, frozenset(every - shared), frozenset(shared))
 
     def are_in_flight(self) -> bool:
         pending = Reservation.objects.filter(tenant=self.tenant_id, state=ReservationState.PENDING)
@@ -74,13 +73,10 @@ def _named(model: type[Model], tenant_id: str, customer: str) -> QuerySet[Any, s
     return named.order_by().values_list("conversation", flat=True).distinct()
 
 
-def _shared(model: type[Model], tenant_id: str, customer: str) -> Iterator[str]:
-    others = (
-        model._default_manager.filter(tenant=tenant_id).exclude(conversation="").exclude(customer__in=["", customer])
-    )
-    for naming in NAMING:
-        both = others.filter(conversation__in=_named(naming, tenant_id, customer))
-        yield from both.order_by().values_list("conversation", flat=True).distinct()
+def _shared(model: type[Model], tenant_id: str, customer: str, names: Iterable[str]) -> Iterator[str]:
+    others = model._default_manager.filter(tenant=tenant_id).exclude(customer__in=["", customer])
+    for some in _chunks(names):
+        yield from others.filter(conversation__in=some).order_by().values_list("conversation", flat=True).distinct()
 
 
 def _renamed(field: str, pseudonyms: dict[str, str]) -> Case:

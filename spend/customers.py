@@ -115,4 +115,4 @@ def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:
 
 def is_known(customer: Customer) -> bool:
     parts: list[QuerySet[Any]] = [customer.calls(), customer.reservations(), customer.windows(), customer.days()]
-    return any(rows.exists() for rows in parts)
+    return any(rows.exists() for rows in [*parts, customer.contents()])

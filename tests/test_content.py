@@ -19,11 +19,11 @@ from guard.errors import IdempotencyConflict
 from spend.contents import forget, kept, said_in
 from spend.customers import Customer, erase
 from spend.jobs import forget_content
-from spend.models import Call, CallContent, IdempotentCall, LedgerEntry
+from spend.models import Call, CallContent, IdempotentCall, LedgerEntry, Reservation
 from spend.sealing import UnreadableError, seal, unseal
 from tenants.history import history_of
-from tenants.models import Tenant
-from tests.factories import ApiKeyFactory, TenantFactory
+from tenants.models import Scope, Tenant
+from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream
 from tests.support.calls import chat_call
 from tests.support.databases import Databases
@@ -241,31 +241,59 @@ def test_what_is_queued_at_the_stop_is_stored_and_what_finds_the_queue_full_is_d
 # A customer's
 
 
-def test_a_customer_gets_its_contents_and_its_erasure_takes_them(agent: Agent) -> None:
-    for customer, conversation in [
-        ("ann", "of-ann"),
-        ("", "of-ann"),
-        ("ann", "of-both"),
-        ("bob", "of-both"),
-        ("bob", "x"),
-    ]:
-        assert agent.chat(user=customer, metadata={"conversation_id": conversation}).status_code == 200
-    eventually(lambda: len(contents_of(agent)) == 5)
-    exported = agent.server.manage("export_customer", agent.tenant_id, "ann").stdout
-    assert exported.count('"table":"contents"') == exported.count(ANSWER) == 2
-    erased = agent.server.manage("erase_customer", agent.tenant_id, "ann", "--yes")
-    assert "2 contents" in erased.stdout, erased.stderr
-    assert "1 conversations, 1 shared conversations, which keep their ids" in erased.stdout
-    assert {content.customer for content in contents_of(agent)} == {"bob"}
+@pytest.fixture
+def talks(agent: Agent) -> Agent:
+    """Two conversations of ann's, one of them with bob and one with a call that names nobody; and one of bob's."""
     with agent.server.database():
-        for model in (Call, LedgerEntry):
-            names = sorted(model.objects.filter(tenant=agent.tenant_id).values_list("customer", "conversation"))
-            erased_names = [name for name in names if name[0].startswith("erased-")]
-            (anonymous,) = [conversation for customer, conversation in names if not customer]
-            assert anonymous.startswith("erased-")
-            assert {conversation for _, conversation in erased_names} == {anonymous, "of-both"}
-            assert sorted(name for name in names if name[0] == "bob") == [("bob", "of-both"), ("bob", "x")]
-    audit(agent.server)
+        BudgetFactory.create(tenant=Tenant.objects.get(pk=agent.tenant_id), scope=Scope.CONVERSATION, period="total")
+    named = [("ann", "of-ann"), ("", "of-ann"), ("ann", "of-both"), ("bob", "of-both"), ("bob", "of-bob")]
+    for customer, conversation in named:
+        assert agent.chat(user=customer, metadata={"conversation_id": conversation}).status_code == 200
+    eventually(lambda: len(contents_of(agent)) == len(named))
+    return agent
+
+
+def names_in(agent: Agent, model: Any) -> set[tuple[str, str]]:
+    with agent.server.database():
+        return set(model.objects.filter(tenant=agent.tenant_id).values_list("customer", "conversation"))
+
+
+def test_a_customer_can_have_what_it_said(talks: Agent) -> None:
+    exported = talks.server.manage("export_customer", talks.tenant_id, "ann").stdout
+    assert exported.count('"table":"contents"') == exported.count(ANSWER) == 2
+
+
+def test_an_erasure_takes_what_was_said_and_the_conversations_ids(talks: Agent) -> None:
+    assert talks.server.manage("roll_up").returncode == 0
+    erased = talks.server.manage("erase_customer", talks.tenant_id, "ann", "--yes")
+    assert "1 conversations, 1 shared conversations, which keep their ids" in erased.stdout, erased.stderr
+    assert {(content.customer, content.conversation) for content in contents_of(talks)} == {
+        ("bob", "of-both"),
+        ("bob", "of-bob"),
+    }
+    for model in (Call, LedgerEntry, Reservation):
+        names = names_in(talks, model)
+        (its_own,) = {conversation for customer, conversation in names if customer == ""}
+        assert its_own.startswith("erased-")
+        (pseudonym,) = {customer for customer, _ in names} - {"", "bob"}
+        bobs = {("bob", "of-both"), ("bob", "of-bob")}
+        assert names == {(pseudonym, its_own), ("", its_own), (pseudonym, "of-both"), *bobs}
+    everything = talks.server.manage("dumpdata", "spend").stdout
+    assert "of-both" in everything
+    assert "of-ann" not in everything
+    audit(talks.server)
+
+
+def test_an_erasure_waits_for_calls_in_its_conversations(talks: Agent) -> None:
+    with talks.server.database():
+        pending = Reservation.objects.filter(tenant=talks.tenant_id, customer="", conversation="of-ann")
+        assert pending.update(state="pending") == 1
+    refused = talks.server.manage("erase_customer", talks.tenant_id, "ann", "--yes")
+    with talks.server.database():
+        Reservation.objects.filter(tenant=talks.tenant_id).update(state="settled")
+    assert "in flight" in refused.stderr
+    assert len(contents_of(talks)) == 5
+    assert ("ann", "of-ann") in names_in(talks, Call)
 
 
 @pytest.fixture
