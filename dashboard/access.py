@@ -34,6 +34,14 @@ def visible_tenants(user: User | AbstractBaseUser | AnonymousUser) -> QuerySet[T
     return Tenant.objects.all() if user.is_staff else Tenant.objects.filter(members=user)
 
 
+def may_read_content(user: User | AbstractBaseUser | AnonymousUser) -> bool:
+    """Whether who may see a tenant may read what was said to it too: its members, and staff with the permission.
+
+    Auditors have not, though members they may be.
+    """
+    return isinstance(user, User) and (not user.is_staff or user.has_perm("spend.read_callcontent"))
+
+
 def page(view: View) -> View:
     """A page to read, for who has logged in. Where the database is away it says so."""
 

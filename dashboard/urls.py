@@ -39,6 +39,7 @@ urlpatterns = [
     path("tenants/<str:tenant_id>/calls/", views.calls, name="calls"),
     path("tenants/<str:tenant_id>/calls.csv", views.calls_csv, name="calls_csv"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/", views.call, name="call"),
+    path("tenants/<str:tenant_id>/calls/<uuid:call_id>/content/", views.content, name="content"),
     path("tenants/<str:tenant_id>/statement/", views.statement, name="statement"),
     path("tenants/<str:tenant_id>/ledger.csv", views.entries_csv, name="entries_csv"),
     path("tenants/<str:tenant_id>/focus.csv", views.focus_csv, name="focus_csv"),

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 
 from dashboard import exports
-from dashboard.access import page, tenant_page, visible_tenants
+from dashboard.access import may_read_content, page, tenant_page, visible_tenants
 from dashboard.focus import COLUMNS, focus_rows
 from dashboard.forms import CallFilterForm, cursor_text, read_cursor
 from dashboard.queries.calls import CallFilter, attempts_of, every_call, every_entry, page_of_calls
@@ -22,12 +22,17 @@ from dashboard.queries.sums import at_mark, daily_rows
 from dashboard.reports import overview as overview_of
 from dashboard.reports import statement as statement_of
 from dashboard.reports import tenant_report
+from dashboard.said import lines_of
 from dashboard.spans import Span, month_span, next_month, previous_month, spans_at
 from dashboard.story import reason_of, story_of
-from spend.models import Call
+from spend.contents import kept as kept_contents
+from spend.contents import said_in
+from spend.models import Call, CallContent
 from spend.retention import RemovedError, removed_before
+from spend.sealing import UnreadableError
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
+from tenants.trail import note_look
 
 DEFAULT_SPAN = "30"
 
@@ -127,6 +132,7 @@ def call(request: HttpRequest, tenant: Tenant, call_id: UUID) -> HttpResponse:
         "reason": reason_of(found.code),
         "attempts": attempts,
         "tokens": (sum(each.input_tokens for each in attempts), sum(each.output_tokens for each in attempts)),
+        "has_content": _content_of(found, tenant).exists() and may_read_content(request.user),
     }
     return render(request, "dashboard/call.html", context)
 
@@ -137,6 +143,29 @@ def _missing(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         raise Http404("There is no such call.")
     context = {"tenant": tenant, "tab": "calls", "removed_before": before}
     return render(request, "dashboard/removed.html", context, status=404)
+
+
+@tenant_page
+def content(request: HttpRequest, tenant: Tenant, call_id: UUID) -> HttpResponse:
+    """What was said in a call. Each look is in the audit trail, before anything is shown."""
+    found = Call.objects.filter(pk=call_id, tenant=tenant).first()
+    if not may_read_content(request.user):
+        raise Http404("What was said is not theirs to read.")
+    if found is None:
+        return _missing(request, tenant)
+    said, is_unreadable = None, False
+    if kept := _content_of(found, tenant).first():
+        note_look(tenant, f"prompt and answer of call {found.request_id}")
+        try:
+            said = lines_of(said_in(kept))
+        except UnreadableError:
+            is_unreadable = True
+    context = {"tenant": tenant, "tab": "calls", "call": found, "said": said, "is_unreadable": is_unreadable}
+    return render(request, "dashboard/content.html", context)
+
+
+def _content_of(call: Call, tenant: Tenant) -> QuerySet[CallContent]:
+    return kept_contents(tenant, timezone.now()).filter(call_id=call.id)
 
 
 @tenant_page

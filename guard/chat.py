@@ -333,6 +333,7 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     await learn(hold, bill, story, runtime)
     assert isinstance(ended, Ended | NotPending)  # noqa: S101
     answer = replace(answer, budget=hold.status(tenant, ended.standings))
+    runtime.contents.keep(story.call, completion)
     story.trace.served(completion, bill, known_cost_ticks)
     story.trace.ended(record, answer.budget.state)
     return answer

@@ -8,6 +8,7 @@ guard.W005  the database does not answer, or is not migrated: routes were not ch
 guard.E006  a route or downgrade leads to a model that cannot be called
 guard.W007  a route or downgrade leads to a model that its provider ends soon
 guard.W008  a downgrade leads to a model that costs as much or more
+guard.W009  a tenant asks for prompts and answers to be kept, and there is no key to encrypt them
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ from django.utils import timezone
 from spend.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.catalogue import prices_in_force, tiers_of
 from spend.models import Price
-from tenants.models import DowngradeRule
+from tenants.models import DowngradeRule, Tenant
 
 SHORTEST_KEY = 32
 NAMES_SHOWN = 3
@@ -82,6 +83,25 @@ def check_routes(**_: Any) -> list[CheckMessage]:
     except DatabaseError as error:
         return [Warn(f"The routes were not checked: {str(error).splitlines()[0]}", id="guard.W005")]
     return [*map(_message_of, faults), *_useless_downgrades(downgrades, prices)]
+
+
+@register(Tags.database, deploy=True)
+def check_content_keys(**_: Any) -> list[CheckMessage]:
+    if settings.CONTENT_KEYS:
+        return []
+    try:
+        asking = list(Tenant.objects.filter(content_days__gt=0).values_list("id", flat=True))
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if not asking:
+        return []
+    return [
+        Warn(
+            f"Prompts and answers of {_some(asking)} are to be kept, but are not: CONTENT_KEYS has no key.",
+            hint="Set CONTENT_KEYS to a Fernet key, or the tenants' days to 0.",
+            id="guard.W009",
+        )
+    ]
 
 
 def _message_of(fault: ModelFault) -> CheckMessage:

@@ -18,6 +18,7 @@ from guard.budget import BudgetStatus
 from guard.errors import IdempotencyConflict, IdempotencyMismatch
 from spend.models import IdempotentCall, Route
 from spend.pricing import Usage
+from spend.sealing import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
 
 if TYPE_CHECKING:
     from guard.chat import Answer
@@ -71,12 +72,17 @@ def forget_old(now: datetime) -> None:
 
 
 def pack(answer: "Answer") -> str:
-    return orjson.dumps(asdict(answer)).decode()
+    """Encrypted, where there is a key for it."""
+    packed = orjson.dumps(asdict(answer))
+    return seal(packed) if can_seal() else packed.decode()
 
 
 def unpack(packed: str) -> dict[str, Any]:
-    """The fields of the Answer that `pack` was given."""
-    fields = orjson.loads(packed)
+    """The fields of the Answer that `pack` was given. Raises IdempotencyConflict where it cannot be read."""
+    try:
+        fields = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
+    except UnreadableError:
+        raise IdempotencyConflict("The answer kept for this Idempotency-Key cannot be read any more.") from None
     budget = fields["budget"]
     if budget["resets_at"] is not None:
         budget["resets_at"] = datetime.fromisoformat(budget["resets_at"])

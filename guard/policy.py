@@ -57,6 +57,7 @@ class TenantPolicy:
     downgrades: tuple[tuple[str, str], ...]
     budgets: tuple[BudgetPolicy, ...]
     share_content: bool = False
+    content_days: int = 0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -207,6 +208,7 @@ def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int)
         floor_max_tokens=tenant.floor_max_tokens,
         hide_money=tenant.hide_money,
         share_content=tenant.share_content,
+        content_days=tenant.content_days,
         route=tuple(tenant.effective_route()),
         downgrades=tuple(tenant.effective_downgrades()),
         budgets=tuple(BudgetPolicy.of(budget) for budget in effective_budgets(tenant, budgets, top_up_ticks)),

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from guard import breaker
 from guard.bills import count_tokens
+from guard.content import Contents
 from guard.demo import serve_on_loopback
 from guard.errors import GuardError
 from guard.idempotency import forget_old
@@ -65,6 +66,7 @@ class Runtime:
         self.queries = ThreadPoolExecutor(1, "queries")
         self.providers = Providers()
         self.telemetry = Telemetry()
+        self.contents = Contents()
         self.stop_demo: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     @property
@@ -79,6 +81,7 @@ class Runtime:
         self.keeper.start()
         self.writer.start()
         self.telemetry.start()
+        self.contents.start()
         _keep(self._sweep(), self.background)
         _keep(asyncio.to_thread(count_tokens, ""), self.background)  # its tables take half a second to load
 
@@ -91,6 +94,7 @@ class Runtime:
         await asyncio.to_thread(self.writer.stop)
         await asyncio.to_thread(self.keeper.stop)
         await asyncio.to_thread(self.telemetry.stop)
+        await asyncio.to_thread(self.contents.stop)
         await self.providers.close()
         if self.stop_demo:
             await self.stop_demo()

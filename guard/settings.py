@@ -5,6 +5,7 @@ A bad value stops the start with a message that names its setting.
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -66,6 +67,17 @@ def http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https URL, not {text!r}")
     return text.rstrip("/")
+
+
+def fernet_keys(text: str) -> tuple[str, ...]:
+    """The keys, none of which a message may show."""
+    keys = tuple(filter(None, map(str.strip, text.split(","))))
+    for number, key in enumerate(keys, 1):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
+            raise ValueError(
+                f"must be Fernet keys (32 bytes in URL-safe base64) separated by commas; number {number} is none"
+            )
+    return keys
 
 
 def email_server(text: str) -> dict[str, Any]:
@@ -272,6 +284,7 @@ OPENAI_API_KEY = env.str("OPENAI_API_KEY", "")
 OPENAI_BASE_URL = read("OPENAI_BASE_URL", "https://api.openai.com/v1", http_url)
 HELICONE_API_KEY = env.str("HELICONE_API_KEY", "")
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
+CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "120", seconds)
 STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds)

@@ -16,6 +16,7 @@ from django.utils import timezone
 from guard import breaker, idempotency
 from guard.bills import counted_bill, read_bill, texts_in
 from guard.chat import Answer, Opened, settle
+from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.providers import Failed
 from guard.runtime import Runtime
@@ -76,6 +77,8 @@ class Relay:
         self.closing = closing
         self.model = opened.hold.reserved.offer.model
         self.tally = Tally(opened.story.call.ask.choices)
+        call = opened.story.call
+        self.keeps_events = call.claim is not None or keeps_content(call.tenant)
         self.passed_on: list[bytes] = []
         self.settling: asyncio.Task[Answer] | None = None
 
@@ -107,7 +110,7 @@ class Relay:
 
     def _pass_on(self, events: list[Event]) -> bytes:
         piece = b"".join(map(self._shown, events))
-        if self.opened.story.call.claim:
+        if self.keeps_events:
             self.passed_on.append(piece)
         return piece
 

@@ -12,10 +12,13 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
+from spend.contents import said_if_readable
+from spend.conversations import Conversations
 from spend.models import (
     Alert,
     ArchivedSpend,
     Call,
+    CallContent,
     DailyCustomer,
     IdempotentCall,
     LedgerEntry,
@@ -54,6 +57,9 @@ class Customer:
     def alerts(self) -> QuerySet[Alert]:
         return Alert.objects.filter(tenant_id=self.tenant_id, scope=Scope.CUSTOMER, subject=self.name)
 
+    def contents(self) -> QuerySet[CallContent]:
+        return CallContent.objects.filter(tenant=self.tenant_id, customer=self.name)
+
     def days(self) -> QuerySet[DailyCustomer]:
         return DailyCustomer.objects.filter(tenant=self.tenant_id, customer=self.name)
 
@@ -72,10 +78,12 @@ def export(customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, rows in parts.items():
         for row in rows.values().iterator(2000):
             yield name, row
+    for content in customer.contents().order_by("at").iterator(100):
+        yield "contents", {"call_id": content.call_id, "at": content.at, "said": said_if_readable(content)}
 
 
 def erase(customer: Customer) -> dict[str, int]:
-    """Replace the customer by a pseudonym, and forget answers kept for replay. How many rows of each kind.
+    """Replace the customer and its conversations by pseudonyms, and forget what was said. How many of each kind.
 
     Raises InFlightError; then nothing was changed.
     """
@@ -83,16 +91,21 @@ def erase(customer: Customer) -> dict[str, int]:
     with transaction.atomic():
         # Nothing of it is removed meanwhile, which would archive it under the old name.
         RollupMark.objects.select_for_update().filter(tenant=customer.tenant_id).first()
-        if customer.reservations().filter(state=ReservationState.PENDING).exists():
+        conversations = Conversations.of(customer.tenant_id, customer.name)
+        pending = customer.reservations().filter(state=ReservationState.PENDING)
+        if pending.exists() or conversations.are_in_flight():
             raise InFlightError(f"{customer.name!r} has calls in flight.")
         return {
             "answers": _forget_answers(customer),
             **_rename_attempts(customer, pseudonym),
             "calls": customer.calls().update(customer=pseudonym),
+            "contents": customer.contents().delete()[0],  # after the calls: see guard.content.store
             "windows": customer.windows().update(subject=pseudonym),
             "alerts": customer.alerts().update(subject=pseudonym),
             "days": customer.days().update(customer=pseudonym),
             "archived": customer.archived().update(subject=pseudonym),
+            "conversations": conversations.rename(),
+            "shared conversations, which keep their ids": len(conversations.shared),
         }
 
 
@@ -112,5 +125,6 @@ def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:
 def is_known(customer: Customer) -> bool:
     parts: list[QuerySet[Any]] = [
         customer.calls(), customer.reservations(), customer.windows(), customer.days(), customer.archived(),
+        customer.contents(),
     ]  # fmt: skip
     return any(rows.exists() for rows in parts)

@@ -9,6 +9,7 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
+from spend import contents
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.deliveries import dispatch
@@ -74,6 +75,11 @@ def keep_ledger_months() -> str:
 
 
 @task
+def forget_content() -> str:
+    return f"what was said in {contents.forget(timezone.now())} calls is forgotten"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -94,4 +100,5 @@ JOBS = [
     Job("retain entries", timedelta(days=1), retain_entries),
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
+    Job("forget content", timedelta(hours=1), forget_content),
 ]

@@ -331,6 +331,32 @@ class Call(AppendOnly):
         return self.request_id
 
 
+class CallContent(models.Model):
+    """What was said in a served call, encrypted; kept for the tenant's `content_days`.
+
+    `body` is sealed JSON: `{"messages": …, "answer": [choice, …]}`, each cut where it is very long.
+    """
+
+    call_id = models.UUIDField(primary_key=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_constraint=False, db_index=False)
+    customer = models.CharField(max_length=255, blank=True)
+    conversation = models.CharField(max_length=255, blank=True)
+    at = models.DateTimeField()
+    body = models.TextField()
+
+    class Meta:
+        # Auditors may see whatever can be viewed, but not this.
+        default_permissions = ()
+        permissions = [("read_callcontent", "Can read prompts and answers")]
+        indexes = [
+            models.Index(fields=["tenant", "at"], name="content_by_age"),
+            models.Index(fields=["tenant", "customer"], condition=~Q(customer=""), name="content_by_customer"),
+        ]
+
+    def __str__(self) -> str:
+        return f"what was said in {self.call_id}"
+
+
 class IdempotentCall(models.Model):
     """A call made under an `Idempotency-Key`: in flight while `answer` is empty, then replayed from it."""
 

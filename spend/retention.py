@@ -26,6 +26,7 @@ from spend.daily import MarkMovedError, catch_up
 from spend.models import (
     ArchivedSpend,
     Call,
+    CallContent,
     LedgerEntry,
     Reservation,
     ReservationState,
@@ -194,14 +195,15 @@ def scopes_of(entry: LedgerEntry) -> Iterator[ScopeKey]:
 
 
 def _delete(sql: Sql, call_ids: Sequence[UUID], ids: Sequence[UUID]) -> Removed:
-    attempts = [(pk,) for pk in ids]
-    _, entries, reservations, calls = sql.write(
+    attempts, calls = [(pk,) for pk in ids], [(pk,) for pk in call_ids]
+    _, entries, reservations, called, _ = sql.write(
         Delete(Review, "entry_id", attempts),
         Delete(LedgerEntry, "reservation_id", attempts),
         Delete(Reservation, "id", attempts),
-        Delete(Call, "id", [(pk,) for pk in call_ids]),
+        Delete(Call, "id", calls),
+        Delete(CallContent, "call_id", calls),
     )
-    return +Removed(entries=entries, reservations=reservations, calls=calls)
+    return +Removed(entries=entries, reservations=reservations, calls=called)
 
 
 def _remove_windows(tenant_id: str, before: datetime) -> Iterator[Removed]:

@@ -202,6 +202,7 @@ class TenantAdmin(ModelAdmin):
                     ("requests_per_minute", "calls_in_flight"),
                     "hide_money",
                     "share_content",
+                    "content_days",
                 ]
             },
         ),

@@ -25,6 +25,7 @@ ANY_MODEL = "*"
 
 SMALLEST_CAP = Decimal("0.0001")
 MOST_PERCENT = 100
+MOST_CONTENT_DAYS = 365
 
 # Each call's time is kept for a minute: past this a limit costs more than what it is to prevent.
 MOST_REQUESTS_PER_MINUTE = 10_000
@@ -99,6 +100,13 @@ class Tenant(Limited):
     )
     share_content = models.BooleanField(
         default=False, help_text="Prompts and answers may be sent to Helicone, not only tokens, costs and times."
+    )
+    content_days = models.PositiveSmallIntegerField(
+        "prompts and answers kept, days",
+        default=0,
+        validators=[MaxValueValidator(MOST_CONTENT_DAYS)],
+        help_text="How long prompts and answers are kept, encrypted. 0: they are not stored. "
+        "While CONTENT_KEYS has no key, nothing is stored whatever stands here.",
     )
     hide_money = models.BooleanField(default=False, help_text="No dollar figure appears in the agent API.")
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="tenants")

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from auditlog.context import set_extra_data
+from auditlog.models import LogEntry
 from auditlog.registry import auditlog
 from django.db.models import F, Model
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.functional import SimpleLazyObject
 
-from tenants.models import Revision
+from tenants.models import Revision, Tenant
 
 
 def watch(*models: type[Model], m2m: Mapping[type[Model], set[str]] | None = None) -> None:
@@ -42,6 +43,13 @@ def _untold(model: type[Model]) -> list[str]:
 def raise_revision(**_signal: Any) -> None:
     if not Revision.objects.filter(pk=1).update(number=F("number") + 1):
         Revision.objects.get_or_create(pk=1)
+
+
+def note_look(tenant: Tenant, what: str) -> None:
+    """That somebody looked at something confidential of the tenant; who, is known from the request."""
+    LogEntry.objects.log_create(
+        tenant, force_log=True, action=LogEntry.Action.ACCESS, object_repr=f"{tenant}: {what}", changes={}
+    )
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def budgets_form(tenant: Tenant, *rows: dict[str, Any], initial: int = 0) -> dic
     """The tenant's form as it stands, with these budget rows."""
     form: dict[str, Any] = {
         "name": tenant.name, "time_zone": tenant.time_zone, "is_active": "on",
-        "default_max_tokens": "1024", "floor_max_tokens": "64",
+        "default_max_tokens": "1024", "floor_max_tokens": "64", "content_days": "0",
     }  # fmt: skip
     for prefix in ("budgets", "route_steps", "downgrade_rules", "keys", "top_ups"):
         form |= {f"{prefix}-TOTAL_FORMS": "0", f"{prefix}-INITIAL_FORMS": "0"}

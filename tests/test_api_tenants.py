@@ -23,6 +23,7 @@ WHOLE = {
     "downgrades": [{"from": "large", "to": "small"}, {"from": "*", "to": "tiny"}],
     "defaultMaxTokens": 512,
     "hideMoney": True,
+    "contentDays": 30,
     "requestsPerMinute": None,
     "callsInFlight": None,
 }
@@ -53,6 +54,7 @@ def test_only_the_id_is_needed(api: Api) -> None:
         "downgrades": [{"from": source, "to": to} for source, to in settings.DEFAULT_DOWNGRADES],
         "defaultMaxTokens": 1024,
         "hideMoney": False,
+        "contentDays": 0,
         "requestsPerMinute": None,
         "callsInFlight": None,
     }
@@ -147,6 +149,8 @@ def test_a_moved_step_keeps_its_row_and_its_trail(api: Api) -> None:
         ({"defaultMaxTokens": "5"}, "defaultMaxTokens"),
         ({"defaultMaxTokens": True}, "defaultMaxTokens"),
         ({"hideMoney": "no"}, "hideMoney"),
+        ({"contentDays": -1}, "contentDays"),
+        ({"contentDays": 366}, "contentDays"),
         ({"default_max_tokens": 5}, "default_max_tokens"),
         ({"members": []}, "members"),
         ({"id": "x"}, "id"),

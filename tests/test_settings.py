@@ -73,6 +73,7 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
         ("ENTRIES_KEPT_DAYS", "36501", "at most 36500"),
         ("EMAIL_URL", "mail.example.com", "an email URL"),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO"),
+        ("CONTENT_KEYS", "not-to-be-shown", "number 1 is none"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str, why: str) -> None:
@@ -81,3 +82,4 @@ def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str, why: st
     last_line = started.stderr.strip().splitlines()[-1]
     assert f"{name}: " in last_line
     assert why in last_line
+    assert "not-to-be-shown" not in started.stderr

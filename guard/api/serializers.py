@@ -28,7 +28,15 @@ from spend.models import CatalogueModel, Provider
 from spend.operator_prices import PricedModel
 from spend.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
-from tenants.models import ANY_MODEL, MOST_REQUESTS_PER_MINUTE, Budget, Scope, Tenant, validate_time_zone
+from tenants.models import (
+    ANY_MODEL,
+    MOST_CONTENT_DAYS,
+    MOST_REQUESTS_PER_MINUTE,
+    Budget,
+    Scope,
+    Tenant,
+    validate_time_zone,
+)
 from tenants.periods import Period
 from tenants.routes import set_route
 
@@ -162,6 +170,13 @@ class TenantSerializer(StrictSerializer):
         min_value=1, required=False, help_text="Output tokens of a call that names no maximum."
     )
     hide_money = YesNo(required=False, help_text="No dollar figure appears in the agent API.")
+    content_days = WholeNumber(
+        min_value=0,
+        max_value=MOST_CONTENT_DAYS,
+        required=False,
+        help_text="How many days prompts and answers are kept, encrypted, where the installation has a key for it; "
+        "0 for not at all.",
+    )
     requests_per_minute = RequestsPerMinute()
     calls_in_flight = CallsInFlight()
 

@@ -19,11 +19,10 @@ OFFER = Offer("grok-4.3", "xai", PriceList(1, ()), Route.PRIMARY, 10, 1, max_tok
 
 
 def chat_call(**facts: Any) -> ChatCall:
-    """A call of tenant acme; `share_content` and fields of its Caller can be given."""
+    """A call of tenant acme; what the tenant says of content and fields of its Caller can be given."""
     tenant: Tenant = TenantFactory.build(id="acme")
-    policy = TenantPolicy(
-        "acme", True, tenant.zone, 100, 1, False, ("grok-4.3",), (), (), share_content=facts.pop("share_content", False)
-    )
+    content = {name: facts.pop(name) for name in ("share_content", "content_days") if name in facts}
+    policy = TenantPolicy("acme", True, tenant.zone, 100, 1, False, ("grok-4.3",), (), (), **content)
     given = {"key_id": 1, "customer": "", "conversation": "", "requested_model": "grok-4.3", **facts}
     context = given.pop("context", {})
     caller = Caller(call_id=new_id(), request_id="req_1", tenant_id="acme", **given)

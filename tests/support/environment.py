@@ -29,6 +29,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "STREAM_IDLE_SECONDS": "5",
         "HELICONE_API_KEY": "",
         "METRICS_TOKEN": "",
+        "CONTENT_KEYS": "",
         "LOG_LEVEL": "INFO",
         "HELICONE_BASE_URL": provider_url,
         "DEFAULT_DAILY_BUDGET": "5.00",

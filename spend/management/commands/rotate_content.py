@@ -1,0 +1,22 @@
+"""`manage.py rotate_content`: encrypt what is stored with the first of CONTENT_KEYS."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from spend.contents import rotate
+from spend.sealing import can_seal
+
+
+class Command(BaseCommand):
+    help = "Encrypt stored prompts and answers with the first of CONTENT_KEYS; then the others can be taken out."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not can_seal():
+            raise CommandError("CONTENT_KEYS has no key.")
+        found = unreadable = 0
+        for of_step, unreadable_of_step in rotate():
+            found, unreadable = found + of_step, unreadable + unreadable_of_step
+        if unreadable:
+            raise CommandError(f"{unreadable:,} of {found:,} cannot be read: their key is not in CONTENT_KEYS.")
+        self.stdout.write(f"{found:,} encrypted with the first key")
