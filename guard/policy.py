@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from spend.ledger import CallGroup, CallLimit, Limit, WindowKey
 from spend.models import Breaker, CatalogueModel
-from spend.prices import load_history
+from spend.prices import PricePeriod, load_history, price_at
 from spend.pricing import PriceList
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp
@@ -106,12 +106,11 @@ class ModelPolicy:
     image_allowance_tokens: int | None
     is_enabled: bool
     shutdown_on: date | None
-    prices: tuple[tuple[datetime, PriceList], ...]
-    """From when which price holds, the winning one last."""
+    prices: tuple[PricePeriod, ...]
+    """When which price holds, the winning one last."""
 
     def price_at(self, now: datetime) -> PriceList | None:
-        started = [price for starts_at, price in self.prices if starts_at <= now]
-        return started[-1] if started else None
+        return price_at(self.prices, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +215,11 @@ def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int)
 
 def load_models() -> dict[str, ModelPolicy]:
     models = CatalogueModel.objects.in_bulk()
-    prices = load_history(models).prices
-    return {name: _model_policy(model, prices.get(name, ())) for name, model in models.items()}
+    periods = load_history(models).periods
+    return {name: _model_policy(model, periods.get(name, ())) for name, model in models.items()}
 
 
-def _model_policy(model: CatalogueModel, prices: Sequence[tuple[datetime, PriceList]]) -> ModelPolicy:
+def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod]) -> ModelPolicy:
     return ModelPolicy(
         id=model.id,
         provider=model.provider,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from genai_prices import data_snapshot
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint, TieredPrices
 
@@ -258,7 +259,8 @@ def _sync_prices(model: CatalogueModel, listed: ListedModel, now: datetime) -> l
 
 def prices_in_force(now: datetime) -> dict[str, Price]:
     """Each priced model's price at `now`, with its tiers: the operator's latest, else the catalogue's."""
-    started = Price.objects.filter(starts_at__lte=now, tiers__above_tokens=0).order_by("starts_at")
+    holding = Q(ends_at=None) | Q(ends_at__gt=now)
+    started = Price.objects.filter(holding, starts_at__lte=now, tiers__above_tokens=0).order_by("starts_at")
     in_force: dict[str, Price] = {}
     for source in (PriceSource.CATALOGUE, PriceSource.OPERATOR):
         in_force |= {price.model_id: price for price in started.filter(source=source).prefetch_related("tiers")}

@@ -5,6 +5,7 @@ SQL; the classes here give them their schema and the pages something to query.  
 tenants carry no database constraint: a check on every insert would lock the tenant's row.
 """
 
+from datetime import datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -67,11 +68,14 @@ class PriceSource(models.TextChoices):
 class Price(models.Model):
     """A model's price from an instant on. Its figures are in its tiers.
 
-    An operator's price wins over the catalogue's, whichever started later.
+    An operator's price wins over the catalogue's, whichever started later, until it is ended.
     """
 
     model = models.ForeignKey(CatalogueModel, on_delete=models.PROTECT, related_name="prices")
     starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(
+        null=True, blank=True, help_text="When an operator went back to the catalogue's price. Empty: never."
+    )
     source = models.CharField(max_length=10, choices=PriceSource, default=PriceSource.OPERATOR)
 
     class Meta:
@@ -86,6 +90,10 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model_id} from {self.starts_at:%Y-%m-%d %H:%M} UTC"
+
+    def may_hold_at(self, at: datetime) -> bool:
+        """Whether it has started and was not ended; which of those wins is another question."""
+        return self.starts_at <= at and (self.ends_at is None or at < self.ends_at)
 
 
 class PriceTier(models.Model):

@@ -16,8 +16,8 @@ def price_in_force(prices: Iterable[Price], now: datetime) -> Price | None:
 
     One without a base tier does not count: a small request would have no price, and so be free.
     """
-    started = [price for price in prices if price.starts_at <= now and 0 in tiers_of(price)]
-    return max(started, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
+    holding = [price for price in prices if price.may_hold_at(now) and 0 in tiers_of(price)]
+    return max(holding, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,51 @@ def callable_models(names: Iterable[str], now: datetime) -> list[PricedModel]:
     return [each for each in priced if each.model.is_enabled and each.price]
 
 
+@transaction.atomic
 def change_price(model: CatalogueModel, rates: Rates, now: datetime) -> Price | None:
     """Start an operator's price with these base `rates` from `now` on, or none if they are in force already.
 
     Higher tiers of the price in force stay, raised to the new base where they would fall below it: a long
     request must not become cheaper than a short one by leaving its tier out.
     """
+    _one_at_a_time(model)
     price = price_in_force(model.prices.prefetch_related("tiers"), now)
     tiers = dict(tiers_of(price)) if price else {}
     if tiers.get(0) == rates:
         return None
     raised = {above: _at_least(tier, rates) for above, tier in tiers.items() if above}
     return write_price(model, now, {0: rates, **raised}, PriceSource.OPERATOR)
+
+
+def catalogue_price(model: CatalogueModel, now: datetime) -> Price | None:
+    """What the model would cost at `now` without its operator's price, or None where it has no such price, or
+    no other."""
+    prices = list(model.prices.prefetch_related("tiers"))
+    in_force = price_in_force(prices, now)
+    if in_force is None or in_force.source != PriceSource.OPERATOR:
+        return None
+    return price_in_force([price for price in prices if price.source == PriceSource.CATALOGUE], now)
+
+
+@transaction.atomic
+def back_to_catalogue(model: CatalogueModel, now: datetime) -> Price | None:
+    """End the operator's prices that have started, all of them: an older one must not come back instead.
+
+    Their rows stay, as entries were billed by them. Returns the price now in force; None where
+    `catalogue_price` has none, and nothing was changed.
+    """
+    _one_at_a_time(model)
+    price = catalogue_price(model, now)
+    standing = model.prices.filter(source=PriceSource.OPERATOR, starts_at__lte=now, ends_at=None) if price else ()
+    for each in standing:
+        each.ends_at = now
+        each.save()  # row by row: each is in the audit trail
+    return price if standing else None
+
+
+def _one_at_a_time(model: CatalogueModel) -> None:
+    """Until the transaction ends: who decides by the price in force must not decide by one that is being ended."""
+    CatalogueModel.objects.select_for_update().get(pk=model.pk)
 
 
 def _at_least(tier: Rates, base: Rates) -> Rates:

@@ -1,5 +1,6 @@
 """The operators' pages: who may do what, the actions, what is shown, and signing in."""
 
+import html
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ from tests.factories import (
     BudgetFactory,
     CatalogueModelFactory,
     DowngradeRuleFactory,
+    PriceFactory,
     RouteStepFactory,
     TenantFactory,
     UserFactory,
@@ -234,6 +236,7 @@ def test_an_auditor_changes_nothing(auditor: Client, tenant: Tenant) -> None:
         ("tenants_tenant_issue_key", "acme"),
         ("tenants_apikey_revoke", key.pk),
         ("spend_cataloguemodel_set_price", "only"),
+        ("spend_cataloguemodel_catalogue_price", "only"),
     ):
         assert act(auditor, url_name, object_id, amount_ticks="1", name="k").status_code == 403
     tenant.refresh_from_db()
@@ -497,6 +500,25 @@ def test_a_price_is_set_from_now_on(operator: Client, tenant: Tenant) -> None:
     same = act(operator, "spend_cataloguemodel_set_price", "only",
                input_ticks="1.3", cached_input_ticks="0.2", cache_write_ticks="", output_ticks="2.5")  # fmt: skip
     assert "nothing was changed" in said(same)
+
+
+def test_back_to_the_catalogues_price(operator: Client, tenant: Tenant) -> None:
+    """The way back is shown where there is one; what was billed by the operator's price stays readable."""
+    path, back = "/admin/spend/cataloguemodel/only/change/", "Back to the catalogue's price"
+    Price.objects.update(source=PriceSource.CATALOGUE)
+    assert back not in html.unescape(page(operator, path))
+    mine = PriceFactory.create(model_id="only", starts_at=timezone.now(), tier__input_ticks=70_000)
+    assert back in html.unescape(page(operator, path))
+    assert operator.get(reverse("admin:spend_cataloguemodel_catalogue_price", args=["only"])).status_code == 200
+    mine.refresh_from_db()
+    assert mine.ends_at is None, "a GET, which another site could make the browser send, ended it"
+    assert "as the catalogue says" in said(act(operator, "spend_cataloguemodel_catalogue_price", "only"))
+    mine.refresh_from_db()
+    assert mine.ends_at is not None
+    after = html.unescape(page(operator, path))
+    assert back not in after
+    assert f"{mine.ends_at:%Y-%m-%d %H:%M} UTC" in after
+    assert "nothing was changed" in said(act(operator, "spend_cataloguemodel_catalogue_price", "only"))
 
 
 def test_a_price_finer_than_a_tick_is_refused(operator: Client, tenant: Tenant) -> None:

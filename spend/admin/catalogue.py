@@ -17,10 +17,10 @@ from unfold.forms import BaseDialogForm
 
 from spend.catalogue import Rates, prices_in_force, tiers_of
 from spend.models import CatalogueModel, Price, PriceSource, PriceTier
-from spend.operator_prices import change_price, price_in_force
+from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
 from tenants.fields import UsdFormField
-from tenants.forms import UsdInput
+from tenants.forms import ConfirmForm, UsdInput
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import usd_string
 from tenants.periods import BEGINNING
@@ -54,7 +54,7 @@ class PriceInline(ReadOnly, TabularInline):
     """Every price the model had, has and will have; a new one is set by the action above."""
 
     model = Price
-    fields = readonly_fields = ["starts", "source", "rates"]
+    fields = readonly_fields = ["starts", "ends", "source", "rates"]
     tab = hide_title = True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
@@ -62,11 +62,19 @@ class PriceInline(ReadOnly, TabularInline):
 
     @display(description="From")
     def starts(self, price: Price) -> str:
-        return "the beginning" if price.starts_at == BEGINNING else f"{price.starts_at:%Y-%m-%d %H:%M} UTC"
+        return "the beginning" if price.starts_at == BEGINNING else minute_of(price.starts_at)
+
+    @display(description="Until", empty_value="")
+    def ends(self, price: Price) -> str:
+        return minute_of(price.ends_at) if price.ends_at else ""
 
     @display(description="USD per million: input, cached, output")
     def rates(self, price: Price) -> str:
         return rates_text(price)
+
+
+def minute_of(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def rates_text(price: Price) -> str:
@@ -103,7 +111,16 @@ class CatalogueModelAdmin(ModelAdmin):
         ),
     ]
     inlines: Sequence[Any] = [PriceInline]
-    actions_detail: Sequence[Any] = ["set_price"]
+    actions_detail: Sequence[Any] = ["set_price", "catalogue_price"]
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """The way back is there only where an operator's price stands before one of the catalogue."""
+        found = super().get_actions_detail(request, object_id)
+        model = CatalogueModel.objects.filter(pk=object_id).first()
+        if model and catalogue_price(model, timezone.now()):
+            return found
+        useless = self.get_unfold_action("catalogue_price").action_name
+        return [each for each in found if each.action_name != useless]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CatalogueModel]:
         return super().get_queryset(request).prefetch_related("prices__tiers")
@@ -151,6 +168,27 @@ class CatalogueModelAdmin(ModelAdmin):
             info(request, f"{model} costs that already; nothing was changed.")
         return back_to(CatalogueModel, object_id)
 
+    @action(
+        description="Back to the catalogue's price",
+        url_path="catalogue-price",
+        permissions=["change"],
+        icon="undo",
+        dialog={
+            "title": "Back to the catalogue's price?",
+            "description": "The operator's price ends now, and the price catalogue's holds again and follows its "
+            "changes. Calls already made keep the price that they were billed at. A price set for later still begins.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Back to the catalogue's",
+        },
+    )
+    def catalogue_price(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        model = CatalogueModel.objects.get(pk=object_id)
+        if price := back_to_catalogue(model, timezone.now()):
+            success(request, f"{model} costs {rates_text(price)} USD per million again, as the catalogue says.")
+        else:
+            info(request, f"{model} has no operator's price to end, or none in the catalogue; nothing was changed.")
+        return back_to(CatalogueModel, object_id)
+
 
 class PriceTierInline(Row, ShowsUsd, TabularInline):
     model = PriceTier
@@ -174,7 +212,7 @@ class PriceAdmin(ModelAdmin):
     """Prices with their tiers; those of operators can be edited until they begin."""
 
     form = OperatorPriceForm
-    list_display = ("model", "starts_at", "source", "rates")
+    list_display = ("model", "starts_at", "ends_at", "source", "rates")
     list_filter: ClassVar = ["source"]
     list_select_related = ("model",)
     search_fields = ("model__id",)
