@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from playwright.sync_api import Page
 
 from spend.models import Breaker, Route
 from tenants.models import Scope
 from tenants.periods import Period
 from tests.factories import (
+    PASSWORD,
     ApiKeyFactory,
     BudgetFactory,
     CatalogueModelFactory,
@@ -20,11 +23,12 @@ from tests.factories import (
     UserFactory,
 )
 from tests.support.browser import axe_source, chromium, enter_admin, findings, problems_of
-from tests.support.history import made_history, place_call
+from tests.support.history import ALERT_ID, made_history, place_background, place_call
 from tests.support.server import GuardServer
 
 TENANT = "/admin/tenants/tenant/shop-0001/change/"
 TABS = ["budgets", "route_steps", "downgrade_rules", "keys", "top_ups"]
+RECOVERY_CODE = "abcdefgh"
 DIALOGS = ["raise-today", "issue-key", "pause"]
 
 
@@ -45,7 +49,11 @@ def server(guard_server: Callable[..., GuardServer]) -> GuardServer:
         place_call(stopped, ApiKeyFactory.create(tenant=stopped), timezone.now(), model="failing", cost_ticks=5)
         TenantFactory.create(id="paused", is_active=False)
         Breaker.objects.create(model_id="failing", opened_at=timezone.now(), last_failure="timeout")
+        place_background(full, timezone.now())
         UserFactory.create(username="olga", is_staff=True, is_superuser=True)
+        careful = UserFactory.create(username="carla", is_staff=True, is_superuser=True)
+        TOTPDevice.objects.create(user=careful, name="app", confirmed=True)
+        StaticDevice.objects.create(user=careful, name="recovery codes").token_set.create(token=RECOVERY_CODE)
     server.start()
     return server
 
@@ -62,7 +70,9 @@ ADDRESSES = [
     "/admin/tenants/budget/",
     "/admin/spend/cataloguemodel/",
     "/admin/spend/cataloguemodel/failing/change/",
+    "/admin/spend/cataloguemodel/bench-small/change/",
     "/admin/spend/price/",
+    "/admin/spend/price/add/",
     "/admin/spend/window/",
     "/admin/spend/reservation/",
     "/admin/spend/ledgerentry/",
@@ -72,7 +82,24 @@ ADDRESSES = [
     "/admin/auth/user/add/",
     "/admin/auth/group/",
     "/admin/auth/user/second-factor/",
+    "/admin/auth/user/1/password/",
     "/admin/axes/accessattempt/",
+    "/admin/otp_totp/totpdevice/",
+    "/admin/password_change/",
+    "/admin/password_change/done/",
+    "/admin/tenants/alertchannel/",
+    "/admin/tenants/alertchannel/add/",
+    "/admin/spend/alert/",
+    f"/admin/spend/alert/{ALERT_ID}/change/",
+    "/admin/spend/delivery/",
+    "/admin/spend/delivery/1/change/",
+    "/admin/django_tasks_database/dbtaskresult/",
+    "/admin/spend/schedule/",
+    "/admin/spend/rollup/",
+    "/admin/spend/breaker/",
+    "/admin/tenants/apikey/",
+    "/admin/tenants/apikey/1/change/",
+    "/admin/search/?s=shop",
 ]
 
 
@@ -80,7 +107,8 @@ ADDRESSES = [
 def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer, scheme: Any, width: int) -> None:
     axe = axe_source()
     with chromium() as browser:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        look: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        context = browser.new_context(**look)
         problems, page = problems_of(context, server.url), context.new_page()
         page.goto(f"{server.url}/admin/login/")
         problems += findings(page, axe)
@@ -92,7 +120,34 @@ def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer,
             if page.evaluate("document.documentElement.scrollWidth") > width:
                 problems.append(f"{address} is wider than {width} pixels")
         problems += findings_in_dialogs(page, server.url, axe)
+        problems += findings_at_the_door(browser.new_context(**look).new_page(), server.url, axe)
     assert problems == []
+
+
+def findings_at_the_door(page: Page, url: str, axe: str) -> list[str]:
+    """Where a code is asked for, where two-factor sign-in is on, and where guessing was locked out."""
+    found: list[str] = []
+    sign_in(page, url, "carla", PASSWORD)
+    found += findings(page, axe)
+    page.locator("#id_password").fill(PASSWORD)
+    page.locator("#id_code").fill(RECOVERY_CODE)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{url}/admin/")
+    page.goto(f"{url}/admin/auth/user/second-factor/", wait_until="networkidle")
+    found += findings(page, axe)
+    page.context.clear_cookies()
+    for _ in range(5):
+        sign_in(page, url, "olga", "guess")
+    page.get_by_role("heading", name="Too many tries").wait_for()
+    return found + findings(page, axe)
+
+
+def sign_in(page: Page, url: str, name: str, password: str) -> None:
+    page.goto(f"{url}/admin/login/")
+    page.locator("#id_username").fill(name)
+    page.locator("#id_password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_load_state("networkidle")
 
 
 def findings_in_dialogs(page: Page, url: str, axe: str) -> list[str]:
