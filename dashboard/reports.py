@@ -109,6 +109,15 @@ class TenantReport:
         return self.own[0]
 
     @property
+    def runs_out_period(self) -> str:
+        """Whose budget runs out first at the pace of now; empty where none does."""
+        return "day" if self.day_forecast.runs_out_at else "month" if self.month_forecast.runs_out_at else ""
+
+    @property
+    def runs_out_at(self) -> datetime | None:
+        return self.day_forecast.runs_out_at or self.month_forecast.runs_out_at
+
+    @property
     def others(self) -> list[Use]:
         """Budgets of single customers, conversations and keys: the furthest used."""
         others = [use for use in self.uses.windows if use.budget.scope != Scope.TENANT]

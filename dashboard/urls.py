@@ -1,7 +1,8 @@
 """The managers' pages. Every address is open to members of the tenant in it, and to staff; see `dashboard.access`."""
 
-from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path, register_converter
+from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
+from django.urls import path, register_converter, reverse_lazy
+from django.views.decorators.cache import never_cache
 
 from dashboard import views
 from dashboard.access import strict
@@ -20,7 +21,11 @@ class SubjectKindConverter:
 
 register_converter(SubjectKindConverter, "subject_kind")
 
-sign_in = LoginView.as_view(template_name="dashboard/login.html", authentication_form=SignInForm)
+new_password = PasswordChangeView.as_view(
+    template_name="dashboard/password.html",
+    success_url=reverse_lazy("password", query={"changed": "yes"}),
+    extra_context={"nav": "password"},
+)
 
 urlpatterns = [
     path("", views.overview, name="overview"),
@@ -32,6 +37,7 @@ urlpatterns = [
         strict(LoginView.as_view(template_name="dashboard/login.html", authentication_form=SignInForm)),
         name="login",
     ),
+    path("password/", strict(never_cache(new_password)), name="password"),
     path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
     path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
     path("tenants/<str:tenant_id>/days.csv", views.days_csv, name="days_csv"),

@@ -45,12 +45,14 @@ def callable_models(names: Iterable[str], now: datetime) -> list[PricedModel]:
     return [each for each in priced if each.model.is_enabled and each.price]
 
 
+@transaction.atomic
 def change_price(model: CatalogueModel, rates: Rates, now: datetime) -> Price | None:
     """Start an operator's price with these base `rates` from `now` on, or none if they are in force already.
 
     Higher tiers of the price in force stay, raised to the new base where they would fall below it: a long
     request must not become cheaper than a short one by leaving its tier out.
     """
+    _one_at_a_time(model)
     price = price_in_force(model.prices.prefetch_related("tiers"), now)
     tiers = dict(tiers_of(price)) if price else {}
     if tiers.get(0) == rates:
@@ -76,14 +78,18 @@ def back_to_catalogue(model: CatalogueModel, now: datetime) -> Price | None:
     Their rows stay, as entries were billed by them. Returns the price now in force; None where
     `catalogue_price` has none, and nothing was changed.
     """
-    CatalogueModel.objects.select_for_update().get(pk=model.pk)
+    _one_at_a_time(model)
     price = catalogue_price(model, now)
-    if price is not None:
-        for each in model.prices.filter(source=PriceSource.OPERATOR):
-            if each.may_hold_at(now):
-                each.ends_at = now
-                each.save()  # row by row: each is in the audit trail
-    return price
+    standing = model.prices.filter(source=PriceSource.OPERATOR, starts_at__lte=now, ends_at=None) if price else ()
+    for each in standing:
+        each.ends_at = now
+        each.save()  # row by row: each is in the audit trail
+    return price if standing else None
+
+
+def _one_at_a_time(model: CatalogueModel) -> None:
+    """Until the transaction ends: who decides by the price in force must not decide by one that is being ended."""
+    CatalogueModel.objects.select_for_update().get(pk=model.pk)
 
 
 def _at_least(tier: Rates, base: Rates) -> Rates:

@@ -1,5 +1,6 @@
 """The operators' pages: who may do what, the actions, what is shown, and signing in."""
 
+import html
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,9 @@ from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
-from spend.catalogue import prices_in_force
 from spend.ids import new_id
-from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
+from spend.models import Breaker, Call, LedgerEntry, Price, PriceSource, Reservation, Window
 from spend.operator_prices import price_in_force
-from spend.prices import load_history
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD
@@ -237,6 +236,7 @@ def test_an_auditor_changes_nothing(auditor: Client, tenant: Tenant) -> None:
         ("tenants_tenant_issue_key", "acme"),
         ("tenants_apikey_revoke", key.pk),
         ("spend_cataloguemodel_set_price", "only"),
+        ("spend_cataloguemodel_catalogue_price", "only"),
     ):
         assert act(auditor, url_name, object_id, amount_ticks="1", name="k").status_code == 403
     tenant.refresh_from_db()
@@ -502,26 +502,22 @@ def test_a_price_is_set_from_now_on(operator: Client, tenant: Tenant) -> None:
     assert "nothing was changed" in said(same)
 
 
-def test_an_operators_price_ends_and_the_catalogues_holds_again(operator: Client, tenant: Tenant) -> None:
-    model = CatalogueModel.objects.get(pk="only")
-    model.prices.update(source=PriceSource.CATALOGUE)
-    later = timezone.now() + timedelta(days=9)
-    PriceFactory.create(model=model, starts_at=later, tier__input_ticks=7)
-    edit = reverse("admin:spend_cataloguemodel_change", args=["only"])
-    assert "Back to the catalogue" not in page(operator, edit)
-    for price in ("9", "8"):
-        act(operator, "spend_cataloguemodel_set_price", "only",
-            input_ticks=price, cached_input_ticks="1", cache_write_ticks="", output_ticks="9")  # fmt: skip
-    assert "Back to the catalogue" in page(operator, edit)
-
-    answer = act(operator, "spend_cataloguemodel_catalogue_price", "only")
-    assert "1.25 / 0.20 / 2.50 USD per million again" in said(answer)
-    now = timezone.now()
-    history = load_history(["only"])
-    assert [history.price_at("only", at).tiers[0].input_ticks for at in (now, later)] == [12_500, 7]  # type: ignore[union-attr]
-    assert prices_in_force(now)["only"].source == PriceSource.CATALOGUE
-    assert model.prices.filter(source=PriceSource.OPERATOR, ends_at__lte=now).count() == 2
-    assert "Back to the catalogue" not in page(operator, edit)
+def test_back_to_the_catalogues_price(operator: Client, tenant: Tenant) -> None:
+    """The way back is shown where there is one; what was billed by the operator's price stays readable."""
+    path, back = "/admin/spend/cataloguemodel/only/change/", "Back to the catalogue's price"
+    Price.objects.update(source=PriceSource.CATALOGUE)
+    assert back not in html.unescape(page(operator, path))
+    mine = PriceFactory.create(model_id="only", starts_at=timezone.now(), tier__input_ticks=70_000)
+    assert back in html.unescape(page(operator, path))
+    assert operator.get(reverse("admin:spend_cataloguemodel_catalogue_price", args=["only"])).status_code == 200
+    mine.refresh_from_db()
+    assert mine.ends_at is None, "a GET, which another site could make the browser send, ended it"
+    assert "as the catalogue says" in said(act(operator, "spend_cataloguemodel_catalogue_price", "only"))
+    mine.refresh_from_db()
+    assert mine.ends_at is not None
+    after = html.unescape(page(operator, path))
+    assert back not in after
+    assert f"{mine.ends_at:%Y-%m-%d %H:%M} UTC" in after
     assert "nothing was changed" in said(act(operator, "spend_cataloguemodel_catalogue_price", "only"))
 
 

@@ -1,7 +1,9 @@
 """The model catalogue out of the genai-prices package."""
 
+import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
+from guard.policy import load_models
 from spend.catalogue import (
     ListedModel,
     Rates,
@@ -32,8 +35,12 @@ from spend.catalogue import (
     tiers_of,
 )
 from spend.models import CatalogueModel, Price, PriceSource, Provider
+from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
+from spend.prices import load_history
+from tenants.models import Revision
 from tenants.periods import BEGINNING
 from tests.factories import PriceFactory
+from tests.support.books import at_once
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -231,6 +238,89 @@ def test_a_price_that_has_not_begun_is_corrected_in_place() -> None:
     sync([announced("3")], NOW)
     assert Price.objects.count() == 2
     assert rates_now(datetime(2027, 1, 1, tzinfo=UTC)).input_ticks == 30_000
+
+
+# Back to the catalogue's price
+
+
+def operators_price(starts_at: datetime, input_ticks: int) -> Price:
+    return PriceFactory.create(
+        model_id="m", starts_at=starts_at, source=PriceSource.OPERATOR, tier__input_ticks=input_ticks
+    )
+
+
+def input_ticks_at(at: datetime) -> list[int]:
+    """As the pages, the calls and the rollups each find it."""
+    found = price_in_force(Price.objects.filter(model="m"), at)
+    histories = [load_history(["m"]).price_at("m", at), load_models()["m"].price_at(at)]
+    assert found
+    assert all(histories)
+    return [
+        rates_now(at).input_ticks,
+        tiers_of(found)[0].input_ticks,
+        *(each.tiers[0].input_ticks for each in histories if each),
+    ]
+
+
+def test_back_to_the_catalogue_ends_every_price_of_the_operator_that_has_begun() -> None:
+    sync([simple(input_usd="1")], NOW)
+    for days_ago, ticks in ((3, 7), (1, 8), (-5, 9)):
+        operators_price(NOW - timedelta(days=days_ago), ticks)
+    revision = Revision.current()
+    assert back_to_catalogue(CatalogueModel.objects.get(), NOW) == prices_in_force(NOW)["m"]
+    assert Revision.current() > revision, "the servers would not know"
+    before = NOW - timedelta(microseconds=1)
+    assert [set(input_ticks_at(at)) for at in (before, NOW, NOW + timedelta(days=5))] == [{8}, {10_000}, {9}]
+    sync([simple(input_usd="2")], NOW + timedelta(days=1))
+    assert set(input_ticks_at(NOW + timedelta(days=2))) == {20_000}, "the catalogue's changes are followed again"
+
+
+def test_without_an_operators_price_or_one_of_the_catalogue_nothing_ends() -> None:
+    sync([simple()], NOW)
+    model = CatalogueModel.objects.get()
+    assert back_to_catalogue(model, NOW) is None
+    Price.objects.all().delete()
+    price = operators_price(NOW, 7)
+    assert back_to_catalogue(model, NOW) is None
+    price.refresh_from_db()
+    assert price.ends_at is None
+
+
+def test_after_going_back_the_operator_may_set_the_same_price_again() -> None:
+    sync([simple()], NOW)
+    model, mine = CatalogueModel.objects.get(), Rates(7, 7, None, 7)
+    for hour in range(3):
+        assert change_price(model, mine, NOW + timedelta(hours=hour))
+        assert set(input_ticks_at(NOW + timedelta(hours=hour))) == {7}
+        assert change_price(model, mine, NOW + timedelta(hours=hour, minutes=1)) is None
+        assert back_to_catalogue(model, NOW + timedelta(hours=hour, minutes=2))
+
+
+def end_without_the_lock(model: CatalogueModel, has_read: threading.Barrier) -> bool:
+    """Read, decide, write; the barrier is the scheduler on a bad day."""
+    price = catalogue_price(model, NOW)
+    has_read.wait(10)
+    Price.objects.filter(source=PriceSource.OPERATOR).update(ends_at=timezone.now())
+    return price is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_operators_who_go_back_at_once_only_one_ends_the_price() -> None:
+    """Without the lock each believes to be the one, and the last of them moves the price's end."""
+    sync([simple()], NOW)
+    model, price = CatalogueModel.objects.get(), operators_price(NOW - timedelta(days=1), 7)
+    has_read = threading.Barrier(4)
+    assert sum(at_once([partial(end_without_the_lock, model, has_read)] * 4)) == 4
+    Price.objects.filter(pk=price.pk).update(ends_at=None)
+    instants = [NOW + timedelta(seconds=second) for second in range(4)]
+    ended = at_once([partial(back_to_catalogue, model, at) for at in instants])
+    (winner,) = (at for at, found in zip(instants, ended, strict=True) if found)
+    price.refresh_from_db()
+    assert price.ends_at == winner
+    assert (
+        LogEntry.objects.get_for_object(price).filter(changes__has_key="ends_at", action=LogEntry.Action.UPDATE).count()
+        == 1
+    )
 
 
 def test_a_price_without_a_base_tier_is_none() -> None:

@@ -19,13 +19,15 @@ from pytest_django import DjangoDbBlocker
 
 from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
 from guard.errors import answer_to
-from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceTier, Reservation
+from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceSource, PriceTier, Reservation
+from spend.operator_prices import back_to_catalogue
 from spend.pricing import bound_input_tokens
 from tenants.models import ApiKey, Budget, Tenant
 from tenants.money import TICKS_PER_USD, usd_string
+from tenants.periods import BEGINNING
 from tenants.trail import raise_revision
-from tests.factories import BudgetFactory, CatalogueModelFactory, DowngradeRuleFactory
-from tests.support.agents import HELLO, Agent, audit, eventually, upstream
+from tests.factories import BudgetFactory, CatalogueModelFactory, DowngradeRuleFactory, PriceFactory
+from tests.support.agents import HELLO, Agent, audit, chunks_of, eventually, upstream
 from tests.support.databases import Databases
 from tests.support.provider import Provider
 from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
@@ -317,6 +319,23 @@ def test_a_disabled_tenant_may_not_call(hire: Hire, provider: Provider, path: st
     agent = hire(is_active=False)
     assert error_of(post(agent, path), 403, "forbidden")["type"] == "permission_error"
     nothing_happened(agent, provider)
+
+
+def test_a_call_in_flight_keeps_its_price_when_the_operator_goes_back_to_the_catalogues(
+    hire: Hire, server: GuardServer, provider: Provider
+) -> None:
+    agent = hire(prices={"primary": TWICE})
+    with server.database():
+        PriceFactory.create(model_id=agent.model, starts_at=BEGINNING, source=PriceSource.CATALOGUE)
+    provider.behave(upstream(agent.model), usage=USAGE, chunks=5, chunk_delay_s=0.3)
+    answer = agent.stream(stream_options={"include_usage": True})
+    eventually(lambda: agent.pending() == 1)
+    with server.database():
+        assert back_to_catalogue(CatalogueModel.objects.get(pk=agent.model), timezone.now())
+    assert chunks_of(answer)
+    assert [entry.cost_ticks for entry in agent.entries()] == [2 * COST]
+    agent.chat()
+    assert [entry.cost_ticks for entry in agent.entries(2)] == [2 * COST, COST]
 
 
 def test_a_model_must_be_allowed_and_priced(hire: Hire, server: GuardServer, provider: Provider) -> None:

@@ -18,8 +18,8 @@ from tests.support.history import NOW, place_call
 
 pytestmark = pytest.mark.django_db
 
-OPEN = {"login", "logout"}
-ADDRESSES = [pattern for pattern in urlpatterns if pattern.name not in OPEN]
+OF_NO_TENANT = {"login", "logout", "password"}
+ADDRESSES = [pattern for pattern in urlpatterns if pattern.name not in OF_NO_TENANT]
 OF_A_TENANT = [pattern for pattern in ADDRESSES if "tenant_id" in str(pattern.pattern)]
 
 SECRET = "zz-secret"
@@ -204,3 +204,48 @@ def test_a_member_signs_in_and_out_without_the_admin(member: User, mine: Tenant)
     assert client.get(answer["Location"]).status_code == 200
     assert client.post(reverse("logout"))["Location"] == reverse("login")
     assert client.get(f"/tenants/{mine.id}/").status_code == 302
+
+
+# A manager's own password
+
+
+def change_password(client: Client, old: str, new: str) -> Any:
+    return client.post(reverse("password"), {"old_password": old, "new_password1": new, "new_password2": new})
+
+
+@pytest.fixture
+def with_password(member: User) -> User:
+    member.set_password(PASSWORD)
+    member.save()
+    return member
+
+
+def test_a_manager_changes_their_password(with_password: User) -> None:
+    client, elsewhere = signed_in(with_password), signed_in(with_password)
+    assert f'href="{reverse("password")}"' in text_of(client.get(reverse("overview")))
+    answer = change_password(client, PASSWORD, "quiet-otter-lamp")
+    assert "Your password is changed." in text_of(client.get(answer["Location"]))
+    assert elsewhere.get(reverse("overview")).status_code == 302, "who knew the old one is still in"
+    with_password.refresh_from_db()
+    assert with_password.check_password("quiet-otter-lamp")
+
+
+@pytest.mark.parametrize(("old", "new"), [("not-it", "quiet-otter-lamp"), (PASSWORD, "12345678"), (PASSWORD, "x7-q")])
+def test_a_password_is_not_changed_without_the_old_one_or_to_a_weak_one(
+    with_password: User, old: str, new: str
+) -> None:
+    body = text_of(change_password(signed_in(with_password), old, new))
+    assert "Nothing was changed." in body
+    assert old not in body
+    assert new not in body
+    with_password.refresh_from_db()
+    assert with_password.check_password(PASSWORD)
+
+
+def test_only_who_is_signed_in_has_a_password_to_change(member: User) -> None:
+    assert Client().get(reverse("password"))["Location"].startswith(reverse("login"))
+    page = signed_in(member).get(reverse("password"))
+    assert page["X-Frame-Options"] == "DENY"
+    assert "no-store" in page["Cache-Control"]
+    assert "style-src 'self'" in page["Content-Security-Policy"]
+    assert Client(enforce_csrf_checks=True).post(reverse("password")).status_code == 403

@@ -66,6 +66,8 @@ def addresses() -> list[str]:
         reverse("overview") + "?q=nothing",
         reverse("find"),
         reverse("find") + "?request_id=no",
+        reverse("password"),
+        reverse("password") + "?changed=yes",
     ]
     for tenant in (full, "new", "stopped"):
         found += [f"{reverse('tenant', args=[tenant])}?span={span}" for span in ("today", "month", "30", "90")]

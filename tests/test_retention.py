@@ -617,7 +617,7 @@ def test_days_made_anew_and_a_customer_erased_meanwhile_lose_nothing(tenants: li
     catch_up(NOW)
     for tenant in tenants:
         assert {name: days.total() for name, days in days_of(tenant).items()} == before[tenant.id]
-        assert conversations_of(tenant) == conversations[tenant.id]
+        assert sums_of(conversations_of(tenant)) == sums_of(conversations[tenant.id])
     assert total_of((tenants[0].id, "customer", "customer-2")) == 0
     erased = {key for key in every_scope(tenants[0]) if key[2].startswith("erased-")}
     archived = ArchivedSpend.objects.filter(scope=Scope.CUSTOMER, subject__startswith="erased-")
@@ -625,6 +625,11 @@ def test_days_made_anew_and_a_customer_erased_meanwhile_lose_nothing(tenants: li
     assert of_customer in {total_of(key) for key in erased}
     assert misfits() == []
     assert_the_books_balance()
+
+
+def sums_of(conversations: set[tuple[Any, ...]]) -> list[list[int]]:
+    """Without their ids, which an erasure replaces."""
+    return sorted(sums for _, *sums in conversations)
 
 
 # Ends in the middle

@@ -24,6 +24,10 @@ def price_of(input_ticks: int, output_ticks: int) -> PriceList:
     return PriceList(1, (TierPrice(0, input_ticks, 0, input_ticks, output_ticks),))
 
 
+def priced_from(starts_at: datetime, input_ticks: int, output_ticks: int) -> PricePeriod:
+    return PricePeriod(starts_at, None, price_of(input_ticks, output_ticks))
+
+
 def model_of(name: str, input_ticks: int, output_ticks: int, **changes: Any) -> ModelPolicy:
     model = ModelPolicy(
         id=name,
@@ -35,7 +39,7 @@ def model_of(name: str, input_ticks: int, output_ticks: int, **changes: Any) -> 
         image_allowance_tokens=None,
         is_enabled=True,
         shutdown_on=None,
-        prices=(PricePeriod(NOW - timedelta(days=1), None, price_of(input_ticks, output_ticks)),),
+        prices=(priced_from(NOW - timedelta(days=1), input_ticks, output_ticks),),
     )
     return replace(model, **changes)
 
@@ -132,11 +136,9 @@ def test_cheaper_is_decided_for_this_call_and_not_by_one_price() -> None:
 
 
 def test_cheaper_is_decided_at_the_price_that_holds_now() -> None:
-    cheap, dear, then, soon = price_of(1, 1), price_of(900, 900), NOW - timedelta(days=9), NOW + timedelta(seconds=1)
-    was_cheap = (PricePeriod(then, None, cheap), PricePeriod(NOW, None, dear))
-    was_cheap_until_now = (PricePeriod(then, None, dear), PricePeriod(then, NOW, cheap))
-    will_be_cheap = (PricePeriod(then, None, dear), PricePeriod(soon, None, cheap))
-    for prices in (was_cheap, was_cheap_until_now, will_be_cheap):
+    was_cheap = (priced_from(NOW - timedelta(days=9), 1, 1), priced_from(NOW, 900, 900))
+    will_be_cheap = (priced_from(NOW - timedelta(days=9), 900, 900), priced_from(NOW + timedelta(seconds=1), 1, 1))
+    for prices in (was_cheap, will_be_cheap):
         small = replace(SMALL, prices=prices)
         tenant = tenant_of(["large"], [("*", "small")])
         assert told(planned(tenant, models=[LARGE, small])) == [("large", "primary", False)]
@@ -182,7 +184,7 @@ def test_with_everything_failed_there_is_no_offer() -> None:
         (replace(LARGE, id="other"), "unknown_model"),
         (replace(LARGE, is_enabled=False), "model_disabled"),
         (replace(LARGE, prices=()), "no_price"),
-        (replace(LARGE, prices=(PricePeriod(NOW + timedelta(seconds=1), None, price_of(1, 1)),)), "no_price"),
+        (replace(LARGE, prices=(priced_from(NOW + timedelta(seconds=1), 1, 1),)), "no_price"),
     ],
 )
 def test_a_model_that_cannot_be_called_is_left_out_and_said_so(model: ModelPolicy, why: str) -> None:

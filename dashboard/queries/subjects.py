@@ -10,7 +10,7 @@ from datetime import date, datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Min, Sum
+from django.db.models import Count, Min, QuerySet, Sum
 
 from dashboard.queries.sums import at_mark, summed_range
 from dashboard.spans import Span
@@ -87,7 +87,7 @@ def top_conversations(tenant: Tenant, span: Span, mark: datetime, limit: int = T
     The dearest of the span are among the dearest of its days and those that had calls after the mark.
     """
     lately = _conversations_since(tenant, mark)
-    known = _known_conversations(tenant, mark, list(lately))
+    known = _known_conversations(tenant, mark)
     found = _dearest_of_days(tenant, span, mark, limit)
     count, ticks = _begun_in(tenant, span, mark)
     for name, (first_at, attempts, cost_ticks) in lately.items():
@@ -103,14 +103,20 @@ def top_conversations(tenant: Tenant, span: Span, mark: datetime, limit: int = T
 
 def _conversations_since(tenant: Tenant, mark: datetime) -> dict[str, tuple[datetime, int, int]]:
     """Those with calls after the mark: when the first of these was, how many, and their cost."""
-    entries = LedgerEntry.objects.filter(tenant=tenant, at__gte=mark).exclude(conversation="").order_by()
-    rows = entries.values_list("conversation").annotate(Min("at"), Count("pk"), Sum("cost_ticks"))
+    rows = _since(tenant, mark).values_list("conversation").annotate(Min("at"), Count("pk"), Sum("cost_ticks"))
     return {name: (first_at, count, int(ticks)) for name, first_at, count, ticks in rows}
 
 
-def _known_conversations(tenant: Tenant, mark: datetime, names: list[str]) -> dict[str, ConversationTotal]:
+def _since(tenant: Tenant, mark: datetime) -> QuerySet[LedgerEntry]:
+    return LedgerEntry.objects.filter(tenant=tenant, at__gte=mark).exclude(conversation="").order_by()
+
+
+def _known_conversations(tenant: Tenant, mark: datetime) -> dict[str, ConversationTotal]:
+    """The summed part of those with calls after the mark. Their names stay in the database: there may be more
+    of them than a statement may have parameters, where the sums were not made for long."""
     if mark == BEGINNING:  # what is summed there is of another zone's days
         return {}
+    names = _since(tenant, mark).values("conversation")
     totals = ConversationTotal.objects.filter(tenant=tenant, conversation__in=names)
     return {total.conversation: total for total in totals}
 

@@ -212,7 +212,7 @@ class PriceAdmin(ModelAdmin):
     """Prices with their tiers; those of operators can be edited until they begin."""
 
     form = OperatorPriceForm
-    list_display = ("model", "starts_at", "source", "rates")
+    list_display = ("model", "starts_at", "ends_at", "source", "rates")
     list_filter: ClassVar = ["source"]
     list_select_related = ("model",)
     search_fields = ("model__id",)

@@ -2,13 +2,32 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
+
+from django_tasks_db.models import DBTaskResult
 
 from spend.bench_data import make
 from spend.ids import new_id
-from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route
+from spend.models import (
+    Alert,
+    AlertKind,
+    Call,
+    Delivery,
+    DeliveryState,
+    LedgerEntry,
+    Outcome,
+    Reservation,
+    ReservationState,
+    Rollup,
+    Route,
+    Schedule,
+)
 from spend.posting import bucket_of
-from tenants.models import ApiKey, Tenant
+from tenants.models import AlertChannel, ApiKey, ChannelKind, Scope, Tenant
+from tenants.money import TICKS_PER_USD
+from tenants.periods import Period, bounds
 
+ALERT_ID = UUID(int=1)
 NOW = datetime(2026, 3, 30, 9, 40, tzinfo=UTC)
 """A day after Berlin's clocks went forward."""
 
@@ -81,3 +100,26 @@ def _raise_rollup(call: Call, entry: dict[str, Any]) -> None:
         for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"):
             setattr(rollup, name, getattr(rollup, name) + entry.get(name, 0))
     rollup.save()
+
+
+def place_background(tenant: Tenant, now: datetime) -> None:
+    """An alert on its way to channels, arrived at one and failed at another; jobs and their tasks, well and ill."""
+    starts_at, ends_at = bounds(Period.DAY, tenant.zone, now)
+    alert = Alert.objects.create(
+        id=ALERT_ID, tenant_id=tenant.id, scope=Scope.TENANT, period=Period.DAY, starts_at=starts_at, ends_at=ends_at,
+        kind=AlertKind.THRESHOLD, percent=80, limit_ticks=5 * TICKS_PER_USD, spent_ticks=4 * TICKS_PER_USD, at=now,
+    )  # fmt: skip
+    for kind, target, state, error in (
+        (ChannelKind.EMAIL, "olga@example.com", DeliveryState.DELIVERED, ""),
+        (ChannelKind.SLACK, "https://hooks.slack.example/T1/B2", DeliveryState.PENDING, ""),
+        (ChannelKind.WEBHOOK, "https://erp.example/guard", DeliveryState.FAILED, "the webhook answered 500"),
+    ):
+        channel = AlertChannel.objects.create(tenant=tenant, kind=kind, target=target)
+        Delivery.objects.create(alert=alert, channel=channel, state=state, due_at=now, attempts=3, last_error=error)
+    for status, traceback in (("SUCCESSFUL", ""), ("FAILED", "Traceback: …\nOperationalError: the database is away")):
+        DBTaskResult.objects.create(
+            task_path="spend.jobs.roll_up", queue_name="default", backend_name="default", status=status,
+            args_kwargs={"args": [], "kwargs": {}}, run_after=now, started_at=now, finished_at=now,
+            exception_class_path="django.db.OperationalError" if traceback else "", traceback=traceback,
+        )  # fmt: skip
+    Schedule.objects.create(job="roll_up", started_at=now, due_at=now + timedelta(minutes=5))
