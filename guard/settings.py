@@ -42,6 +42,13 @@ def whole_number(at_least: int) -> Callable[[str], int]:
     return parse
 
 
+def workers(text: str) -> int:
+    """One a core; on SQLite, which has one writer at a time, just one."""
+    if not text.strip():
+        return 1 if IS_SQLITE else os.cpu_count() or 1
+    return whole_number(1)(text)
+
+
 def kept_days(text: str) -> int | None:
     """Three months at least: no window that can still open, and no span of a page, begins before that."""
     if not text.strip():
@@ -160,7 +167,8 @@ TEMPLATES = [
 DATABASES: dict[str, dict[str, Any]] = {
     "default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'guard.sqlite3'}")
 }
-if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+IS_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
+if IS_SQLITE:
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
@@ -270,11 +278,8 @@ SPECTACULAR_SETTINGS = {
 # The guard
 
 PORT = read("PORT", "8000", whole_number(1))
-WORKERS = read("WORKERS", "1", whole_number(1))
+WORKERS = read("WORKERS", "", workers)
 BACKGROUND = read("BACKGROUND", "true", yes_or_no)
-# SQLite has one writer at a time, so a second process would only wait for the first.
-IS_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
-WORKERS = read("WORKERS", "1" if IS_SQLITE else str(os.cpu_count() or 1), whole_number(1))
 RESERVATION_LEASE_SECONDS = read("RESERVATION_LEASE_SECONDS", "900", whole_number(1))
 HOLD_WAIT_SECONDS = read("HOLD_WAIT_SECONDS", "2", seconds)
 
