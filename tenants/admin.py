@@ -317,7 +317,7 @@ class TenantAdmin(ModelAdmin):
         url_path="resume",
         permissions=["change"],
         icon="play_circle",
-        variant=ActionVariant.SUCCESS,
+        variant=ActionVariant.PRIMARY,
         dialog={
             "title": "Resume this tenant?",
             "description": "Within a second its calls are taken again, within its budgets.",

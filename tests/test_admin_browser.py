@@ -8,13 +8,15 @@ from django.contrib.admin import site
 from django.contrib.admin.utils import quote
 from django.urls import reverse
 from django.utils import timezone
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from playwright.sync_api import Page
 
-from spend.alerts import look_at_changed
-from spend.models import Breaker, Route, Window
-from tenants.models import AlertChannel, Scope
-from tenants.periods import Period, bounds
+from spend.models import Breaker, Route
+from tenants.models import Scope
+from tenants.periods import Period
 from tests.factories import (
+    PASSWORD,
     ApiKeyFactory,
     BudgetFactory,
     CatalogueModelFactory,
@@ -24,11 +26,12 @@ from tests.factories import (
     UserFactory,
 )
 from tests.support.browser import axe_source, chromium, enter_admin, findings, problems_of
-from tests.support.history import made_history, place_call
+from tests.support.history import made_history, place_background, place_call
 from tests.support.server import GuardServer
 
 TENANT = "/admin/tenants/tenant/shop-0001/change/"
 TABS = ["budgets", "route_steps", "downgrade_rules", "keys", "top_ups"]
+RECOVERY_CODE = "abcdefgh"
 DIALOGS = ["raise-today", "issue-key", "pause"]
 
 
@@ -48,12 +51,12 @@ def server(guard_server: Callable[..., GuardServer]) -> GuardServer:
         DowngradeRuleFactory.create(tenant=stopped)
         place_call(stopped, ApiKeyFactory.create(tenant=stopped), timezone.now(), model="failing", cost_ticks=5)
         TenantFactory.create(id="paused", is_active=False)
-        AlertChannel.objects.create(tenant=stopped, target="ann@example.com")
-        today = dict(zip(["starts_at", "ends_at"], bounds(Period.DAY, stopped.zone, timezone.now()), strict=True))
-        Window.objects.create(tenant_id=stopped.id, scope=Scope.TENANT, period=Period.DAY, spent_ticks=5, **today)
-        assert look_at_changed(timezone.now())
         Breaker.objects.create(model_id="failing", opened_at=timezone.now(), last_failure="timeout")
+        place_background(full, timezone.now())
         UserFactory.create(username="olga", is_staff=True, is_superuser=True)
+        careful = UserFactory.create(username="carla", is_staff=True, is_superuser=True)
+        TOTPDevice.objects.create(user=careful, name="app", confirmed=True)
+        StaticDevice.objects.create(user=careful, name="recovery codes").token_set.create(token=RECOVERY_CODE)
     server.start()
     return server
 
@@ -69,7 +72,9 @@ ADDRESSES = [
     "/admin/tenants/alertchannel/add/",
     "/admin/auth/user/add/",
     "/admin/auth/user/second-factor/",
+    "/admin/auth/user/1/password/",
     "/admin/password_change/",
+    "/admin/password_change/done/",
 ]
 
 
@@ -88,7 +93,8 @@ def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer,
     with server.database():
         addresses = [*ADDRESSES, *lists_and_rows()]
     with chromium() as browser:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        look: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        context = browser.new_context(**look)
         problems, page = problems_of(context, server.url), context.new_page()
         page.goto(f"{server.url}/admin/login/")
         problems += findings(page, axe)
@@ -100,7 +106,34 @@ def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer,
             if page.evaluate("document.documentElement.scrollWidth") > width:
                 problems.append(f"{address} is wider than {width} pixels")
         problems += findings_in_dialogs(page, server.url, axe)
+        problems += findings_at_the_door(browser.new_context(**look).new_page(), server.url, axe)
     assert problems == []
+
+
+def findings_at_the_door(page: Page, url: str, axe: str) -> list[str]:
+    """Where a code is asked for, where two-factor sign-in is on, and where guessing was locked out."""
+    found: list[str] = []
+    sign_in(page, url, "carla", PASSWORD)
+    found += findings(page, axe)
+    page.locator("#id_password").fill(PASSWORD)
+    page.locator("#id_code").fill(RECOVERY_CODE)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{url}/admin/")
+    page.goto(f"{url}/admin/auth/user/second-factor/", wait_until="networkidle")
+    found += findings(page, axe)
+    page.context.clear_cookies()
+    for _ in range(5):
+        sign_in(page, url, "olga", "guess")
+    page.get_by_role("heading", name="Too many tries").wait_for()
+    return found + findings(page, axe)
+
+
+def sign_in(page: Page, url: str, name: str, password: str) -> None:
+    page.goto(f"{url}/admin/login/")
+    page.locator("#id_username").fill(name)
+    page.locator("#id_password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_load_state("networkidle")
 
 
 def findings_in_dialogs(page: Page, url: str, axe: str) -> list[str]:

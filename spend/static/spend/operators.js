@@ -40,9 +40,15 @@ document.addEventListener("input", (event) => {
   if (/^budgets-\d+-(limit_ticks|soft_cap|hard_cap)$/.test(event.target.name)) explain(event.target.closest("tr"));
 });
 
-// select2 leaves its search field without a label, and marks chips up as a list that has more than items.
-function describeSelect2() {
+// select2 leaves its search field without a label, names a choice by its value alone, which may be empty, and marks
+// chips up as a list that has more than items. Django's icons have a name, but are nothing that can have one.
+function describeWidgets() {
   for (const field of document.querySelectorAll(".select2-search__field")) field.setAttribute("aria-label", "Search");
+  for (const choice of document.querySelectorAll("[role=combobox].select2-selection, [role=textbox].select2-selection__rendered")) {
+    const select = choice.closest(".select2-container").previousElementSibling;
+    choice.setAttribute("aria-label", select?.labels?.[0]?.textContent.trim() || "Choice");
+  }
+  for (const icon of document.querySelectorAll("span.help-tooltip[aria-label]")) icon.setAttribute("role", "img");
   for (const chips of document.querySelectorAll("ul.select2-selection__rendered")) {
     chips.setAttribute("role", "group");
     chips.setAttribute("aria-label", "Chosen");
@@ -52,7 +58,7 @@ function describeSelect2() {
 
 // It builds its fields after the page is loaded, and the chips anew at each choice.
 window.addEventListener("load", () => {
-  setTimeout(describeSelect2);
-  document.addEventListener("click", () => setTimeout(describeSelect2));
-  document.addEventListener("keyup", () => setTimeout(describeSelect2));
+  setTimeout(describeWidgets);
+  document.addEventListener("click", () => setTimeout(describeWidgets));
+  document.addEventListener("keyup", () => setTimeout(describeWidgets));
 });
