@@ -66,6 +66,8 @@ from spend.models import Outcome, Route
 from spend.pricing import Usage
 
 POLL_OTHER_WORKERS_S = 0.1
+MOST_TURNS = 4
+"""How many times HOLD_WAIT_SECONDS a call waits in all, beside the first, while those before it are served."""
 RETRY_AFTER_FAILURE_S = 5
 
 Served = TypeVar("Served")
@@ -158,6 +160,25 @@ class Opened:
     story: Story
 
 
+class Patience:
+    """How long a call waits for other calls' holds: as long as nothing moves, or the queue goes on, up to a limit."""
+
+    def __init__(self) -> None:
+        self.wait_s_at_rest: float = settings.HOLD_WAIT_SECONDS
+        self.started = self.moved = monotonic()
+        self.spent: tuple[int, ...] = ()
+        self.is_over = not self.wait_s_at_rest
+
+    def wait_s(self, standings: tuple[Standing, ...]) -> float:
+        """Seconds until the next try; `is_over` if that is to be the last."""
+        now, spent = monotonic(), tuple(standing.spent_ticks for standing in standings)
+        if spent != self.spent:  # calls before this one were settled, so its turn may come
+            self.moved, self.spent = now, spent
+        left_s = min(self.moved, self.started + MOST_TURNS * self.wait_s_at_rest) + self.wait_s_at_rest - now
+        self.is_over = left_s <= POLL_OTHER_WORKERS_S
+        return max(0.0, min(POLL_OTHER_WORKERS_S, left_s))
+
+
 async def converse(call: ChatCall, runtime: Runtime) -> Answer:
     """Serve `call` from the first model on its route that the budget and the providers allow.
 
@@ -211,7 +232,7 @@ def outcome_of(error: Exception) -> tuple[Outcome, str]:
 
 async def reserve(story: Story, runtime: Runtime) -> Hold:
     """Hold the worst case of the best offer that fits, waiting a moment where only other holds are in the way."""
-    deadline = monotonic() + settings.HOLD_WAIT_SECONDS
+    patience = Patience()
     tenant, caller = story.call.tenant, story.call.caller
     while True:
         now = timezone.now()
@@ -221,8 +242,11 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
         limits = limits_of(runtime.policy, tenant, caller.key_id, caller.customer, caller.conversation, now)
         lease_expires_at = now + timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
         (result,) = await runtime.writer.post(
-            Reserve(new_id(), caller, limits, planned.offers, now, lease_expires_at, story.call.pace.in_flight)
-        )
+            Reserve(
+                new_id(), caller, limits, planned.offers, now, lease_expires_at, story.call.pace.in_flight,
+                may_wait=not patience.is_over,
+            )
+        )  # fmt: skip
         if isinstance(result, Held):
             note_offers(story, planned.offers, result.passed_over)
             story.note(result.reserved.offer.model, "held", hold_ticks=result.reserved.hold_ticks)
@@ -230,17 +254,18 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
         if isinstance(result, TooMany):
             raise RateLimited(f"{result.limit.most:,} calls are in flight, which is the limit.", retry_after_s=1)
         assert isinstance(result, DoesNotFit)  # noqa: S101
-        if not result.by_holds or monotonic() >= deadline:
+        if not result.by_holds or patience.is_over:
             note_offers(story, planned.offers, result.passed_over)
             refuse(story, result, limits, now)
-        await runtime.releases.wait(tenant.id, min(POLL_OTHER_WORKERS_S, max(0.0, deadline - monotonic())))
+        await runtime.releases.wait(tenant.id, patience.wait_s(result.standings))
 
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
     planned = plan(
-        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=runtime.open_circuits()
-    )
+        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=runtime.open_circuits(),
+        lengths=runtime.lengths.enough,
+    )  # fmt: skip
     if not planned.offers:
         for model, why in planned.left_out:
             story.note(model, why)
@@ -343,6 +368,8 @@ async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
     """What a served call teaches: that the model is well, and whether its bill passed its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
+    if not bill.is_estimated:
+        runtime.lengths.note((story.call.tenant.id, model), bill.usage.output_tokens // ask.choices)
     if policy and is_out_of_bounds(bill.usage, ask, policy, max_tokens):
         explained = explained_input(ask, policy)
         await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)

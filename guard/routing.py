@@ -5,14 +5,21 @@ put a cheaper model first, where it really is cheaper for this call at today's p
 does not fit what is left of the budget, a cheaper one on the route may.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.ledger import Offer
 from spend.models import Route
 from spend.pricing import PriceList, Usage, WorstCase, worst_case
+
+SHARE_WITHOUT_HISTORY = 4
+"""Most answers need far less than the tenant's default maximum; until some came, a quarter is taken for enough."""
+
+Lengths = Mapping[tuple[str, str], int]
+"""Output tokens that the answers to a tenant (first) from a model have kept within lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class Candidate:
     price: PriceList
     worst: WorstCase
     max_tokens: int
+    modest_tokens: int | None
 
     @property
     def ticks(self) -> int:
@@ -56,6 +64,7 @@ def plan(
     *,
     failed: Collection[str] = (),
     open_circuits: Collection[str] = (),
+    lengths: Lengths = MappingProxyType({}),
 ) -> Plan:
     """The offers for `ask`, best first, leaving out models that failed already or whose circuit is open."""
     wanted = tenant.route[0] if ask.model == "auto" else ask.model
@@ -63,7 +72,7 @@ def plan(
     candidates: dict[str, Candidate] = {}
     left_out: list[tuple[str, str]] = []
     for name in order:
-        candidate = _candidate(name, ask, tenant, policy, now)
+        candidate = _candidate(name, ask, tenant, policy, now, lengths)
         if name in failed:
             continue
         if isinstance(candidate, str):
@@ -107,7 +116,9 @@ def _downgrades_of(model: str, tenant: TenantPolicy) -> list[str]:
     return list(dict.fromkeys(own + [to for source, to in tenant.downgrades if source == "*" and to != model]))
 
 
-def _candidate(name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: datetime) -> Candidate | str:
+def _candidate(
+    name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: datetime, lengths: Lengths
+) -> Candidate | str:
     """The model priced for this call, or why it cannot serve."""
     model = policy.models.get(name)
     if model is None or not model.is_enabled:
@@ -122,7 +133,16 @@ def _candidate(name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: d
         reasoning_tokens=model.reasoning_allowance_tokens,
         choices=ask.choices,
     )
-    return Candidate(model, price, worst, min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens))
+    max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
+    return Candidate(
+        model, price, worst, max_tokens, None if ask.max_tokens else _modest(name, max_tokens, tenant, lengths)
+    )
+
+
+def _modest(model: str, max_tokens: int, tenant: TenantPolicy, lengths: Lengths) -> int:
+    """What an answer without a maximum needs, by those that came before it."""
+    enough = lengths.get((tenant.id, model), max_tokens // SHARE_WITHOUT_HISTORY)
+    return min(max_tokens, max(enough, tenant.floor_max_tokens))
 
 
 def explained_input(ask: Ask, model: ModelPolicy) -> int:
@@ -151,4 +171,5 @@ def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_bel
         max_tokens=candidate.max_tokens,
         floor_tokens=tenant.floor_max_tokens,
         only_below_soft=only_below_soft,
+        modest_tokens=candidate.modest_tokens,
     )

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import ceil
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 SWEEP_S = 5.0
+MOST_LENGTHS = 10_000
+FADING = 0.98
+"""After thirty shorter answers, a long one counts for half."""
+ROOM = 1.5
 
 
 class Releases:
@@ -53,6 +58,25 @@ class Releases:
             pass
 
 
+class Lengths:
+    """How long answers have been lately, with room for longer ones: see `guard.routing.Lengths`.
+
+    One worker's own, and forgotten with it: it decides how the last of a budget is shared out, not what is spent.
+    """
+
+    def __init__(self) -> None:
+        self.longest: dict[tuple[str, str], float] = {}
+        self.enough: dict[tuple[str, str], int] = {}
+
+    def note(self, tenant_and_model: tuple[str, str], output_tokens: int) -> None:
+        if len(self.longest) > MOST_LENGTHS:
+            self.longest.clear()
+            self.enough.clear()
+        longest = max(output_tokens, FADING * self.longest.get(tenant_and_model, 0))
+        self.longest[tenant_and_model] = longest
+        self.enough[tenant_and_model] = ceil(longest * ROOM)
+
+
 class Runtime:
     """One worker's moving parts."""
 
@@ -60,6 +84,7 @@ class Runtime:
         self.writer = Writer()
         self.keeper = PolicyKeeper()
         self.releases = Releases()
+        self.lengths = Lengths()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
         # Rare queries of the chat path (breakers, allowances): one thread, one connection.

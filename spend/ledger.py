@@ -22,6 +22,9 @@ from uuid import UUID
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing import PriceList, Usage
 
+CROWD = 8
+"""What is left is tight where it would not do for so many calls like this one at once."""
+
 
 class LedgerError(Exception):
     """The database cannot take the command now; nothing was written."""
@@ -69,7 +72,8 @@ class CallLimit(NamedTuple):
 class Offer:
     """One way to serve a call: a model at a price, and how far its answer may be shortened.
 
-    An offer that is `only_below_soft` is passed over once its hold would reach a soft cap.
+    An offer that is `only_below_soft` is passed over once its hold would reach a soft cap.  Where the
+    caller named no maximum, `modest_tokens` do for its answer while other calls hold what is left.
     """
 
     model: str
@@ -81,9 +85,14 @@ class Offer:
     max_tokens: int
     floor_tokens: int
     only_below_soft: bool = False
+    modest_tokens: int | None = None
 
     def hold_ticks(self, max_tokens: int) -> int:
         return self.fixed_ticks + max_tokens * self.token_ticks
+
+    def tokens_within(self, ticks: int) -> int:
+        """The longest answer that so many ticks hold; a price of nothing for output cannot be shortened to fit."""
+        return (ticks - self.fixed_ticks) // self.token_ticks if self.token_ticks else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,8 @@ class Reserve:
     at: datetime
     lease_expires_at: datetime
     in_flight_limits: tuple[CallLimit, ...] = ()
+    may_wait: bool = False
+    """Whether it comes again where only other calls' holds are in the way; so it need not make do with a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +319,7 @@ def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
     balances = [book.windows[book.window_ids[limit.key]] for limit in command.limits]
     passed_over: list[str] = []
     for offer in command.offers:
-        max_tokens = _fit(offer, command.limits, balances, count_holds=True)
+        max_tokens = _fit(offer, command.limits, balances, may_wait=command.may_wait)
         if max_tokens is None:
             passed_over.append(_why_not(offer, command.limits, balances))
             continue
@@ -317,19 +328,44 @@ def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
     return _does_not_fit(command, balances, tuple(passed_over))
 
 
-def _fit(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance], *, count_holds: bool) -> int | None:
+def _fit(
+    offer: Offer,
+    limits: tuple[Limit, ...],
+    balances: list[Balance],
+    *,
+    count_holds: bool = True,
+    may_wait: bool = False,
+) -> int | None:
     """The output tokens that the limits leave to `offer`, or None where it does not fit."""
     max_tokens = offer.max_tokens
     for limit, balance in zip(limits, balances, strict=True):
-        use = balance.spent_ticks + (balance.held_ticks if count_holds else 0)
+        held_ticks = balance.held_ticks if count_holds else 0
+        use = balance.spent_ticks + held_ticks
         if offer.only_below_soft and use + offer.hold_ticks(offer.max_tokens) >= limit.soft_ticks:
             return None
-        if use + offer.hold_ticks(max_tokens) > limit.hard_ticks:
-            # A price of nothing for output cannot be shortened to fit.
-            max_tokens = (limit.hard_ticks - use - offer.fixed_ticks) // offer.token_ticks if offer.token_ticks else -1
-            if max_tokens < min(offer.floor_tokens, offer.max_tokens):
-                return None
+        fitting = _shortened(offer, max_tokens, limit.hard_ticks - use, held_ticks, may_wait)
+        if fitting is None:
+            return None
+        max_tokens = fitting
     return max_tokens
+
+
+def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, may_wait: bool) -> int | None:
+    """`max_tokens`, or as many as one window has room for, or None where that is too few to be worth it.
+
+    Among other calls, one that named no maximum takes what it needs and not all that is left: else the
+    first few hold the money that would serve them all.  And it rather waits for theirs than is cut short.
+    """
+    least = min(offer.floor_tokens, offer.max_tokens)
+    if offer.modest_tokens is not None and held_ticks:
+        if CROWD * offer.hold_ticks(max_tokens) > room_ticks:
+            max_tokens = min(max_tokens, offer.modest_tokens)
+        if may_wait:
+            least = max(least, min(max_tokens, offer.tokens_within(room_ticks + held_ticks)))
+    if offer.hold_ticks(max_tokens) <= room_ticks:
+        return max_tokens
+    fitting = offer.tokens_within(room_ticks)
+    return fitting if fitting >= least else None
 
 
 def _why_not(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance]) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from spend.ledger import (
+    CROWD,
     Balance,
     Book,
     Command,
@@ -195,6 +196,40 @@ def test_the_tightest_of_several_windows_decides_how_far() -> None:
     assert held(result).max_tokens == 59
 
 
+# Without a maximum, among other calls
+
+MODEST = by_the_token(90, floor_tokens=5, modest_tokens=20)
+
+
+def test_a_call_without_a_maximum_leaves_others_what_they_need_where_it_is_tight() -> None:
+    alone, among_others = book_of(DAY), book_of(DAY, held=1)
+    assert held(apply([reserve_of([DAY], [MODEST])], alone)[0]).max_tokens == 90
+    assert held(apply([reserve_of([DAY], [MODEST])], among_others)[0]).max_tokens == 20
+
+
+def test_where_there_is_plenty_it_gets_its_maximum_among_others_too() -> None:
+    plenty = limit_of(CROWD * MODEST.hold_ticks(90) + 1)
+    assert held(apply([reserve_of([plenty], [MODEST])], book_of(plenty, held=1))[0]).max_tokens == 90
+    assert held(apply([reserve_of([plenty], [MODEST])], book_of(plenty, held=2))[0]).max_tokens == 20
+
+
+def test_it_waits_for_the_holds_of_others_and_makes_do_with_the_rest_in_the_end() -> None:
+    comes_again = replace(reserve_of([DAY], [MODEST]), may_wait=True)
+    refusal = refused(apply([comes_again], book_of(DAY, held=900))[0])
+    assert (refusal.by_holds, refusal.passed_over) == (True, ("held_by_other_calls",))
+    assert held(apply([replace(comes_again, may_wait=False)], book_of(DAY, held=900))[0]).max_tokens == 9
+
+
+def test_it_does_not_wait_for_what_no_hold_will_give_back() -> None:
+    comes_again = replace(reserve_of([DAY], [MODEST]), may_wait=True)
+    assert held(apply([comes_again], book_of(DAY, spent=899, held=1))[0]).max_tokens == 9
+
+
+def test_a_call_that_named_its_maximum_takes_what_there_is() -> None:
+    named = replace(reserve_of([DAY], [replace(MODEST, modest_tokens=None)]), may_wait=True)
+    assert held(apply([named], book_of(DAY, held=900))[0]).max_tokens == 9
+
+
 # Why not
 
 
@@ -232,7 +267,10 @@ OFFERS = st.lists(
         token_ticks=st.integers(0, 20),
         max_tokens=st.integers(1, 60),
         floor_tokens=st.integers(1, 60),
+        modest_tokens=st.none() | st.integers(1, 60),
         only_below_soft=st.booleans(),
+    ).map(
+        lambda offer: replace(offer, modest_tokens=offer.modest_tokens and max(offer.modest_tokens, offer.floor_tokens))
     ),
     max_size=4,
 )
@@ -292,7 +330,8 @@ class AnySequence(RuleBasedStateMachine):
         assert reserved.max_tokens <= reserved.offer.max_tokens
         assert reserved.hold_ticks == reserved.offer.hold_ticks(reserved.max_tokens)
         longer = [use + reserved.offer.hold_ticks(reserved.max_tokens + 1) for use in before]
-        is_shortened = reserved.max_tokens < reserved.offer.max_tokens
+        enough = reserved.offer.modest_tokens or reserved.offer.max_tokens
+        is_shortened = reserved.max_tokens < min(enough, reserved.offer.max_tokens)
         assert not is_shortened or any(use > limit.hard_ticks for use, limit in zip(longer, limits, strict=True))
         assert all(use_of(limit, self.book) <= limit.hard_ticks for limit in limits)
         self.kept.pending[reserved.id] = (reserved, [limit.key for limit in limits])

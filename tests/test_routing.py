@@ -255,3 +255,26 @@ def test_whatever_the_route(
 
 def downgrades_from(tenant: TenantPolicy) -> set[str]:
     return {to for source, to in tenant.downgrades if source in (tenant.route[0], "*")}
+
+
+# What an answer without a maximum needs
+
+
+def modest_of(lengths: dict[tuple[str, str], int], ask: Ask = ASK, **tenant: Any) -> int | None:
+    models = {"large": LARGE}
+    (offer,) = plan(ask, tenant_of(["large"], **tenant), Policy({}, {}, models, (), 1), NOW, lengths=lengths).offers
+    return offer.modest_tokens
+
+
+def test_without_history_a_quarter_of_the_default_is_enough() -> None:
+    assert modest_of({("other", "large"): 7, ("acme", "small"): 7}) == 250
+
+
+def test_with_history_it_is_what_answers_kept_within_between_floor_and_default() -> None:
+    assert modest_of({("acme", "large"): 300}) == 300
+    assert modest_of({("acme", "large"): 3}) == 64
+    assert modest_of({("acme", "large"): 3_000}) == 1_000
+
+
+def test_who_names_a_maximum_means_it() -> None:
+    assert modest_of({("acme", "large"): 300}, replace(ASK, max_tokens=500)) is None
