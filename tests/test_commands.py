@@ -206,7 +206,7 @@ def test_an_edited_demo_tenant_stays_edited() -> None:
     ("keys", "said"),
     [
         ({"XAI_API_KEY": "x", "OPENAI_API_KEY": "y"}, "Answers come from xAI and OpenAI."),
-        ({"XAI_API_KEY": "x"}, "Answers come from xAI, and from the demo provider for OpenAI."),
+        ({"XAI_API_KEY": "x"}, "Answers come from xAI. OpenAI has no key, and is not asked."),
     ],
 )
 def test_it_says_who_answers(

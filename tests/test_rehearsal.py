@@ -11,12 +11,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from guard import breaker
 from guard.errors import GuardError
 from guard.pace import take_turn
 from guard.rehearsal import rehearse
 from spend.ids import new_id
 from spend.ledger import CallGroup, CallLimit, DoesNotFit, Held, TooMany
-from spend.models import Breaker, CatalogueModel, Reservation, Window
+from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Reservation, Window
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.money import TICKS_PER_USD as USD
 from tenants.periods import Period, bounds
@@ -149,7 +150,13 @@ def test_a_model_whose_provider_has_no_key_is_passed_over_as_in_a_real_call(
     with pair.server.database():
         CatalogueModel.objects.filter(pk="large").update(provider="openai")
     pair.server.start()
-    assert pair.foretold() == pair.happened() == (200, "other", "fallback", 1024)
+    for _ in range(breaker.FAILURES_TO_OPEN):
+        assert pair.foretold() == pair.happened() == (200, "other", "fallback", 1024)
+    with pair.server.database():
+        assert not Breaker.objects.exists()
+        assert not LedgerEntry.objects.filter(model="large").exists()
+        steps = [(step["model"], step["decision"]) for step in Call.objects.earliest("at").steps]
+    assert steps == [("large", "no_provider_key"), ("other", "held"), ("other", "served")]
 
 
 # The page
