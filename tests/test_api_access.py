@@ -203,7 +203,7 @@ from django.test import Client
 for address in ("/api/health", "/api/budget"):
     started = time.monotonic()
     answer = Client(headers={"Authorization": "Bearer x"}).get(address)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 60  # libpq by itself would wait for two minutes
     print(answer.status_code, answer.content.decode())
 """
 
