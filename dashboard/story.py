@@ -16,6 +16,7 @@ DECISIONS = {
     "does_not_fit": "{model} would not have fitted what was left of the budget.",
     "past_soft_cap": "{model} was passed over: the budget was past its soft cap, so a cheaper model was tried first.",
     "circuit_open": "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
+    "no_provider_key": "{model} was skipped: the guard has no key for its provider.",
     "failed": "{model} failed.",
     "refused": "The call was refused.",
     "unknown_model": "{model} is not in the catalogue.",

@@ -22,16 +22,20 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponseBase  # noqa: E402
 
 from guard.chat_urls import CHAT_VIEWS  # noqa: E402
+from guard.errors import RequestTimedOut, envelope  # noqa: E402
 from guard.lean import Streamed  # noqa: E402
 from guard.runtime import Runtime  # noqa: E402
 from guard.streams import Relay  # noqa: E402
 
 USAGE_WAIT_S = 1.0
+BODY_IDLE_S = 10.0
+"""A call's body is short: its client is waited for less than a stream's."""
 
 Scope = dict[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+View = Callable[[ASGIRequest], Awaitable[HttpResponseBase]]
 
 
 class GuardHandler(ASGIHandler):
@@ -39,23 +43,41 @@ class GuardHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await live(scope, receive, send)
         elif view := CHAT_VIEWS.get(scope["path"]):
-            if (body := await read_body(receive)) is not None:
-                await send_answer(await view(ASGIRequest(scope, BytesIO(body))), receive, send)
+            await answer_call(view, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
+async def answer_call(view: View, scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        body = await read_body(receive)
+    except RequestTimedOut as error:
+        await send_answer(envelope(error, ASGIRequest(scope, BytesIO())), receive, send)
+        return
+    if body is not None:
+        await send_answer(await view(ASGIRequest(scope, BytesIO(body))), receive, send)
+
+
 async def read_body(receive: Receive) -> bytes | None:
-    """The whole body, or as much of it as shows that it is too large; None where the client has gone."""
+    """The whole body, or as much of it as shows that it is too large; None where the client has gone.
+
+    Raises RequestTimedOut where it stops halfway: a stalled client would keep the server from stopping.
+    """
     chunks, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if not message.get("more_body") or size > settings.MAX_BODY_BYTES:
-            return b"".join(chunks)
+    loop, idle_s = asyncio.get_running_loop(), min(BODY_IDLE_S, settings.STREAM_IDLE_SECONDS)
+    try:
+        async with asyncio.timeout(idle_s) as limit:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if not message.get("more_body") or size > settings.MAX_BODY_BYTES:
+                    return b"".join(chunks)
+                limit.reschedule(loop.time() + idle_s)
+    except TimeoutError:
+        raise RequestTimedOut(headers={"Connection": "close"}) from None
 
 
 async def send_answer(response: HttpResponseBase, receive: Receive, send: Send) -> None:

@@ -102,6 +102,12 @@ class Story:
     def note(self, model: str, decision: str, **facts: Any) -> None:
         self.steps.append({"model": model, "decision": decision, **facts})
 
+    def note_keyless(self, planned: Plan) -> None:
+        """Once a call: it says why another model served, and every plan leaves them out."""
+        if not self.failed:
+            for model in [model for model, why in planned.left_out if why == "no_provider_key"]:
+                self.note(model, "no_provider_key")
+
     @property
     def duration_ms(self) -> int:
         return int((monotonic() - self.started) * 1000)
@@ -248,6 +254,7 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
             )
         )  # fmt: skip
         if isinstance(result, Held):
+            story.note_keyless(planned)
             note_offers(story, planned.offers, result.passed_over)
             story.note(result.reserved.offer.model, "held", hold_ticks=result.reserved.hold_ticks)
             return Hold(result.reserved, limits, result.standings)
@@ -262,8 +269,9 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
+    circuits, providers = runtime.open_circuits(), runtime.providers.by_name
     planned = plan(
-        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=runtime.open_circuits(),
+        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=circuits, providers=providers,
         lengths=runtime.lengths.enough,
     )  # fmt: skip
     if not planned.offers:

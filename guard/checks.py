@@ -3,7 +3,7 @@
 guard.E001  the secret key is the development key, or short
 guard.W002  SQLite and several workers
 guard.W003  SQLite and several outside host names
-guard.W004  no provider key: the demo provider answers
+guard.W004  no provider key: the demo provider answers, or with DEBUG off nobody
 guard.W005  the database does not answer, or is not migrated: routes were not checked
 guard.E006  a route or downgrade leads to a model that cannot be called
 guard.W007  a route or downgrade leads to a model that its provider ends soon
@@ -28,7 +28,7 @@ from tenants.models import DowngradeRule, Tenant
 
 SHORTEST_KEY = 32
 NAMES_SHOWN = 3
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
+LOCAL_HOSTS = frozenset({"localhost", ".localhost", "127.0.0.1", "[::1]", "testserver"})
 
 
 @register(Tags.security, deploy=True)
@@ -54,9 +54,10 @@ def check_sqlite(**_: Any) -> Iterator[CheckMessage]:
             hint="Set WORKERS to 1, or DATABASE_URL to a Postgres.",
             id="guard.W002",
         )
-    if len(outside := [host for host in settings.ALLOWED_HOSTS if host not in LOCAL_HOSTS]) > 1:
+    outside = [host for host in settings.ALLOWED_HOSTS if host not in LOCAL_HOSTS]
+    if len(outside) > 1 or any(host.startswith(("*", ".")) for host in outside):
         yield Warn(
-            f"SQLite is for one machine, and ALLOWED_HOSTS has {len(outside)} outside names.",
+            f"SQLite is for one machine, and ALLOWED_HOSTS has several outside names: {_some(outside)}.",
             hint="Where several machines serve, each would keep budgets of its own: set DATABASE_URL to a Postgres.",
             id="guard.W003",
         )
@@ -66,9 +67,10 @@ def check_sqlite(**_: Any) -> Iterator[CheckMessage]:
 def check_provider_keys(**_: Any) -> list[CheckMessage]:
     if settings.XAI_API_KEY or settings.OPENAI_API_KEY:
         return []
+    what_comes_of_it = "the demo provider answers every call" if settings.DEBUG else "no call can be answered"
     return [
         Warn(
-            "No provider key is set: the demo provider answers every call.",
+            f"No provider key is set: {what_comes_of_it}.",
             hint="Set XAI_API_KEY or OPENAI_API_KEY.",
             id="guard.W004",
         )

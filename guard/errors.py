@@ -6,6 +6,7 @@
     ├── Forbidden             403 forbidden             other tenant, disabled tenant, model not allowed
     ├── NotFound              404 not_found
     ├── MethodNotAllowed      405 method_not_allowed
+    ├── RequestTimedOut       408 request_timeout       the body stopped halfway
     ├── IdempotencyConflict   409 idempotency_conflict  the same key is still in flight
     ├── RequestTooLarge       413 request_too_large
     ├── UnsupportedMediaType  415 unsupported_media_type
@@ -85,6 +86,13 @@ class NotFound(GuardError):
 class MethodNotAllowed(GuardError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
     message = "This address does not take that method."
+
+
+class RequestTimedOut(GuardError):
+    """The connection is closed with it: whatever of the body came later would be taken for another request."""
+
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+    message = "The request body did not arrive in time. No model was called and nothing was spent."
 
 
 class IdempotencyConflict(GuardError):

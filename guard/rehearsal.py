@@ -101,24 +101,18 @@ def refuse_too_many_a_minute(pace: Pace) -> None:
 
 
 def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
-    """Again without each model whose provider could not even be asked, as a real call plans again."""
-    tenant, keyless = key.tenant, dict[str, str]()
+    tenant = key.tenant
     circuits = breaker.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now)
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
     standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model
-    while True:
-        planned = plan(asked.ask, tenant, policy, now, failed=keyless, open_circuits=circuits)
-        reserve = Reserve(
-            new_id(), _caller(asked, key, wanted), limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight
-        )
-        result = _try(reserve, standings) if planned.offers else None
-        if not (isinstance(result, Held) and result.reserved.offer.provider not in providers_with_key()):
-            break
-        keyless[result.reserved.offer.model] = "no_provider_key"
+    planned = plan(asked.ask, tenant, policy, now, open_circuits=circuits, providers=providers_with_key())
+    reserve = Reserve(
+        new_id(), _caller(asked, key, wanted), limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight
+    )
+    result = _try(reserve, standings) if planned.offers else None
     verdicts = tuple(_verdict(replace(reserve, offers=(offer,)), standings) for offer in planned.offers)
-    left_out = (*keyless.items(), *planned.left_out)
-    return Rehearsal(now, asked, wanted, limits, standings, verdicts, left_out, result)
+    return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result)
 
 
 def _caller(asked: Asked, key: KeyPolicy, wanted: str) -> Caller:

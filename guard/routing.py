@@ -64,9 +64,14 @@ def plan(
     *,
     failed: Collection[str] = (),
     open_circuits: Collection[str] = (),
+    providers: Collection[str] | None = None,
     lengths: Lengths = MappingProxyType({}),
 ) -> Plan:
-    """The offers for `ask`, best first, leaving out models that failed already or whose circuit is open."""
+    """The offers for `ask`, best first.
+
+    Left out are models that failed already, whose circuit is open, or whose provider is none of `providers`,
+    which are those with a key.
+    """
     wanted = tenant.route[0] if ask.model == "auto" else ask.model
     order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
     candidates: dict[str, Candidate] = {}
@@ -77,6 +82,8 @@ def plan(
             continue
         if isinstance(candidate, str):
             left_out.append((name, candidate))
+        elif providers is not None and candidate.model.provider not in providers:
+            left_out.append((name, "no_provider_key"))
         elif name in open_circuits:
             left_out.append((name, "circuit_open"))
         else:

@@ -5,95 +5,47 @@ A bad value stops the start with a message that names its setting.
 
 import logging
 import os
-import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import environ
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
+from environ import Env
 
+from guard.environment import (
+    LAST_PORT,
+    database,
+    email_address,
+    email_server,
+    fernet_keys,
+    host_names,
+    http_url,
+    read,
+    seconds,
+    secret,
+    task_backend,
+    whole_number,
+    yes_or_no,
+)
 from guard.logs import log_config, log_level
 from guard.operators import UNFOLD  # noqa: F401
 from tenants.configured import read_daily_budget, read_tenant_budgets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-env.read_env(BASE_DIR / ".env")
-
-Value = TypeVar("Value")
-
-
-def read(name: str, default: str, parse: Callable[[str], Value]) -> Value:
-    try:
-        return parse(env.str(name, default))
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name}: {error}") from error
-
-
-def whole_number(at_least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.strip().isascii() or not text.strip().isdigit() or int(text) < at_least:
-            raise ValueError(f"must be a whole number of at least {at_least}, not {text!r}")
-        return int(text)
-
-    return parse
+Env.read_env(BASE_DIR / ".env")
 
 
 def workers(text: str) -> int:
     """One a core; on SQLite, which has one writer at a time, just one."""
     if not text.strip():
         return 1 if IS_SQLITE else os.cpu_count() or 1
-    return whole_number(1)(text)
+    return whole_number(1, 1000)(text)
 
 
 def kept_days(text: str) -> int | None:
     """Three months at least: no window that can still open, and no span of a page, begins before that."""
-    if not text.strip():
-        return None
-    if (days := whole_number(93)(text)) > 36_500:
-        raise ValueError(f"must be a whole number of at least 93 and at most 36500, or empty, not {text!r}")
-    return days
-
-
-def seconds(text: str) -> float:
-    if not 0 <= (value := float(text)) < float("inf"):
-        raise ValueError(f"must be a number of seconds, not {text!r}")
-    return value
-
-
-def yes_or_no(text: str) -> bool:
-    if text.lower() not in (*env.BOOLEAN_TRUE_STRINGS, "false", "off", "no", "n", "0", ""):
-        raise ValueError(f"must be true or false, not {text!r}")
-    return text.lower() in env.BOOLEAN_TRUE_STRINGS
-
-
-def http_url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise ValueError(f"must be an http or https URL, not {text!r}")
-    return text.rstrip("/")
-
-
-def fernet_keys(text: str) -> tuple[str, ...]:
-    """The keys, none of which a message may show."""
-    keys = tuple(filter(None, map(str.strip, text.split(","))))
-    for number, key in enumerate(keys, 1):
-        if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
-            raise ValueError(
-                f"must be Fernet keys (32 bytes in URL-safe base64) separated by commas; number {number} is none"
-            )
-    return keys
-
-
-def email_server(text: str) -> dict[str, Any]:
-    """Django's EMAIL_ settings, from smtp+tls://user:password@host:587 for example."""
-    scheme, separator, _ = text.partition("://")
-    if not separator or scheme not in env.EMAIL_SCHEMES:
-        raise ValueError(f"must be an email URL, such as smtp://host:25, not {text!r}")
-    config: dict[str, Any] = env.email_url_config(text)
-    return {name: value for name, value in config.items() if name != "OPTIONS"}
+    return whole_number(93, 36_500)(text) if text.strip() else None
 
 
 # Django
@@ -101,10 +53,10 @@ def email_server(text: str) -> dict[str, Any]:
 INSECURE_KEY = "insecure-key-for-development-only"
 
 DEBUG = read("DEBUG", "false", yes_or_no)
-SECRET_KEY = env.str("SECRET_KEY", "") or (INSECURE_KEY if DEBUG else "")
+SECRET_KEY = read("SECRET_KEY", "", str) or (INSECURE_KEY if DEBUG else "")
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY: must be set where DEBUG is off; any long random string will do")
-ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+ALLOWED_HOSTS = read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", host_names)
 
 INSTALLED_APPS = [
     "unfold",
@@ -165,7 +117,7 @@ TEMPLATES = [
 ]
 
 DATABASES: dict[str, dict[str, Any]] = {
-    "default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'guard.sqlite3'}")
+    "default": read("DATABASE_URL", f"sqlite:///{BASE_DIR / 'guard.sqlite3'}", database)
 }
 IS_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
 if IS_SQLITE:
@@ -236,10 +188,10 @@ LOGGING = log_config(read("LOG_LEVEL", "INFO", log_level), is_json=not DEBUG)
 
 vars().update(read("EMAIL_URL", "consolemail://", email_server))
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "guard@localhost")
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = read("EMAIL_FROM", "guard@localhost", email_address)
 
 # Celery, RQ or another engine can be set instead of the database; then its own workers run the tasks.
-TASKS = {"default": {"BACKEND": env.str("TASKS_BACKEND", "django_tasks_db.DatabaseBackend"), "QUEUES": []}}
+TASKS = {"default": {"BACKEND": read("TASKS_BACKEND", "django_tasks_db.DatabaseBackend", task_backend), "QUEUES": []}}
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
@@ -277,22 +229,22 @@ SPECTACULAR_SETTINGS = {
 
 # The guard
 
-PORT = read("PORT", "8000", whole_number(1))
+PORT = read("PORT", "8000", whole_number(1, LAST_PORT))
 WORKERS = read("WORKERS", "", workers)
 BACKGROUND = read("BACKGROUND", "true", yes_or_no)
-RESERVATION_LEASE_SECONDS = read("RESERVATION_LEASE_SECONDS", "900", whole_number(1))
-HOLD_WAIT_SECONDS = read("HOLD_WAIT_SECONDS", "2", seconds)
+RESERVATION_LEASE_SECONDS = read("RESERVATION_LEASE_SECONDS", "900", whole_number(1, 365 * 86_400))
+HOLD_WAIT_SECONDS = read("HOLD_WAIT_SECONDS", "2", seconds(0))
 
-XAI_API_KEY = env.str("XAI_API_KEY", "")
+XAI_API_KEY = read("XAI_API_KEY", "", secret)
 XAI_BASE_URL = read("XAI_BASE_URL", "https://api.x.ai/v1", http_url)
-OPENAI_API_KEY = env.str("OPENAI_API_KEY", "")
+OPENAI_API_KEY = read("OPENAI_API_KEY", "", secret)
 OPENAI_BASE_URL = read("OPENAI_BASE_URL", "https://api.openai.com/v1", http_url)
-HELICONE_API_KEY = env.str("HELICONE_API_KEY", "")
+HELICONE_API_KEY = read("HELICONE_API_KEY", "", secret)
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
 CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)
-METRICS_TOKEN = env.str("METRICS_TOKEN", "")
-PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "120", seconds)
-STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds)
+METRICS_TOKEN = read("METRICS_TOKEN", "", secret)
+PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "120", seconds(0.01))
+STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds(0.01))
 
 DEFAULT_DAILY_BUDGET_TICKS = read("DEFAULT_DAILY_BUDGET", "5.00", read_daily_budget)
 TENANT_BUDGETS = read("TENANT_BUDGETS", "{}", read_tenant_budgets)

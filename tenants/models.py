@@ -15,6 +15,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from tenants.configured import LONGEST_TENANT_ID, TENANT_ID
 from tenants.fields import TicksField
 from tenants.money import usd_rounded
 from tenants.periods import Period
@@ -75,10 +76,8 @@ class Tenant(Limited):
 
     id = models.CharField(
         primary_key=True,
-        max_length=64,
-        validators=[
-            RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", "Letters, digits, dots, hyphens and underscores only.")
-        ],
+        max_length=LONGEST_TENANT_ID,
+        validators=[RegexValidator(TENANT_ID, "Letters, digits, dots, hyphens and underscores only.")],
     )
     name = models.CharField(max_length=200, blank=True)
     is_active = models.BooleanField(default=True, help_text="Calls of an inactive tenant are refused.")

@@ -203,17 +203,18 @@ from django.test import Client
 for address in ("/api/health", "/api/budget"):
     started = time.monotonic()
     answer = Client(headers={"Authorization": "Bearer x"}).get(address)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 60  # libpq by itself would wait for two minutes
     print(answer.status_code, answer.content.decode())
 """
 
 
 def ask_without(database_url: str) -> str:
     """Answers of a guard whose database is not there."""
-    environment = {**os.environ, "DATABASE_URL": database_url}
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "guard.settings", "DATABASE_URL": database_url}
     asked = subprocess.run(
-        [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+    assert asked.returncode == 0, asked.stderr
     return asked.stdout
 
 

@@ -30,6 +30,9 @@ def test_secret_key(settings: Any, key: str, found: list[str]) -> None:
         (1, ["localhost", "127.0.0.1", "guard.example"], []),
         (2, ["localhost"], ["guard.W002"]),
         (1, ["a.example", "b.example"], ["guard.W003"]),
+        (1, ["*"], ["guard.W003"]),
+        (1, [".example.com"], ["guard.W003"]),
+        (1, ["localhost", ".localhost", "guard.example"], []),
     ],
 )
 def test_sqlite(settings: Any, workers: int, hosts: list[str], found: list[str]) -> None:
@@ -41,6 +44,15 @@ def test_sqlite(settings: Any, workers: int, hosts: list[str], found: list[str])
 def test_provider_keys(settings: Any, xai: str, openai: str, found: list[str]) -> None:
     settings.XAI_API_KEY, settings.OPENAI_API_KEY = xai, openai
     assert ids(check_provider_keys()) == found
+
+
+@pytest.mark.parametrize(
+    ("debug", "said"), [(True, "the demo provider answers every call"), (False, "no call can be answered")]
+)
+def test_what_no_provider_key_means(settings: Any, debug: bool, said: str) -> None:
+    settings.XAI_API_KEY, settings.OPENAI_API_KEY, settings.DEBUG = "", "", debug
+    (warning,) = check_provider_keys()
+    assert said in warning.msg
 
 
 @pytest.fixture

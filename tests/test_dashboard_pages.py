@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from dashboard.queries.calls import CallFilter, every_call, page_of_calls
+from dashboard.queries.calls import PAGE_SIZE, CallFilter, every_call, page_of_calls
 from dashboard.reports import overview, statement, tenant_report
 from dashboard.spans import spans_at
 from spend.bench_data import LARGE, SMALL
@@ -449,7 +449,8 @@ def shops_of_all_kinds(prefix: str, entries: int, tenants: int, now: datetime) -
 
 def check_that_more_data_asks_no_more(asked_of: Callable[[Tenant], int], now: datetime, sums_add: int) -> None:
     """Of few rows and of many, live and summed; `sums_add` queries may be asked only once there are daily sums."""
-    few = shops_of_all_kinds("few", entries=40, tenants=1, now=now)
+    # Few are more than a page of calls still: the last page asks whether older ones were removed, the others don't.
+    few = shops_of_all_kinds("few", entries=2 * PAGE_SIZE, tenants=1, now=now)
     live = asked_of(few)
     many = shops_of_all_kinds("many", entries=500, tenants=12, now=now)
     assert (asked_of(few), asked_of(many)) == (live, live)
@@ -474,6 +475,16 @@ def test_a_page_asks_no_more_of_more_data(staff: Client, name: str) -> None:
         return len(asked)
 
     check_that_more_data_asks_no_more(asked_of, timezone.now(), SUMS_ADD.get(name, 0))
+
+
+def test_the_last_page_of_calls_asks_no_more_of_more_data(staff: Client) -> None:
+    def asked_of(shop: Tenant) -> int:
+        with CaptureQueriesContext(connection) as asked:
+            answer = staff.get(reverse("calls", args=(shop.id,)), {"conversation": "live"})
+        assert len(answer.context["calls"]) == 1
+        return len(asked)
+
+    check_that_more_data_asks_no_more(asked_of, timezone.now(), sums_add=0)
 
 
 def read_overview(shop: Tenant, now: datetime) -> None:

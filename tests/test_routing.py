@@ -69,9 +69,10 @@ def planned(
     models: Sequence[ModelPolicy] = (LARGE, MIDDLE, SMALL),
     failed: Collection[str] = (),
     open_circuits: Collection[str] = (),
+    providers: Collection[str] | None = None,
 ) -> Plan:
     policy = Policy({}, {}, {model.id: model for model in models}, (), revision=1)
-    return plan(ask, tenant, policy, NOW, failed=failed, open_circuits=open_circuits)
+    return plan(ask, tenant, policy, NOW, failed=failed, open_circuits=open_circuits, providers=providers)
 
 
 def told(result: Plan) -> list[tuple[str, str, bool]]:
@@ -170,6 +171,12 @@ def test_an_open_circuit_is_passed_over_and_said_so() -> None:
     result = planned(tenant_of(["large", "small"]), open_circuits={"large"})
     assert told(result) == [("small", "fallback", False)]
     assert result.left_out == (("large", "circuit_open"),)
+
+
+def test_a_model_whose_provider_has_no_key_is_passed_over_and_said_so() -> None:
+    result = planned(tenant_of(["large", "small"], [("*", "middle")]), providers={"openai"})
+    assert result.offers == ()
+    assert result.left_out == tuple((name, "no_provider_key") for name in ("large", "small", "middle"))
 
 
 def test_with_everything_failed_there_is_no_offer() -> None:

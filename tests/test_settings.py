@@ -57,21 +57,46 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
     [
         ("SECRET_KEY", "", "DEBUG is off"),
         ("DEBUG", "perhaps", "true or false"),
+        ("ALLOWED_HOSTS", "https://guard.example", "without scheme"),
+        ("ALLOWED_HOSTS", " , ", "at least one"),
         ("PORT", "http", "whole number"),
+        ("PORT", "99999", "at most 65535"),
         ("WORKERS", "0", "at least 1"),
         ("RESERVATION_LEASE_SECONDS", "-1", "whole number"),
         ("HOLD_WAIT_SECONDS", "nan", "number of seconds"),
+        ("RESERVATION_LEASE_SECONDS", "99999999999999999999", "at most"),
+        ("PROVIDER_TIMEOUT_SECONDS", "0", "number of seconds"),
+        ("STREAM_IDLE_SECONDS", "1e300", "number of seconds"),
         ("XAI_BASE_URL", "api.x.ai", "http or https"),
+        ("XAI_BASE_URL", "http://", "with a host"),
+        ("OPENAI_BASE_URL", "https://api.openai.com:port/v1", "with a host"),
+        ("HELICONE_BASE_URL", "https://not-to-be-shown:secret@", "with a host"),
+        ("XAI_API_KEY", "not-to-be-shown ü", "printable ASCII"),
+        ("METRICS_TOKEN", "not-to-be-shown, twice", "printable ASCII"),
+        ("DATABASE_URL", "", "postgres://"),
+        ("DATABASE_URL", "nonsense", "postgres://"),
+        ("DATABASE_URL", "sqlite://guard.sqlite3", "sqlite:///path"),
+        ("DATABASE_URL", "mysql://someone:not-to-be-shown@host/guard", "postgres://"),
+        ("DATABASE_URL", "postgres://someone:not-to-be-shown@host:abc/guard", "postgres://"),
+        ("DATABASE_URL", "postgres://someone:not-to-be-shown/@host/guard", "postgres://"),
+        ("DATABASE_URL", "postgres://someone:not-to-be-shown@host", "postgres://"),
         ("DEFAULT_DAILY_BUDGET", "NaN", "finite"),
         ("DEFAULT_DAILY_BUDGET", "0", "greater than 0"),
         ("TENANT_BUDGETS", '{"acme-corp": {"dailyLimit": "10"}}', "acme-corp: dailyLimit must be a number"),
         ("TENANT_BUDGETS", '{"acme-corp": {"softCap": 0.9, "hardCap": 0.8}}', "acme-corp: softCap 0.9"),
-        ("TENANT_BUDGETS", '{"acme-corp": {"dailyLimit": NaN}}', "NaN is not a number"),
+        ("TENANT_BUDGETS", '{"acme-corp": {"dailyLimit": NaN}}', "acme-corp: dailyLimit must be a finite"),
+        ("TENANT_BUDGETS", '{"acme corp": {}}', "'acme corp' is no tenant id"),
         ("MAX_BODY_BYTES", "1", "at least 1024"),
         ("ENTRIES_KEPT_DAYS", "92", "at least 93"),
         ("ENTRIES_KEPT_DAYS", "for ever", "whole number"),
         ("ENTRIES_KEPT_DAYS", "36501", "at most 36500"),
         ("EMAIL_URL", "mail.example.com", "an email URL"),
+        ("EMAIL_URL", "someone:not-to-be-shown@mail.example.com", "an email URL"),
+        ("EMAIL_URL", "smtp://someone:not-to-be-shown@host:abc", "an email URL"),
+        ("EMAIL_FROM", "Guard", "an email address"),
+        ("TASKS_BACKEND", "no.such.Backend", "No module named"),
+        ("TASKS_BACKEND", "django_tasks_db.Nothing", "does not define"),
+        ("TASKS_BACKEND", "os.path", "task backend"),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO"),
         ("CONTENT_KEYS", "not-to-be-shown", "number 1 is none"),
     ],
@@ -79,7 +104,25 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
 def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str, why: str) -> None:
     started = manage("serve", environment={name: value})
     assert started.returncode != 0
-    last_line = started.stderr.strip().splitlines()[-1]
-    assert f"{name}: " in last_line
-    assert why in last_line
+    (line,) = started.stderr.strip().splitlines()
+    assert line.startswith(f"{name}: ")
+    assert why in line
     assert "not-to-be-shown" not in started.stderr
+
+
+def test_a_value_is_taken_as_it_is() -> None:
+    """A dollar sign at its start is no reference to another variable, whose name a message would then show."""
+    checked = manage("check", environment={"SECRET_KEY": "$not-to-be-shown", "XAI_API_KEY": "of-a-file\n"})
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://someone:not-to-be-shown@127.0.0.1:1/guard", "sqlite:////no/such/directory/guard.sqlite3"]
+)
+def test_a_database_that_does_not_answer_is_named(url: str) -> None:
+    for command in ("serve", "migrate"):
+        started = manage(command, environment={"DATABASE_URL": url})
+        assert started.returncode != 0
+        (line,) = started.stderr.strip().splitlines()
+        assert line.startswith("DATABASE_URL: the database does not answer: ")
+        assert "not-to-be-shown" not in line

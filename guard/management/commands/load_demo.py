@@ -103,7 +103,8 @@ def welcome(admin: str, manager: str, key: str) -> str:
 
 def providers() -> str:
     keys = {"xAI": settings.XAI_API_KEY, "OpenAI": settings.OPENAI_API_KEY}
-    real, demo = [name for name, key in keys.items() if key], [name for name, key in keys.items() if not key]
+    real, keyless = [name for name, key in keys.items() if key], [name for name, key in keys.items() if not key]
     if not real:
         return "No provider key is set: the demo provider answers."
-    return f"Answers come from {' and '.join(real)}" + (f", and from the demo provider for {demo[0]}." if demo else ".")
+    unasked = f" {keyless[0]} has no key, and is not asked." if keyless else ""
+    return f"Answers come from {' and '.join(real)}.{unasked}"

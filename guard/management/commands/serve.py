@@ -1,9 +1,11 @@
 """Serve the guard, production-like: one process on SQLite, one a core on Postgres."""
 
+import logging
 import resource
 import signal
 import sys
 from contextlib import nullcontext
+from math import ceil
 from typing import Any
 
 import uvicorn
@@ -12,12 +14,18 @@ from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess
 
 from guard.background import supervised_background
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection: closed sooner, it may be closed in use."""
+SETTLE_S = 5
+"""How much longer than its provider a call may take when the server stops."""
 MOST_FILES = 10_240
 """A guarded call takes two sockets, and many systems allow a process 1,024 files unless it asks for more."""
 
@@ -38,22 +46,52 @@ class Command(BaseCommand):
             self.stdout.write(f"\nServing http://localhost:{settings.PORT}/ until Ctrl+C.\n")
             self.stdout.flush()
         with supervised_background() if settings.BACKGROUND else nullcontext():
-            uvicorn.run(
-                "guard.asgi:application",
-                host=options["host"],
-                port=settings.PORT,
-                workers=settings.WORKERS,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                backlog=BACKLOG,
-                access_log=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                server_header=False,
-                log_config=None,
-                log_level="warning",
-            )
+            run_server(options["host"])
+
+
+def run_server(host: str) -> None:
+    """Until a signal stops it. Exits with an error where it cannot start."""
+    options: dict[str, Any] = {
+        "host": host,
+        "port": settings.PORT,
+        "workers": settings.WORKERS,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "backlog": BACKLOG,
+        "access_log": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        # A call that was just sent is still answered. Then clients that stalled are dropped and streams are cut,
+        # and what was paid for is settled all the same: the runtime waits for that.
+        "timeout_graceful_shutdown": ceil(settings.PROVIDER_TIMEOUT_SECONDS) + SETTLE_S,
+        "server_header": False,
+        "log_config": None,
+        "log_level": "warning",
+    }
+    if settings.WORKERS == 1:
+        uvicorn.run("guard.asgi:application", **options)
+        return
+    config = uvicorn.Config("guard.asgi:application", **options)
+    workers = Workers(config, [config.bind_socket()])
+    workers.run()
+    if workers.have_failed:
+        raise CommandError("A worker could not start, and said why above.")
+
+
+class Workers(Multiprocess):
+    """The web processes. One that dies is replaced; one that cannot start stops all."""
+
+    @property
+    def have_failed(self) -> bool:
+        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+
+    def keep_subprocess_alive(self) -> None:
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for old, new in zip(before, self.processes, strict=True):
+            if old is not new:
+                logger.error("worker %s ended with status %s; %s takes its place", old.pid, old.exitcode, new.pid)
 
 
 def refuse_missing_migrations() -> None:

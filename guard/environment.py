@@ -1,0 +1,144 @@
+"""Reading the environment: each reader gives a setting's value, or raises a ValueError that says what it must be.
+
+What can hold a password or a key is never shown in one.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parseaddr
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from django.utils.module_loading import import_string
+from environ import Env
+
+Value = TypeVar("Value")
+
+IN_MEMORY = "sqlite://:memory:"
+POSTGRES = ("postgres", "postgresql", "psql", "pgsql")
+HOST = re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
+LAST_PORT = 65_535
+LONGEST_S = 86_400
+
+
+def read(name: str, default: str, parse: Callable[[str], Value]) -> Value:
+    """Not through `Env`, to which a value that begins with a dollar sign is another variable's name."""
+    try:
+        return parse(os.environ.get(name, default))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}") from None
+
+
+def whole_number(at_least: int, at_most: int | None = None) -> Callable[[str], int]:
+    bounds = f"at least {at_least}" + (f" and at most {at_most}" if at_most else "")
+
+    def parse(text: str) -> int:
+        digits = text.strip()
+        # The length first: Python reads no more than 4,300 digits.
+        if re.fullmatch(r"[0-9]{1,18}", digits) and at_least <= int(digits) <= (at_most or int(digits)):
+            return int(digits)
+        raise ValueError(f"must be a whole number of {bounds}, not {text!r}")
+
+    return parse
+
+
+def seconds(at_least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if at_least <= (value := float(text)) <= LONGEST_S:
+                return value
+        raise ValueError(f"must be a number of seconds, at least {at_least:g} and at most {LONGEST_S}, not {text!r}")
+
+    return parse
+
+
+def yes_or_no(text: str) -> bool:
+    if text.lower() not in (*Env.BOOLEAN_TRUE_STRINGS, "false", "off", "no", "n", "0", ""):
+        raise ValueError(f"must be true or false, not {text!r}")
+    return text.lower() in Env.BOOLEAN_TRUE_STRINGS
+
+
+def secret(text: str) -> str:
+    """A key that is sent in a header; without the line's end that a file of secrets brings along."""
+    key = text.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("must be printable ASCII without spaces")
+    return key
+
+
+def host_names(text: str) -> list[str]:
+    names = list(filter(None, map(str.strip, text.split(","))))
+    if wrong := [name for name in names if not HOST.fullmatch(name)]:
+        raise ValueError(f"must be host names without scheme, port or path, not {wrong[0]!r}")
+    if not names:
+        raise ValueError("must be at least one host name")
+    return names
+
+
+def http_url(text: str) -> str:
+    with suppress(ValueError):
+        url = urlsplit(text)
+        is_whole = url.scheme in ("http", "https") and _has_host_and_port(url) and not url.query and not url.fragment
+        if is_whole and text.isprintable() and " " not in text:
+            return text.rstrip("/")
+    raise ValueError("must be an http or https URL with a host, such as https://api.example.com/v1")
+
+
+def _has_host_and_port(url: Any) -> bool:
+    """Raises ValueError where there is a port that is none."""
+    return bool(url.hostname and url.hostname.encode("idna")) and url.port != 0
+
+
+def database(text: str) -> dict[str, Any]:
+    """Django's settings of a database."""
+    if text == IN_MEMORY or re.match("sqlite:///.", text) or text.partition("://")[0] in POSTGRES:
+        with suppress(ValueError):
+            config: dict[str, Any] = Env.db_url_config(text)
+            if config["NAME"] or "service" in config.get("OPTIONS", {}):
+                return config
+    raise ValueError(
+        "must be sqlite:///path/to/file or postgres://user:password@host:5432/name, with %-codes for special characters"
+    )
+
+
+def email_server(text: str) -> dict[str, Any]:
+    """Django's EMAIL_ settings, from smtp+tls://user:password@host:587 for example."""
+    with suppress(ValueError):
+        url = urlsplit(text)
+        if url.scheme in Env.EMAIL_SCHEMES and (not url.scheme.startswith("smtp") or _has_host_and_port(url)):
+            config: dict[str, Any] = Env.email_url_config(text)
+            return {name: value for name, value in config.items() if name != "OPTIONS"}
+    raise ValueError(
+        "must be an email URL, such as smtp+tls://user:password@host:587, with %-codes for special characters"
+    )
+
+
+def email_address(text: str) -> str:
+    if not text.isprintable() or not re.fullmatch(r"[^@\s]+@[^@\s]+", parseaddr(text)[1]):
+        raise ValueError(f"must be an email address, not {text!r}")
+    return text
+
+
+def task_backend(text: str) -> str:
+    """Tried here: by the time that it is used, an error names no setting."""
+    try:
+        if not hasattr(import_string(text), "enqueue"):
+            raise ValueError(f"must be the dotted path of a task backend, which {text!r} is not")
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    except (ImproperlyConfigured, AppRegistryNotReady):
+        pass  # it needs the other settings, or models, which load later
+    return text
+
+
+def fernet_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(filter(None, map(str.strip, text.split(","))))
+    for number, key in enumerate(keys, 1):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
+            raise ValueError(
+                f"must be Fernet keys (32 bytes in URL-safe base64) separated by commas; number {number} is none"
+            )
+    return keys
