@@ -67,6 +67,9 @@ from spend.pricing import Usage
 
 POLL_OTHER_WORKERS_S = 0.1
 RETRY_AFTER_FAILURE_S = 5
+RETRY_AFTER_MENDING_S = 60
+LASTING = frozenset({"unknown_model", "model_disabled", "no_price", "images_not_priced", "no_provider_key"})
+"""Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
 
 Served = TypeVar("Served")
 Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
@@ -244,10 +247,24 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     if not planned.offers:
         for model, why in planned.left_out:
             story.note(model, why)
-        left_out = [{"model": model, "code": why} for model, why in planned.left_out]
-        attempts = [{"model": model, "code": code} for model, code in story.failed.items()]
-        raise AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts + left_out)
+        raise no_offer([*story.failed.items(), *planned.left_out])
     return planned
+
+
+def no_offer(reasons: list[tuple[str, str]]) -> GuardError:
+    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
+    codes = {code for _, code in reasons}
+    attempts = [{"model": model, "code": code} for model, code in reasons]
+    if not codes <= LASTING:
+        return AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
+    if "images_not_priced" in codes:
+        return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
+    return AllModelsFailed(
+        "No model on the route can be called until an operator changes that.",
+        retry_after_s=RETRY_AFTER_MENDING_S,
+        headers={"x-should-retry": "false"},
+        attempts=attempts,
+    )
 
 
 def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str, ...]) -> None:
