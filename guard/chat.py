@@ -12,6 +12,7 @@ hold is.  Refusals and failures cost the tenant nothing that a provider did not 
 the same story; its answer begins at the provider's first event, and `guard.streams` settles it.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -70,6 +71,8 @@ RETRY_AFTER_FAILURE_S = 5
 RETRY_AFTER_MENDING_S = 60
 LASTING = frozenset({"unknown_model", "model_disabled", "no_price", "images_not_priced", "no_provider_key"})
 """Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
+
+MONEY = re.compile(r"\$|\busd\b|\bdollars?\b", re.IGNORECASE)
 
 Served = TypeVar("Served")
 Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
@@ -301,7 +304,13 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
         await void(hold, runtime)
         if not is_closed:  # it refuses the request, and so is well
             await runtime.note(breaker.record_success, offer.model, timezone.now())
-        raise InvalidRequest(str(rejection), param=rejection.param) from None
+        raise InvalidRequest(words_of(rejection, story.call.tenant), param=rejection.param) from None
+
+
+def words_of(rejection: Rejected, tenant: TenantPolicy) -> str:
+    """The provider's own, unless they speak of money to a caller who may not see any."""
+    words = str(rejection)
+    return "The provider rejected the request." if tenant.hide_money and MONEY.search(words) else words
 
 
 async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema
 from guard import idempotency
 from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
 from guard.asked import AUTO, Asked, read_chat, read_completion
+from guard.bills import tokens_only
 from guard.budget import BudgetStatus
 from guard.chat import Answer, ChatCall, converse, open_stream
 from guard.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
@@ -143,11 +144,10 @@ class CompletionsEndpoint(ChatView):
         return await self.exchange(request)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
-        """The provider's body, naming the catalogue's model; xAI's own cost is money and may have to go."""
+        """The provider's body, naming the catalogue's model; its own figures of cost may have to go."""
         body = {**answer.completion, "model": answer.model}
-        usage = body.get("usage")
-        if exchange.hides_money and isinstance(usage, dict):
-            body["usage"] = {name: value for name, value in usage.items() if name != "cost_in_usd_ticks"}
+        if exchange.hides_money and "usage" in body:
+            body["usage"] = tokens_only(body["usage"])
         return body
 
 

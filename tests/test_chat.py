@@ -39,6 +39,11 @@ Rates = tuple[int, int]
 
 INPUT, OUTPUT = 12_500, 25_000
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+COUNTED = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 4}}
+FIGURES_OF_COST = {
+    "cost": 0.01, "cost_details": {"upstream_cost": 0.01}, "estimated_cost": {"usd": "0.01"},
+    "completion_tokens_details": {"reasoning_tokens": 4, "reasoning_cost": 0.01},
+}  # fmt: skip
 COST = 10 * INPUT + 20 * OUTPUT
 BOUND = bound_input_tokens(HELLO)
 FLOOR = 64
@@ -223,17 +228,32 @@ def test_the_callers_own_request_id_is_kept_if_it_is_sane(hire: Hire, given: str
 @ENDPOINTS
 def test_a_tenant_that_hides_money_shows_none(hire: Hire, provider: Provider, path: str) -> None:
     agent = hire(limit_ticks=hold_of(100), floor_max_tokens=100, hide_money=True)
-    provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": COST})
+    provider.behave(upstream(agent.model), usage={**COUNTED, **FIGURES_OF_COST, "cost_in_usd_ticks": COST})
     maximum = "maxTokens" if path == "/api/chat" else "max_tokens"
     served = post(agent, path, **{maximum: 100})
     refused = post(agent, path, **{maximum: 100})
     assert (served.status_code, refused.status_code) == (200, 429)
     for answer in (served, refused):
         said = f"{answer.text} {answer.headers}".lower()
-        assert "usd" not in said
-        assert "$" not in said
+        assert not any(word in said for word in ("usd", "$", "cost"))
         assert answer.headers["X-Guard-Budget-State"] in ("active", "warned", "stopped")
+    if path != "/api/chat":
+        assert served.json()["usage"] == COUNTED
     assert agent.entries()[0].cost_ticks == COST
+
+
+@pytest.mark.parametrize(
+    ("words", "is_shown"),
+    [("a picture costs $0.40 more", False), ("the USD limit is reached", False), ("temperature is too hot", True)],
+)
+def test_where_money_is_hidden_a_providers_words_are_passed_on_unless_they_speak_of_it(
+    hire: Hire, provider: Provider, words: str, is_shown: bool
+) -> None:
+    agent = hire(hide_money=True)
+    provider.behave(upstream(agent.model), status=400, body={"error": {"message": words, "param": "temperature"}})
+    error = error_of(agent.chat(), 400, "invalid_request")
+    assert error["param"] == "temperature"
+    assert (error["message"] == words) is is_shown
 
 
 # Errors of the caller
@@ -641,9 +661,9 @@ def test_a_route_that_no_waiting_mends_is_not_to_be_asked_again_soon(hire: Hire,
         CatalogueModel.objects.filter(pk=agent.model).update(is_enabled=False)
         Price.objects.filter(model_id=agent.fallback).delete()
         raise_revision()
-    with openai.OpenAI(base_url=f"{agent.server.url}/v1", api_key=agent.secret) as client:
-        with pytest.raises(openai.InternalServerError) as raised:
-            client.chat.completions.create(model="auto", messages=HELLO)  # type: ignore[arg-type]
+    client = openai.OpenAI(base_url=f"{agent.server.url}/v1", api_key=agent.secret)
+    with client, pytest.raises(openai.InternalServerError) as raised:
+        client.chat.completions.create(model="auto", messages=HELLO)  # type: ignore[arg-type]
     assert {name: raised.value.response.headers.get(name) for name in ("Retry-After", "x-should-retry")} == {
         "Retry-After": "60", "x-should-retry": "false",
     }  # fmt: skip
