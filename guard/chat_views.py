@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema
 
 from guard import idempotency
 from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
-from guard.asked import AUTO, Asked, read_chat, read_completion
+from guard.asked import Asked, read_chat, read_completion
 from guard.bills import tokens_only
 from guard.budget import BudgetStatus
 from guard.chat import Answer, ChatCall, converse, open_stream
@@ -25,6 +25,7 @@ from guard.streams import Relay
 from guard.telemetry import context_of
 from spend.ids import new_id
 from spend.ledger import Caller
+from spend.models import AUTO
 from tenants.models import digest_of
 from tenants.money import usd_string
 

@@ -8,12 +8,11 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.utils.timezone import localtime
 
-from guard.asked import AUTO
 from guard.errors import GuardError
 from guard.rehearsal import Rehearsal, Verdict
 from spend.budgets import remaining_ticks, state_of
 from spend.ledger import DoesNotFit, Held, Limit, TooMany, WindowKey
-from spend.models import Route
+from spend.models import AUTO, Route
 from tenants.models import Scope
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.ledger import Offer
-from spend.models import Route
+from spend.models import AUTO, Route
 from spend.pricing import PriceList, Usage, WorstCase, worst_case
 
 
@@ -58,7 +58,7 @@ def plan(
     open_circuits: Collection[str] = (),
 ) -> Plan:
     """The offers for `ask`, best first, leaving out models that failed already or whose circuit is open."""
-    wanted = tenant.route[0] if ask.model == "auto" else ask.model
+    wanted = tenant.route[0] if ask.model == AUTO else ask.model
     order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
     candidates: dict[str, Candidate] = {}
     left_out: list[tuple[str, str]] = []

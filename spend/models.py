@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
@@ -17,6 +18,10 @@ from spend.ids import new_id
 from tenants.fields import TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
 from tenants.periods import Period
+
+AUTO = "auto"
+"""What a call names for its tenant's route, instead of a model."""
+AUTO_IS_TAKEN = f"{AUTO!r} is what calls name for the route; no model can have it."
 
 
 class Provider(models.TextChoices):
@@ -58,6 +63,10 @@ class CatalogueModel(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    def clean(self) -> None:
+        if self.id == AUTO and self._state.adding:
+            raise ValidationError({"id": AUTO_IS_TAKEN})
 
 
 class PriceSource(models.TextChoices):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from django.core.exceptions import ValidationError
 
 from spend.models import CatalogueModel, Price, PriceTier
 from tests.factories import (
@@ -157,6 +158,14 @@ def test_a_bad_model_is_refused_and_the_field_named(api: Api, change: dict[str, 
 def test_a_new_model_lacks_something(api: Api, body: Any, param: str | None) -> None:
     answer = api.put("/api/models/new", body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert not CatalogueModel.objects.exists()
+
+
+def test_no_model_can_have_the_routes_name(api: Api) -> None:
+    answer = api.put("/api/models/auto", {**WHOLE, "id": "auto"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id")
+    with pytest.raises(ValidationError, match="auto"):
+        CatalogueModelFactory.build(id="auto", price=None).full_clean()
     assert not CatalogueModel.objects.exists()
 
 

@@ -24,7 +24,7 @@ from guard.api.fields import (
     camel,
 )
 from spend.catalogue import Rates
-from spend.models import CatalogueModel, Provider
+from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
 from spend.operator_prices import PricedModel
 from spend.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
@@ -286,6 +286,8 @@ class ModelSerializer(StrictSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         standing: PricedModel | None = self.instance
+        if standing is None and self.context["model_id"] == AUTO:
+            raise ValidationError({"id": [AUTO_IS_TAKEN]})
         given = {name: ticks for name, ticks in attrs.pop("rates", {}).items() if ticks is not None}
         return {**attrs, "rates": _rates(standing.rates if standing else None, given)}
 
