@@ -144,8 +144,9 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider answered, and what the guard has to say of it."""
+    """What the provider answered, and what the guard has to say of it. `request_id` is its call's in the ledger."""
 
+    request_id: str
     completion: Mapping[str, Any]
     usage: Usage
     model: str
@@ -344,7 +345,8 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     story.cost_ticks += known_cost_ticks
     story.note(reserved.offer.model, "served", cost_ticks=known_cost_ticks)
     budget = hold.status_after(known_cost_ticks, tenant)
-    answer = Answer(completion, bill.usage, reserved.offer.model, reserved.offer.route, story.cost_ticks, budget)
+    served, request_id = reserved.offer, story.call.caller.request_id
+    answer = Answer(request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget)
     record = story.record(Outcome.SERVED, offer=reserved.offer)
     commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
     if story.call.claim:

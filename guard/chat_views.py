@@ -34,15 +34,12 @@ MOST_KEY_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request on its way to its answer."""
+    """One request on its way to its answer. `request_id` is that of the call which answers it."""
 
     request: HttpRequest
     key: KeyPolicy
     asked: Asked
-
-    @property
-    def request_id(self) -> str:
-        return request_id_of(self.request)
+    request_id: str
 
     @property
     def hides_money(self) -> bool:
@@ -59,11 +56,11 @@ class ChatView(LeanAPIView):
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
         key = authenticate(request, runtime)
-        exchange = Exchange(request, key, self.read(read_body(request)))
+        exchange = Exchange(request, key, self.read(read_body(request)), request_id_of(request))
         call = call_of(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
         if isinstance(claim, Answer):
-            return self.replayed(claim, exchange)
+            return self.replayed(claim, replace(exchange, request_id=claim.request_id))
         call = replace(call, claim=claim) if claim else call
         if exchange.asked.stream:
             return await self.streamed(call, exchange, runtime)
