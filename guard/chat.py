@@ -69,7 +69,9 @@ from spend.pricing import Usage
 POLL_OTHER_WORKERS_S = 0.1
 RETRY_AFTER_FAILURE_S = 5
 RETRY_AFTER_MENDING_S = 60
-LASTING = frozenset({"unknown_model", "model_disabled", "no_price", "images_not_priced", "no_provider_key"})
+LASTING = frozenset(
+    {"unknown_model", "model_disabled", "shut_down", "no_price", "images_not_priced", "no_provider_key"}
+)
 """Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
 
 MONEY = re.compile(r"\$|\busd\b|\bdollars?\b", re.IGNORECASE)

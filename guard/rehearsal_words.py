@@ -27,6 +27,7 @@ PERIOD_BUDGETS = {
 LEFT_OUT = {
     "unknown_model": "{} is not in the catalogue",
     "model_disabled": "{} is switched off",
+    "shut_down": "{} was shut down by its provider",
     "no_price": "{} has no price",
     "images_not_priced": "{} has no price for images",
     "circuit_open": "{} failed several times in a row and is being spared for a minute",

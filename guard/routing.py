@@ -11,7 +11,7 @@ from datetime import datetime
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.ledger import Offer
-from spend.models import AUTO, Route
+from spend.models import AUTO, Route, is_shut_down
 from spend.pricing import PriceList, Usage, WorstCase, worst_case
 
 
@@ -112,6 +112,8 @@ def _candidate(name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: d
     model = policy.models.get(name)
     if model is None or not model.is_enabled:
         return "unknown_model" if model is None else "model_disabled"
+    if is_shut_down(model.shutdown_on, now):
+        return "shut_down"
     if (price := model.price_at(now)) is None:
         return "no_price"
     if ask.images and model.image_allowance_tokens is None:

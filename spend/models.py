@@ -5,7 +5,7 @@ SQL; the classes here give them their schema and the pages something to query.  
 tenants carry no database constraint: a check on every insert would lock the tenant's row.
 """
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -22,6 +22,11 @@ from tenants.periods import Period
 AUTO = "auto"
 """What a call names for its tenant's route, instead of a model."""
 AUTO_IS_TAKEN = f"{AUTO!r} is what calls name for the route; no model can have it."
+
+
+def is_shut_down(shutdown_on: date | None, now: datetime) -> bool:
+    """Whether a model's last day is over in UTC. On that day it may still answer: nobody says at what hour it ends."""
+    return shutdown_on is not None and shutdown_on < now.astimezone(UTC).date()
 
 
 class Provider(models.TextChoices):

@@ -191,6 +191,7 @@ def test_the_models_that_a_tenant_may_name(api: Api) -> None:
         CatalogueModelFactory.create(id="a", provider="openai"),
         CatalogueModelFactory.create(id="off", is_enabled=False),
         CatalogueModelFactory.create(id="unpriced", price=None),
+        CatalogueModelFactory.create(id="gone", shutdown_on=date(2026, 5, 1)),
     ):
         RouteStepFactory.create(tenant=tenant, model=model)
     DowngradeRuleFactory.create(

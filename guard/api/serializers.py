@@ -277,7 +277,12 @@ class ModelSerializer(StrictSerializer):
     max_output_tokens = WholeNumber(source="model.max_output_tokens", min_value=1, required=False)
     reasoning_allowance_tokens = WholeNumber(source="model.reasoning_allowance_tokens", required=False)
     is_enabled = YesNo(source="model.is_enabled", required=False)
-    shutdown_on = Day(source="model.shutdown_on", required=False, allow_null=True)
+    shutdown_on = Day(
+        source="model.shutdown_on",
+        required=False,
+        allow_null=True,
+        help_text="The day on which the provider ends the model; after it, in UTC, no call is sent there.",
+    )
 
     def validate_id(self, model_id: str) -> str:
         if model_id != self.context["model_id"]:
