@@ -136,6 +136,7 @@ def test_pages_answer_in_html() -> None:
 def test_a_bad_host_answers_in_the_envelope() -> None:
     answer = Client().get("/api/health", headers={"Host": "evil.example"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert "'evil.example' is not served here: ALLOWED_HOSTS" in answer.json()["error"]["message"]
 
 
 def test_a_method_that_is_not_there() -> None:
