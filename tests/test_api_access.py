@@ -211,7 +211,7 @@ for address in ("/api/health", "/api/budget"):
 
 def ask_without(database_url: str) -> str:
     """Answers of a guard whose database is not there."""
-    environment = {**os.environ, "DATABASE_URL": database_url}
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "guard.settings", "DATABASE_URL": database_url}
     asked = subprocess.run(
         [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
@@ -248,4 +248,7 @@ def test_the_schema_and_its_page() -> None:
         assert address in paths
     page = Client().get("/api/docs/")
     assert page.status_code == 200
+    for authorization in ("Bearer grd_wrong", "Token wrong", "nonsense"):
+        for address in ("/api/schema/", "/api/docs/"):
+            assert caller(authorization).get(address).status_code == 200, address
     assert "://" not in page.content.decode().replace("http://testserver", "")
