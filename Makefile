@@ -12,6 +12,7 @@ setup: .venv/.development
 # Try it out: demo tenants, a login and a key, which it prints.
 run: export DEBUG := true
 run: .venv/.runtime
+	@$(MANAGE) serve --check-port
 	@$(MANAGE) migrate --verbosity 0
 	@$(MANAGE) sync_prices
 	@$(MANAGE) load_demo

@@ -21,6 +21,7 @@ DECISIONS = {
     "refused": "The call was refused.",
     "unknown_model": "{model} is not in the catalogue.",
     "model_disabled": "{model} is switched off.",
+    "shut_down": "{model} was shut down by its provider.",
     "no_price": "{model} has no price, and what has no price is never called.",
     "images_not_priced": "{model} cannot take images here: they have no price.",
 }

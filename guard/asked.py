@@ -8,9 +8,8 @@ from guard.messages import check_messages, count_images, without_images
 from guard.parameters import IN_THE_PROMPT, SENT, check_parameters
 from guard.routing import Ask
 from guard.values import Check, anything, check_fields, identifier, refuse, tokens, true_or_false
+from spend.models import AUTO
 from spend.pricing import bound_input_tokens
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)

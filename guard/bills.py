@@ -17,6 +17,8 @@ TOKENS_PER_MESSAGE = 4
 SLICE = 32 * 1024
 STRUCTURE = frozenset({"role", "type", "id", "index"})
 """Fields of messages and deltas that are no generated text."""
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
 def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
@@ -33,6 +35,18 @@ def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
         is_estimated=billed_ticks is None,
         duration_ms=duration_ms,
     )
+
+
+def tokens_only(usage: Any) -> dict[str, Any] | None:
+    """A provider's usage for callers who may not see money: what is not known to count tokens may be a cost."""
+    if not isinstance(usage, Mapping):
+        return None
+    counts = {name: usage[name] for name in COUNTS if name in usage}
+    details = {name: usage[name] for name in DETAILS if isinstance(usage.get(name), Mapping)}
+    return counts | {
+        name: {what: count for what, count in inner.items() if what.endswith("_tokens")}
+        for name, inner in details.items()
+    }
 
 
 def counted_bill(

@@ -12,6 +12,7 @@ hold is.  Refusals and failures cost the tenant nothing that a provider did not 
 the same story; its answer begins at the provider's first event, and `guard.streams` settles it.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -69,6 +70,13 @@ POLL_OTHER_WORKERS_S = 0.1
 MOST_TURNS = 4
 """How many times HOLD_WAIT_SECONDS a call waits in all, beside the first, while those before it are served."""
 RETRY_AFTER_FAILURE_S = 5
+RETRY_AFTER_MENDING_S = 60
+LASTING = frozenset(
+    {"unknown_model", "model_disabled", "shut_down", "no_price", "images_not_priced", "no_provider_key"}
+)
+"""Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
+
+MONEY = re.compile(r"\$|\busd\b|\bdollars?\b", re.IGNORECASE)
 
 Served = TypeVar("Served")
 Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
@@ -146,8 +154,9 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider answered, and what the guard has to say of it."""
+    """What the provider answered, and what the guard has to say of it. `request_id` is its call's in the ledger."""
 
+    request_id: str
     completion: Mapping[str, Any]
     usage: Usage
     model: str
@@ -277,10 +286,24 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     if not planned.offers:
         for model, why in planned.left_out:
             story.note(model, why)
-        left_out = [{"model": model, "code": why} for model, why in planned.left_out]
-        attempts = [{"model": model, "code": code} for model, code in story.failed.items()]
-        raise AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts + left_out)
+        raise no_offer([*story.failed.items(), *planned.left_out])
     return planned
+
+
+def no_offer(reasons: list[tuple[str, str]]) -> GuardError:
+    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
+    codes = {code for _, code in reasons}
+    attempts = [{"model": model, "code": code} for model, code in reasons]
+    if not codes <= LASTING:
+        return AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
+    if "images_not_priced" in codes:
+        return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
+    return AllModelsFailed(
+        "No model on the route can be called until an operator changes that.",
+        retry_after_s=RETRY_AFTER_MENDING_S,
+        headers={"x-should-retry": "false"},
+        attempts=attempts,
+    )
 
 
 def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str, ...]) -> None:
@@ -317,7 +340,13 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
         await void(hold, runtime)
         if not is_closed:  # it refuses the request, and so is well
             await runtime.note(breaker.record_success, offer.model, timezone.now())
-        raise InvalidRequest(str(rejection), param=rejection.param) from None
+        raise InvalidRequest(words_of(rejection, story.call.tenant), param=rejection.param) from None
+
+
+def words_of(rejection: Rejected, tenant: TenantPolicy) -> str:
+    """The provider's own, unless they speak of money to a caller who may not see any."""
+    words = str(rejection)
+    return "The provider rejected the request." if tenant.hide_money and MONEY.search(words) else words
 
 
 async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -> None:
@@ -351,7 +380,8 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     story.cost_ticks += known_cost_ticks
     story.note(reserved.offer.model, "served", cost_ticks=known_cost_ticks)
     budget = hold.status_after(known_cost_ticks, tenant)
-    answer = Answer(completion, bill.usage, reserved.offer.model, reserved.offer.route, story.cost_ticks, budget)
+    served, request_id = reserved.offer, story.call.caller.request_id
+    answer = Answer(request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget)
     record = story.record(Outcome.SERVED, offer=reserved.offer)
     commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
     if story.call.claim:

@@ -11,7 +11,8 @@ from drf_spectacular.utils import extend_schema
 
 from guard import idempotency
 from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
-from guard.asked import AUTO, Asked, read_chat, read_completion
+from guard.asked import Asked, read_chat, read_completion
+from guard.bills import tokens_only
 from guard.budget import BudgetStatus
 from guard.chat import Answer, ChatCall, converse, open_stream
 from guard.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
@@ -24,6 +25,7 @@ from guard.streams import Relay
 from guard.telemetry import context_of
 from spend.ids import new_id
 from spend.ledger import Caller
+from spend.models import AUTO
 from tenants.models import digest_of
 from tenants.money import usd_string
 
@@ -32,15 +34,12 @@ MOST_KEY_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request on its way to its answer."""
+    """One request on its way to its answer. `request_id` is that of the call which answers it."""
 
     request: HttpRequest
     key: KeyPolicy
     asked: Asked
-
-    @property
-    def request_id(self) -> str:
-        return request_id_of(self.request)
+    request_id: str
 
     @property
     def hides_money(self) -> bool:
@@ -57,11 +56,11 @@ class ChatView(LeanAPIView):
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
         key = authenticate(request, runtime)
-        exchange = Exchange(request, key, self.read(read_body(request)))
+        exchange = Exchange(request, key, self.read(read_body(request)), request_id_of(request))
         call = call_of(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
         if isinstance(claim, Answer):
-            return self.replayed(claim, exchange)
+            return self.replayed(claim, replace(exchange, request_id=claim.request_id))
         call = replace(call, claim=claim) if claim else call
         if exchange.asked.stream:
             return await self.streamed(call, exchange, runtime)
@@ -143,11 +142,10 @@ class CompletionsEndpoint(ChatView):
         return await self.exchange(request)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
-        """The provider's body, naming the catalogue's model; xAI's own cost is money and may have to go."""
+        """The provider's body, naming the catalogue's model; its own figures of cost may have to go."""
         body = {**answer.completion, "model": answer.model}
-        usage = body.get("usage")
-        if exchange.hides_money and isinstance(usage, dict):
-            body["usage"] = {name: value for name, value in usage.items() if name != "cost_in_usd_ticks"}
+        if exchange.hides_money and "usage" in body:
+            body["usage"] = tokens_only(body["usage"])
         return body
 
 

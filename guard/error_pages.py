@@ -1,5 +1,6 @@
 """Errors that no view answers: in the envelope under /api and /v1, as Django's pages elsewhere."""
 
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -7,6 +8,7 @@ from django.views.decorators.csrf import csrf_exempt
 from guard.errors import Forbidden, GuardError, InternalError, InvalidRequest, NotFound, envelope
 
 API_PREFIXES = ("/api/", "/v1/")
+MOST_HOST_CHARACTERS = 255
 
 
 @csrf_exempt
@@ -16,7 +18,11 @@ def no_such_address(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(request, InvalidRequest()) or defaults.bad_request(request, exception)
+    error = InvalidRequest()
+    if isinstance(exception, DisallowedHost):
+        host = request.headers.get("Host", "")[:MOST_HOST_CHARACTERS]
+        error = InvalidRequest(f"The host {host!r} is not served here: ALLOWED_HOSTS does not name it.")
+    return _answer(request, error) or defaults.bad_request(request, exception)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

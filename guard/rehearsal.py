@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from guard import breaker
-from guard.asked import AUTO, Asked, read_chat
+from guard.asked import Asked, read_chat
 from guard.chat_views import check_model
 from guard.errors import Forbidden, RateLimited
 from guard.pace import NOBODY, PerMinute
@@ -36,7 +36,7 @@ from spend.ledger import (
     TooMany,
     apply,
 )
-from spend.models import Breaker, Reservation, ReservationState, Window
+from spend.models import AUTO, Breaker, Reservation, ReservationState, Window
 from spend.opening import opening_ticks
 from tenants.models import ApiKey, Tenant
 

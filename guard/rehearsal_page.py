@@ -17,11 +17,11 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from guard.asked import AUTO
 from guard.errors import GuardError
 from guard.rehearsal import rehearse
 from guard.rehearsal_words import limit_rows, offer_rows, outcome_of, outcome_of_error
 from spend.admin.bars import STATE_COLOURS
+from spend.models import AUTO
 from tenants.models import ApiKey, Tenant
 
 TEMPLATE = "guard/rehearsal.html"

@@ -8,12 +8,11 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.utils.timezone import localtime
 
-from guard.asked import AUTO
 from guard.errors import GuardError
 from guard.rehearsal import Rehearsal, Verdict
 from spend.budgets import remaining_ticks, state_of
 from spend.ledger import DoesNotFit, Held, Limit, TooMany, WindowKey
-from spend.models import Route
+from spend.models import AUTO, Route
 from tenants.models import Scope
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
@@ -28,6 +27,7 @@ PERIOD_BUDGETS = {
 LEFT_OUT = {
     "unknown_model": "{} is not in the catalogue",
     "model_disabled": "{} is switched off",
+    "shut_down": "{} was shut down by its provider",
     "no_price": "{} has no price",
     "images_not_priced": "{} has no price for images",
     "circuit_open": "{} failed several times in a row and is being spared for a minute",

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.ledger import Offer
-from spend.models import Route
+from spend.models import AUTO, Route, is_shut_down
 from spend.pricing import PriceList, Usage, WorstCase, worst_case
 
 SHARE_WITHOUT_HISTORY = 4
@@ -72,7 +72,7 @@ def plan(
     Left out are models that failed already, whose circuit is open, or whose provider is none of `providers`,
     which are those with a key.
     """
-    wanted = tenant.route[0] if ask.model == "auto" else ask.model
+    wanted = tenant.route[0] if ask.model == AUTO else ask.model
     order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
     candidates: dict[str, Candidate] = {}
     left_out: list[tuple[str, str]] = []
@@ -130,6 +130,8 @@ def _candidate(
     model = policy.models.get(name)
     if model is None or not model.is_enabled:
         return "unknown_model" if model is None else "model_disabled"
+    if is_shut_down(model.shutdown_on, now):
+        return "shut_down"
     if (price := model.price_at(now)) is None:
         return "no_price"
     if ask.images and model.image_allowance_tokens is None:

@@ -14,7 +14,7 @@ from typing import Any
 from django.utils import timezone
 
 from guard import breaker, idempotency
-from guard.bills import counted_bill, read_bill, texts_in
+from guard.bills import counted_bill, read_bill, texts_in, tokens_only
 from guard.chat import Answer, Opened, settle
 from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
@@ -123,8 +123,8 @@ class Relay:
         if not self.show_usage and "usage" in chunk:
             if chunk.pop("usage") and not chunk.get("choices"):
                 return b""
-        elif self.opened.story.call.tenant.hide_money and isinstance(chunk.get("usage"), dict):
-            chunk["usage"] = {name: value for name, value in chunk["usage"].items() if name != "cost_in_usd_ticks"}
+        elif self.opened.story.call.tenant.hide_money and "usage" in chunk:
+            chunk["usage"] = tokens_only(chunk["usage"])
         return encode(chunk)
 
     async def _end(self) -> bytes:

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from spend.budgets import Use
 from spend.catalogue import prices_in_force
-from spend.models import Breaker, CatalogueModel, LedgerEntry, Window
+from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import bounds
@@ -139,13 +139,13 @@ def model_faults(now: datetime) -> Iterator[ModelFault]:
     today = timezone.localdate(now, UTC_ZONE)
     for model_id, users in sorted(in_use.items()):
         model = models.get(model_id)
-        if fault := fault_of(model, is_priced=model_id in prices, today=today):
+        if fault := fault_of(model, is_priced=model_id in prices, now=now):
             yield ModelFault(model_id, fault, users, is_final=True)
         elif model and ends_soon(model, today):
             yield ModelFault(model_id, f"ends on {model.shutdown_on}", users, is_final=False)
 
 
-def fault_of(model: CatalogueModel | None, *, is_priced: bool, today: date) -> str | None:
+def fault_of(model: CatalogueModel | None, *, is_priced: bool, now: datetime) -> str | None:
     """Why a call of this model would not be served, None where it would."""
     if model is None:
         return "is not in the catalogue"
@@ -153,7 +153,7 @@ def fault_of(model: CatalogueModel | None, *, is_priced: bool, today: date) -> s
         return "is disabled"
     if not is_priced:
         return "has no price"
-    if model.shutdown_on and model.shutdown_on <= today:
+    if is_shut_down(model.shutdown_on, now):
         return f"was shut down on {model.shutdown_on}"
     return None
 

@@ -5,10 +5,11 @@ SQL; the classes here give them their schema and the pages something to query.  
 tenants carry no database constraint: a check on every insert would lock the tenant's row.
 """
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
@@ -17,6 +18,15 @@ from spend.ids import new_id
 from tenants.fields import TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
 from tenants.periods import Period
+
+AUTO = "auto"
+"""What a call names for its tenant's route, instead of a model."""
+AUTO_IS_TAKEN = f"{AUTO!r} is what calls name for the route; no model can have it."
+
+
+def is_shut_down(shutdown_on: date | None, now: datetime) -> bool:
+    """Whether a model's last day is over in UTC. On that day it may still answer: nobody says at what hour it ends."""
+    return shutdown_on is not None and shutdown_on < now.astimezone(UTC).date()
 
 
 class Provider(models.TextChoices):
@@ -58,6 +68,10 @@ class CatalogueModel(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    def clean(self) -> None:
+        if self.id == AUTO and self._state.adding:
+            raise ValidationError({"id": AUTO_IS_TAKEN})
 
 
 class PriceSource(models.TextChoices):

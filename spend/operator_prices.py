@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from spend.catalogue import Rates, tiers_of, write_price
-from spend.models import CatalogueModel, Price, PriceSource
+from spend.models import CatalogueModel, Price, PriceSource, is_shut_down
 
 
 def price_in_force(prices: Iterable[Price], now: datetime) -> Price | None:
@@ -39,10 +39,11 @@ class PricedModel:
 
 
 def callable_models(names: Iterable[str], now: datetime) -> list[PricedModel]:
-    """Of these models the enabled and priced, in the given order."""
+    """Of these models those that a call can be sent to, in the given order: enabled, priced, not shut down."""
     models = CatalogueModel.objects.prefetch_related("prices__tiers").in_bulk(list(names))
     priced = [PricedModel.of(models[name], now) for name in names if name in models]
-    return [each for each in priced if each.model.is_enabled and each.price]
+    open_for_calls = [each for each in priced if each.model.is_enabled and each.price]
+    return [each for each in open_for_calls if not is_shut_down(each.model.shutdown_on, now)]
 
 
 @transaction.atomic

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
 from spend.ids import new_id
-from spend.models import Breaker, Call, LedgerEntry, Price, PriceSource, Reservation, Window
+from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
 from spend.operator_prices import price_in_force
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
@@ -527,6 +527,24 @@ def test_a_price_finer_than_a_tick_is_refused(operator: Client, tenant: Tenant) 
                  input_ticks="0.00001", cached_input_ticks="0", output_ticks="1")  # fmt: skip
     assert b"must be a multiple of 0.0001" in answer.content
     assert Price.objects.count() == before
+
+
+def test_the_list_of_models_says_what_was_shut_down(operator: Client) -> None:
+    CatalogueModelFactory.create(id="gone", shutdown_on=date(2026, 5, 1))
+    listed = operator.get(reverse("admin:spend_cataloguemodel_changelist")).content.decode()
+    assert "2026-05-01" in listed
+    assert "shut down" in listed
+
+
+def test_no_model_is_made_with_the_routes_name(operator: Client) -> None:
+    fields = {
+        "id": "auto", "provider": "xai", "upstream_name": "grok", "context_tokens": 1, "max_output_tokens": 1,
+        "reasoning_allowance_tokens": 0, "input_allowance_percent": 100, "prices-TOTAL_FORMS": 0,
+        "prices-INITIAL_FORMS": 0,
+    }  # fmt: skip
+    answer = operator.post(reverse("admin:spend_cataloguemodel_add"), fields)
+    assert "id" in answer.context["adminform"].form.errors
+    assert not CatalogueModel.objects.filter(pk="auto").exists()
 
 
 def test_a_price_that_has_begun_cannot_be_edited(tenant: Tenant) -> None:

@@ -136,6 +136,7 @@ def test_pages_answer_in_html() -> None:
 def test_a_bad_host_answers_in_the_envelope() -> None:
     answer = Client().get("/api/health", headers={"Host": "evil.example"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert "'evil.example' is not served here: ALLOWED_HOSTS" in answer.json()["error"]["message"]
 
 
 def test_a_method_that_is_not_there() -> None:
@@ -248,4 +249,7 @@ def test_the_schema_and_its_page() -> None:
         assert address in paths
     page = Client().get("/api/docs/")
     assert page.status_code == 200
+    for authorization in ("Bearer grd_wrong", "Token wrong", "nonsense"):
+        for address in ("/api/schema/", "/api/docs/"):
+            assert caller(authorization).get(address).status_code == 200, address
     assert "://" not in page.content.decode().replace("http://testserver", "")

@@ -74,6 +74,16 @@ def test_delete_removes_them_and_the_default_binds(api: Api, tenant: Tenant) -> 
     assert (window["scope"], window["period"], window["limitUsd"]) == ("tenant", "day", "5.00")
 
 
+@pytest.mark.parametrize("method", ["delete", "put", "patch"])
+def test_a_query_narrows_no_change_and_so_is_refused(api: Api, tenant: Tenant, method: str) -> None:
+    standing = {"budgets": [PER_CUSTOMER, DAILY]}
+    api.put("/api/budgets/acme", standing)
+    body: Any = {"delete": None, "put": {"budgets": []}, "patch": {**DAILY, "limitUsd": "1.00"}}[method]
+    answer = getattr(api, method)("/api/budgets/acme?scope=tenant", body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "scope")
+    assert api.get("/api/budgets/acme").json() == standing
+
+
 def test_other_tenants_and_the_installation_are_left_alone(api: Api, tenant: Tenant) -> None:
     other, installation = BudgetFactory.create(), BudgetFactory.create(tenant=None, scope="installation")
     BudgetFactory.create(tenant=tenant)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from django.core.exceptions import ValidationError
 
 from spend.models import CatalogueModel, Price, PriceTier
 from tests.factories import (
@@ -160,6 +161,14 @@ def test_a_new_model_lacks_something(api: Api, body: Any, param: str | None) -> 
     assert not CatalogueModel.objects.exists()
 
 
+def test_no_model_can_have_the_routes_name(api: Api) -> None:
+    answer = api.put("/api/models/auto", {**WHOLE, "id": "auto"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id")
+    with pytest.raises(ValidationError, match="auto"):
+        CatalogueModelFactory.build(id="auto", price=None).full_clean()
+    assert not CatalogueModel.objects.exists()
+
+
 def test_there_is_no_such_model(api: Api) -> None:
     assert api.get("/api/models/none").status_code == 404
     assert api.put("/api/models/%00", WHOLE).status_code == 404
@@ -182,6 +191,7 @@ def test_the_models_that_a_tenant_may_name(api: Api) -> None:
         CatalogueModelFactory.create(id="a", provider="openai"),
         CatalogueModelFactory.create(id="off", is_enabled=False),
         CatalogueModelFactory.create(id="unpriced", price=None),
+        CatalogueModelFactory.create(id="gone", shutdown_on=date(2026, 5, 1)),
     ):
         RouteStepFactory.create(tenant=tenant, model=model)
     DowngradeRuleFactory.create(

@@ -92,10 +92,10 @@ def test_an_agent_sees_its_tenants(tenant: Tenant) -> None:
         assert agent(tenant).get("/api/spend", query).json() == {**TOTALS, "groups": []}
 
 
-@pytest.mark.parametrize("other", ["other", "nobody", ""])
+@pytest.mark.parametrize("other", ["other", "nobody"])
 def test_an_agent_sees_no_other_tenants(tenant: Tenant, other: str) -> None:
     answer = agent(tenant).get("/api/spend", {"tenantId": other})
-    assert answer.status_code == (403 if other else 400)
+    assert answer.status_code == 403
     assert "totalCost" not in answer.text
 
 
@@ -103,6 +103,13 @@ def test_an_operator_sees_all_or_one(api: Api) -> None:
     assert api.get("/api/spend").json()["totalCost"] == "1.14"
     assert api.get("/api/spend", {"tenantId": "acme"}).json() == {**TOTALS, "groups": []}
     assert api.get("/api/spend", {"tenantId": "nobody"}).status_code == 404
+
+
+def test_what_is_left_empty_is_not_asked_for(api: Api, tenant: Tenant) -> None:
+    empty = "/api/spend?tenantId=&from=&to=&groupBy="
+    assert agent(tenant).get(empty).json() == {**TOTALS, "groups": []}
+    assert api.get(empty).json()["totalCost"] == "1.14"
+    assert api.get("/api/spend?tenantId=acme&from=2026-03-02&to=&groupBy=").json()["totalCost"] == "0.07"
 
 
 def groups(answer: Any) -> dict[str, tuple[str, int]]:
@@ -166,7 +173,6 @@ def test_a_span_is_exact_however_it_is_grouped(api: Api, bounds: dict[str, str],
     ("query", "param"),
     [
         ("from=yesterday", "from"),
-        ("from=", "from"),
         ("from=2026-03-01T00:00:00", "from"),
         ("from=2026-03-01T00:00:00+01:00", "from"),  # a plus that was not escaped is a space
         ("from=2026-13-01", "from"),
@@ -174,6 +180,7 @@ def test_a_span_is_exact_however_it_is_grouped(api: Api, bounds: dict[str, str],
         ("to=9999-12-31", "to"),
         ("to=0000-00-00", "to"),
         ("from=2026-03-02&to=2026-03-01", "to"),
+        ("from=2026-03-02T00:00:00Z&to=2026-03-02T00:59:59%2B01:00", "to"),
         ("groupBy=week", "groupBy"),
         ("groupby=day", "groupby"),
         ("groupBy=day&groupBy=model", "groupBy"),

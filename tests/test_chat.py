@@ -19,7 +19,7 @@ from pytest_django import DjangoDbBlocker
 
 from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
 from guard.errors import answer_to
-from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceSource, PriceTier, Reservation
+from spend.models import Breaker, CatalogueModel, LedgerEntry, Price, PriceSource, PriceTier, Reservation
 from spend.operator_prices import back_to_catalogue
 from spend.pricing import bound_input_tokens
 from tenants.models import ApiKey, Budget, Tenant
@@ -34,16 +34,22 @@ from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
 
 StartServer = Callable[..., GuardServer]
 Hire = Callable[..., Agent]
-Price = tuple[int, int]
+Rates = tuple[int, int]
 """Ticks of an input and of an output token."""
 
 INPUT, OUTPUT = 12_500, 25_000
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+COUNTED = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 4}}
+FIGURES_OF_COST = {
+    "cost": 0.01, "cost_details": {"upstream_cost": 0.01}, "estimated_cost": {"usd": "0.01"},
+    "completion_tokens_details": {"reasoning_tokens": 4, "reasoning_cost": 0.01},
+}  # fmt: skip
 COST = 10 * INPUT + 20 * OUTPUT
 BOUND = bound_input_tokens(HELLO)
 FLOOR = 64
 TIMEOUT_S, HOLD_WAIT_S = 0.7, 0.5
 CHEAPER, TWICE, TEN_TIMES = (INPUT // 10, OUTPUT // 10), (INPUT * 2, OUTPUT * 2), (INPUT * 10, OUTPUT * 10)
+SEEN = [{**HELLO[0], "content": [{"type": "image_url", "image_url": {"url": "https://example.com/parcel.png"}}]}]
 ENDPOINTS = pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 
 
@@ -79,7 +85,7 @@ def make_agent(server: GuardServer, *, downgrades: bool = False, **tenant: Any) 
     Inside `server.database()` only.
     """
     budget = {name: tenant.pop(name) for name in ("limit_ticks", "soft_cap", "period") if name in tenant}
-    prices: dict[str, Price] = tenant.pop("prices", {})
+    prices: dict[str, Rates] = tenant.pop("prices", {})
     agent = Agent.create(server, **{"floor_max_tokens": FLOOR, **tenant})
     for name, (input_ticks, output_ticks) in prices.items():
         tier = PriceTier.objects.get(price__model_id=f"{agent.tenant_id}-{name}")
@@ -222,17 +228,32 @@ def test_the_callers_own_request_id_is_kept_if_it_is_sane(hire: Hire, given: str
 @ENDPOINTS
 def test_a_tenant_that_hides_money_shows_none(hire: Hire, provider: Provider, path: str) -> None:
     agent = hire(limit_ticks=hold_of(100), floor_max_tokens=100, hide_money=True)
-    provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": COST})
+    provider.behave(upstream(agent.model), usage={**COUNTED, **FIGURES_OF_COST, "cost_in_usd_ticks": COST})
     maximum = "maxTokens" if path == "/api/chat" else "max_tokens"
     served = post(agent, path, **{maximum: 100})
     refused = post(agent, path, **{maximum: 100})
     assert (served.status_code, refused.status_code) == (200, 429)
     for answer in (served, refused):
         said = f"{answer.text} {answer.headers}".lower()
-        assert "usd" not in said
-        assert "$" not in said
+        assert not any(word in said for word in ("usd", "$", "cost"))
         assert answer.headers["X-Guard-Budget-State"] in ("active", "warned", "stopped")
+    if path != "/api/chat":
+        assert served.json()["usage"] == COUNTED
     assert agent.entries()[0].cost_ticks == COST
+
+
+@pytest.mark.parametrize(
+    ("words", "is_shown"),
+    [("a picture costs $0.40 more", False), ("the USD limit is reached", False), ("temperature is too hot", True)],
+)
+def test_where_money_is_hidden_a_providers_words_are_passed_on_unless_they_speak_of_it(
+    hire: Hire, provider: Provider, words: str, is_shown: bool
+) -> None:
+    agent = hire(hide_money=True)
+    provider.behave(upstream(agent.model), status=400, body={"error": {"message": words, "param": "temperature"}})
+    error = error_of(agent.chat(), 400, "invalid_request")
+    assert error["param"] == "temperature"
+    assert (error["message"] == words) is is_shown
 
 
 # Errors of the caller
@@ -488,11 +509,10 @@ def test_the_bound_that_learns_knows_of_images(hire: Hire, server: GuardServer, 
         model = CatalogueModel.objects.get(pk=agent.model)
         model.image_allowance_tokens = 1_000
         model.save()
-    seen = [{**HELLO[0], "content": [{"type": "image_url", "image_url": {"url": "https://example.com/parcel.png"}}]}]
     text = bound_input_tokens([{**HELLO[0], "content": []}])
     twice = 2 * (text + 1_000)
     provider.behave(upstream(agent.model), usage={"prompt_tokens": twice, "completion_tokens": 1})
-    assert agent.chat(messages=seen, max_tokens=10).status_code == 200
+    assert agent.chat(messages=SEEN, max_tokens=10).status_code == 200
     with server.database():
         assert CatalogueModel.objects.get(pk=agent.model).input_allowance_percent == 200
 
@@ -602,6 +622,48 @@ def test_with_every_model_failing_each_is_named(hire: Hire, provider: Provider, 
     ]
     assert int(answer.headers["Retry-After"]) > 0
     eventually(lambda: [(call.outcome, call.cost_ticks) for call in agent.calls()] == [("failed", 0)])
+
+
+def test_pictures_that_no_model_has_a_price_for_are_the_callers_to_leave_out(hire: Hire, provider: Provider) -> None:
+    agent = hire()
+    with agent.server.database():
+        CatalogueModel.objects.filter(pk=agent.fallback).update(is_enabled=False)
+        raise_revision()
+    answer = agent.chat(messages=SEEN)
+    assert error_of(answer, 400, "invalid_request")["param"] == "messages"
+    assert "Retry-After" not in answer.headers
+    nothing_happened(agent, provider)
+
+
+def test_pictures_wait_for_a_model_that_has_a_price_for_them(hire: Hire, provider: Provider) -> None:
+    agent = hire()
+    with agent.server.database():
+        model = CatalogueModel.objects.get(pk=agent.fallback)
+        model.image_allowance_tokens = 1_000
+        model.save()
+    provider.behave(upstream(agent.fallback), status=500)
+    answer = agent.chat(messages=SEEN)
+    assert error_of(answer, 503, "all_models_failed")["attempts"] == [
+        {"model": agent.fallback, "code": "server_error"},
+        {"model": agent.model, "code": "images_not_priced"},
+    ]
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_a_route_that_no_waiting_mends_is_not_to_be_asked_again_soon(hire: Hire, provider: Provider) -> None:
+    agent = hire()
+    with agent.server.database():
+        CatalogueModel.objects.filter(pk=agent.model).update(is_enabled=False)
+        Price.objects.filter(model_id=agent.fallback).delete()
+        raise_revision()
+    client = openai.OpenAI(base_url=f"{agent.server.url}/v1", api_key=agent.secret)
+    with client, pytest.raises(openai.InternalServerError) as raised:
+        client.chat.completions.create(model="auto", messages=HELLO)  # type: ignore[arg-type]
+    assert {name: raised.value.response.headers.get(name) for name in ("Retry-After", "x-should-retry")} == {
+        "Retry-After": "60", "x-should-retry": "false",
+    }  # fmt: skip
+    eventually(lambda: len(agent.calls()) == 1)
+    nothing_happened(agent, provider)
 
 
 def test_a_fallback_that_costs_more_than_is_left_is_refused_and_nothing_is_billed(

@@ -102,7 +102,8 @@ def test_a_disabled_model_on_a_tenants_route_and_downgrade(model: CatalogueModel
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("days", "found"), [(-1, "guard.E006 only was shut down"), (29, "guard.W007 only ends on"), (31, "")]
+    ("days", "found"),
+    [(-1, "guard.E006 only was shut down"), (0, "guard.W007 only ends on"), (29, "guard.W007 only ends on"), (31, "")],
 )
 def test_a_shutdown(model: CatalogueModel, days: int, found: str) -> None:
     model.shutdown_on = (timezone.now() + timedelta(days=days)).date()

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -190,6 +190,7 @@ def test_with_everything_failed_there_is_no_offer() -> None:
     [
         (replace(LARGE, id="other"), "unknown_model"),
         (replace(LARGE, is_enabled=False), "model_disabled"),
+        (replace(LARGE, shutdown_on=date(2026, 6, 14)), "shut_down"),
         (replace(LARGE, prices=()), "no_price"),
         (replace(LARGE, prices=(priced_from(NOW + timedelta(seconds=1), 1, 1),)), "no_price"),
     ],
@@ -198,6 +199,11 @@ def test_a_model_that_cannot_be_called_is_left_out_and_said_so(model: ModelPolic
     result = planned(tenant_of(["large", "small"]), models=[model, SMALL])
     assert result.left_out == (("large", why),)
     assert [offer.model for offer in result.offers] == ["small"]
+
+
+def test_on_its_last_day_a_model_is_still_called() -> None:
+    ending = replace(LARGE, shutdown_on=NOW.date())
+    assert told(planned(tenant_of(["large"]), models=[ending])) == [("large", "primary", False)]
 
 
 # What an offer holds

@@ -48,6 +48,23 @@ def test_stops_in_order_and_comes_back_at_the_same_address(guard_server: StartSe
     assert server.client.get("/api/health").json()["status"] == "ok"
 
 
+@pytest.mark.parametrize("only", [["--check-port"], []])
+def test_a_port_in_use_is_said_before_anything_else(guard_server: StartServer, only: list[str]) -> None:
+    server = guard_server()
+    second = server.manage("serve", *only, DEBUG="true")
+    assert second.returncode != 0
+    assert second.stdout == ""
+    assert second.stderr == f"CommandError: Port {server.port} is in use; set PORT to another.\n"
+    server.terminate()
+    assert server.manage("serve", "--check-port").returncode == 0
+
+
+def test_says_nothing_of_directories_that_are_not_needed(guard_server: StartServer) -> None:
+    server = guard_server(DEBUG="true")
+    assert server.client.get("/static/dashboard/dashboard.css").status_code == 200
+    assert "No directory" not in server.log
+
+
 def test_comes_back_after_a_crash(guard_server: StartServer) -> None:
     server = guard_server(workers=2)
     server.kill()

@@ -201,13 +201,16 @@ def test_a_tenant_that_hides_money_has_none_in_its_streams(agent: Agent, provide
         tenant = Tenant.objects.get(pk=agent.tenant_id)
         tenant.hide_money = True
         tenant.save()
-    provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": 777_000})
+    provider.behave(
+        upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": 777_000, "cost": 0.01, "x": {"cost": "$1"}}
+    )
     answers = [agent.stream(stream_options={"include_usage": True}), agent.own_chat(stream=True)]
     chunks = [chunks_of(answer) for answer in answers]
     assert chunks[0][-1]["usage"] == USAGE
     assert chunks[1][-1]["budget"].keys() == {"state", "resetsAt"}
     for answer, said in zip(answers, chunks, strict=True):
-        assert "usd" not in f"{said} {dict(answer.headers)}".lower()
+        told = f"{said} {dict(answer.headers)}".lower()
+        assert not any(word in told for word in ("usd", "cost", "$"))
     assert [entry.cost_ticks for entry in agent.entries(at_least=2)] == [777_000] * 2
 
 

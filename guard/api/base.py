@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from django.db import IntegrityError, InterfaceError, OperationalError
 from rest_framework.authentication import TokenAuthentication
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -36,3 +36,10 @@ class ApiView(APIView):
 
 class OperatorView(ApiView):
     permission_classes: list[type[BasePermission]] = [IsOperator]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """No query narrows a change: one that seems to would be ignored, and more be lost than was meant."""
+        super().initial(request, *args, **kwargs)
+        if request.method not in SAFE_METHODS:
+            for name in request.query_params:
+                raise InvalidRequest(f"{name}: no query parameter is taken here.", param=name)

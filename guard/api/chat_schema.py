@@ -222,7 +222,7 @@ MEANINGS = {
     503: "The ledger cannot be written (ledger_unavailable), or no model answered (all_models_failed).",
 }
 ANSWER_HEADERS = {
-    "X-Request-Id": "The call's id, in the ledger and in logs.",
+    "X-Request-Id": "The call's id, in the ledger and in logs; a replay's is the first call's.",
     "X-Guard-Model": "The model that served.",
     "X-Guard-Requested-Model": "The model that was asked for.",
     "X-Guard-Route": "primary, downgrade or fallback.",

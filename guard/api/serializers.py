@@ -24,7 +24,7 @@ from guard.api.fields import (
     camel,
 )
 from spend.catalogue import Rates
-from spend.models import CatalogueModel, Provider
+from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
 from spend.operator_prices import PricedModel
 from spend.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
@@ -277,7 +277,12 @@ class ModelSerializer(StrictSerializer):
     max_output_tokens = WholeNumber(source="model.max_output_tokens", min_value=1, required=False)
     reasoning_allowance_tokens = WholeNumber(source="model.reasoning_allowance_tokens", required=False)
     is_enabled = YesNo(source="model.is_enabled", required=False)
-    shutdown_on = Day(source="model.shutdown_on", required=False, allow_null=True)
+    shutdown_on = Day(
+        source="model.shutdown_on",
+        required=False,
+        allow_null=True,
+        help_text="The day on which the provider ends the model; after it, in UTC, no call is sent there.",
+    )
 
     def validate_id(self, model_id: str) -> str:
         if model_id != self.context["model_id"]:
@@ -286,6 +291,8 @@ class ModelSerializer(StrictSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         standing: PricedModel | None = self.instance
+        if standing is None and self.context["model_id"] == AUTO:
+            raise ValidationError({"id": [AUTO_IS_TAKEN]})
         given = {name: ticks for name, ticks in attrs.pop("rates", {}).items() if ticks is not None}
         return {**attrs, "rates": _rates(standing.rates if standing else None, given)}
 

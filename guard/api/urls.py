@@ -1,5 +1,7 @@
 """The REST API's addresses."""
 
+from typing import Any
+
 from django.urls import path, re_path, register_converter
 from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -22,6 +24,9 @@ class ModelIdConverter(StringConverter):
 register_converter(TenantIdConverter, "tenant_id")
 register_converter(ModelIdConverter, "model_id")
 
+# A bad key must not close what needs none.
+PUBLIC: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
+
 urlpatterns = [
     path("api/health", HealthView.as_view()),
     path("api/budget", OwnBudgetView.as_view()),
@@ -34,8 +39,6 @@ urlpatterns = [
     path("api/models", ModelsView.as_view()),
     path("api/models/<model_id:model_id>", ModelView.as_view()),
     path("v1/models", OpenAIModelsView.as_view()),
-    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
-    re_path(
-        r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema", permission_classes=[]), name="docs"
-    ),
+    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**PUBLIC), name="schema"),
+    re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema", **PUBLIC), name="docs"),
 ]

@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 
 from spend.catalogue import Rates, prices_in_force, tiers_of
-from spend.models import CatalogueModel, Price, PriceSource, PriceTier
+from spend.models import CatalogueModel, Price, PriceSource, PriceTier, is_shut_down
 from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
 from tenants.fields import UsdFormField
@@ -138,8 +138,10 @@ class CatalogueModelAdmin(ModelAdmin):
         breaker = getattr(model, "breaker", None)
         return "open" if breaker and breaker.opened_at else "closed"
 
-    @display(description="Calls", label={"enabled": "success"})
+    @display(description="Calls", label={"enabled": "success", "shut down": "danger"})
     def availability(self, model: CatalogueModel) -> str:
+        if is_shut_down(model.shutdown_on, timezone.now()):
+            return "shut down"
         return "enabled" if model.is_enabled else "disabled"
 
     @display(description="Ends", empty_value="")

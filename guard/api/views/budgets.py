@@ -73,6 +73,7 @@ class BudgetsView(OperatorView):
         "deleteBudgets",
         "Remove a tenant's budgets; DEFAULT_DAILY_BUDGET binds it then",
         None,
+        400,
         404,
         status=204,
         tag="budgets",

@@ -14,7 +14,7 @@ from guard.api.permissions import IsAgent, permissions_on
 from guard.api.schema import describe
 from guard.api.serializers import ModelSerializer, ModelsSerializer, OpenAIErrorSerializer, OpenAIModelsSerializer
 from guard.authentication import agent_of
-from spend.models import CatalogueModel
+from spend.models import AUTO, CatalogueModel
 from spend.operator_prices import PricedModel, callable_models, put_model
 
 
@@ -80,7 +80,7 @@ class OpenAIModelsView(ApiView):
         tenant = agent_of(request).tenant
         models = callable_models(tenant.callable_models(), timezone.now())
         entries = [entry(each.model.id, each.model.provider, each.price.starts_at) for each in models if each.price]
-        return Response({"object": "list", "data": [entry("auto", "guard", tenant.created_at), *entries]})
+        return Response({"object": "list", "data": [entry(AUTO, "guard", tenant.created_at), *entries]})
 
 
 def entry(model_id: str, owner: str, created_at: datetime) -> dict[str, Any]:

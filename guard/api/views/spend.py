@@ -40,10 +40,12 @@ class SpendView(ApiView):
 
 
 def read_query(request: Request) -> dict[str, Any]:
+    """What is given; `from=` is as good as no `from`, as clients write what they leave empty."""
     for name, values in request.query_params.lists():
         if len(values) > 1:
             raise InvalidRequest(f"{name}: is given twice.", param=name)
-    serializer = SpendQuerySerializer(data=request.query_params.dict())
+    given = {name: value for name, value in request.query_params.items() if value}
+    serializer = SpendQuerySerializer(data=given)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 

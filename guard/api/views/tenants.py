@@ -92,7 +92,7 @@ class KeysView(OperatorView):
 class KeyView(OperatorView):
     operator_permissions = permissions_on("apikey")
 
-    @describe("revokeKey", "Revoke an API key", None, 404, status=204, tag="tenants")
+    @describe("revokeKey", "Revoke an API key", None, 400, 404, status=204, tag="tenants")
     @transaction.atomic
     def delete(self, request: Request, tenant_id: str, key_id: int) -> Response:
         key = get_object_or_404(ApiKey.objects.select_for_update(), pk=key_id, tenant_id=tenant_id)

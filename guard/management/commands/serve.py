@@ -1,8 +1,10 @@
 """Serve the guard, production-like: one process on SQLite, one a core on Postgres."""
 
+import errno
 import logging
 import resource
 import signal
+import socket
 import sys
 from contextlib import nullcontext
 from math import ceil
@@ -35,8 +37,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: Any) -> None:
         parser.add_argument("--host", default="127.0.0.1" if settings.DEBUG else "0.0.0.0")  # noqa: S104
+        parser.add_argument("--check-port", action="store_true", help="Only say whether PORT is free, and end.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        refuse_busy_port(options["host"])
+        if options["check_port"]:
+            return
         self.check(databases=["default"], tags=[Tags.models, Tags.urls, Tags.security])
         refuse_missing_migrations()
         allow_many_files()
@@ -92,6 +98,18 @@ class Workers(Multiprocess):
         for old, new in zip(before, self.processes, strict=True):
             if old is not new:
                 logger.error("worker %s ended with status %s; %s takes its place", old.pid, old.exitcode, new.pid)
+
+
+def refuse_busy_port(host: str) -> None:
+    """Before anything is printed or made that a server which cannot start would belie."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, settings.PORT, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had on {host} ({error.strerror})"
+        raise CommandError(f"Port {settings.PORT} {why}; set PORT to another.") from None
 
 
 def refuse_missing_migrations() -> None:
