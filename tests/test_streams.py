@@ -44,7 +44,12 @@ def server(
     """One for the module: its agents share nothing. At the end its books must balance."""
     log_path = tmp_path_factory.mktemp("streams") / "server.log"
     server = GuardServer(
-        databases.copy(), log_path, django_db_blocker, STREAM_IDLE_SECONDS=str(IDLE_S), HOLD_WAIT_SECONDS="0.5"
+        databases.copy(),
+        log_path,
+        django_db_blocker,
+        STREAM_IDLE_SECONDS=str(IDLE_S),
+        HOLD_WAIT_SECONDS="0.5",
+        PROVIDER_TIMEOUT_SECONDS="1",
     )
     try:
         yield server
@@ -58,7 +63,7 @@ def server(
 def agents(server: GuardServer) -> Iterator[Agent]:
     """Made before the server starts, which then need not hear of them."""
     with server.database(), transaction.atomic():
-        made = [Agent.create(server) for _ in range(80)]
+        made = [Agent.create(server) for _ in range(120)]
     server.start()
     return iter(made)
 
@@ -387,6 +392,88 @@ def test_a_provider_that_fails_at_once_falls_back(
     *failed, served = agent.entries(at_least=1 + is_billed)
     assert served.cost_ticks == USAGE_TICKS
     assert [entry.cost_ticks == entry.hold_ticks for entry in failed] == [True] * is_billed
+
+
+SERVER_ERROR = "HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+CHUNKED = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+GZIPPED = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"
+FAULTS: list[tuple[Json, str]] = [
+    ({"wire": [SERVER_ERROR]}, "connection_failed"),
+    ({"wire": [SERVER_ERROR], "hang": True}, "timeout"),
+    ({"wire": ["no HTTP at all\r\n\r\n"]}, "bad_answer"),
+    ({"wire": [CHUNKED + "zz\r\nno chunk"]}, "bad_answer"),
+    ({"wire": [GZIPPED]}, "bad_answer"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_hardly_http_falls_back_and_is_settled(
+    agent: Agent, provider: Provider, stream: bool, fault: Json, code: str
+) -> None:
+    provider.behave(upstream(agent.model), **fault)
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    answer = agent.chat(stream=stream)
+    assert (answer.status_code, answer.headers["X-Guard-Model"]) == (200, agent.fallback)
+    assert answer.content
+    failed, served = agent.entries(at_least=2)
+    assert (failed.cost_ticks, failed.is_estimated) == (failed.hold_ticks, True)
+    assert served.cost_ticks == USAGE_TICKS
+    (step,) = [step for step in agent.calls()[0].steps if step["decision"] == "failed"]
+    assert step["code"] == code or not stream
+    with agent.server.database():
+        assert Breaker.objects.get(pk=agent.model).failures == 1
+
+
+@pytest.mark.parametrize(
+    "last", ["data: [DONE]", {"error": {"message": "overloaded"}}, "data: {", ": and then silence", None]
+)
+def test_what_keeps_a_connection_alive_begins_no_answer(
+    agent: Agent, provider: Provider, last: Json | str | None
+) -> None:
+    """The fallback is still possible, whether the rest comes with the comment or after it."""
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    provider.behave(
+        upstream(agent.model),
+        wire=[head + raw(": processing"), raw(": still"), raw(*([last] if last else []))],
+        chunk_delay_s=0.05,
+    )
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    assert agent.stream().headers["X-Guard-Model"] == agent.fallback
+    failed, _ = agent.entries(at_least=2)
+    assert failed.cost_ticks == failed.hold_ticks
+
+
+def test_comments_before_an_answer_come_with_it(agent: Agent, provider: Provider) -> None:
+    said = [": processing", ": still", *SAID, chunk(choice({}, "stop")), chunk(usage=USAGE), "data: [DONE]"]
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    provider.behave(upstream(agent.model), wire=[head, *map(raw, said)], chunk_delay_s=0.02)
+    events = list(events_of(agent.stream()))
+    assert events[:2] == [": processing", ": still"]
+    assert text_of([event for event in events if isinstance(event, dict)]) == "Your parcel is here"
+    assert agent.entry().cost_ticks == USAGE_TICKS
+
+
+def framed(text: str) -> str:
+    return f"{len(text.encode()):x}\r\n{text}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("wire", "hang"),
+    [
+        ([CHUNKED + framed(raw(*SAID)), "zz\r\nno chunk"], False),
+        ([CHUNKED + framed(raw(*SAID)), *[framed(raw(": ping"))] * 40], True),
+    ],
+)
+def test_a_provider_that_says_nothing_more_has_broken_off_whatever_its_connection_does(
+    agent: Agent, provider: Provider, wire: list[str], hang: bool
+) -> None:
+    provider.behave(upstream(agent.model), wire=wire, hang=hang, chunk_delay_s=IDLE_S / 4)
+    answer = agent.stream()
+    events = [event for event in events_of(answer) if not isinstance(event, str)]
+    assert text_of(events[:-1]) == "Your parcel is here"
+    assert events[-1]["error"]["attempts"] == [{"model": agent.model, "code": "timeout"}]
+    assert_counted(agent.entry(), "Your parcel is here")
 
 
 def test_all_models_failing_is_one_503_and_no_stream(agent: Agent, provider: Provider) -> None:
