@@ -95,6 +95,8 @@ class Story:
     steps: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     cost_ticks: int = 0
+    sent: "Hold | None" = None
+    """The last hold under which a provider was called."""
     trace: Trace = PLAIN
 
     def note(self, model: str, decision: str, **facts: Any) -> None:
@@ -193,6 +195,11 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
                 return hold, await attempt(hold, story, runtime, send), story
             except Failed as failure:
                 await give_up(hold, failure, story, runtime)
+            except (GuardError, LedgerError):  # its hold has ended, or will
+                raise
+            except Exception:
+                await end_unserved(hold, "internal_error", None if story.sent is hold else False, story, runtime)
+                raise
     except Exception as error:
         record = story.record(*outcome_of(error))
         story.trace.ended(record)
@@ -278,6 +285,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
     try:
         with story.trace.sending(hold.reserved, payload):
+            story.sent = hold
             return await send(provider, payload, story.trace.headers())
     except Rejected as rejection:
         story.trace.failed("rejected", 0)
@@ -294,15 +302,20 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     story.note(model, "failed", code=failure.code)
     if failure.code != "circuit_open":
         await runtime.note(breaker.record_failure, model, failure.code, timezone.now())
-    if failure.billed is False:
-        story.trace.failed(failure.code, 0)
+    await end_unserved(hold, failure.code, failure.billed, story, runtime)
+
+
+async def end_unserved(hold: Hold, code: str, billed: bool | None, story: Story, runtime: Runtime) -> None:
+    """Void the hold where the provider surely billed nothing; settle at the hold where nobody knows."""
+    if billed is False:
+        story.trace.failed(code, 0)
         await void(hold, runtime)
         return
     bill = Bill(cost_ticks=None, is_estimated=True, duration_ms=story.duration_ms)
     (result,) = await runtime.writer.post(Settle(hold.reserved, bill, timezone.now()))
     cost_ticks = result.cost_ticks if isinstance(result, Ended) else 0
     story.cost_ticks += cost_ticks
-    story.trace.failed(failure.code, cost_ticks)
+    story.trace.failed(code, cost_ticks)
     runtime.releases.announce(hold.reserved.caller.tenant_id)
 
 
