@@ -445,7 +445,14 @@ def test_what_keeps_a_connection_alive_begins_no_answer(
 
 
 def test_comments_before_an_answer_come_with_it(agent: Agent, provider: Provider) -> None:
-    said = [": processing", ": still", *SAID, chunk(choice({}, "stop")), chunk(usage=USAGE), "data: [DONE]"]
+    said: list[Json | str] = [
+        ": processing",
+        ": still",
+        *SAID,
+        chunk(choice({}, "stop")),
+        chunk(usage=USAGE),
+        "data: [DONE]",
+    ]
     head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     provider.behave(upstream(agent.model), wire=[head, *(raw(each) for each in said)], chunk_delay_s=0.02)
     events = list(events_of(agent.stream()))
