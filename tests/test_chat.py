@@ -292,7 +292,21 @@ def test_what_is_no_call_at_all(hire: Hire, path: str) -> None:
     error_of(client.post(path, json=["hello"]), 400, "invalid_request")
     error_of(client.post(path, data=b"x=1", headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type")
     error_of(client.post(path, json={"messages": "x" * 20_000}), 413, "request_too_large")
-    assert error_of(client.get(path), 405, "method_not_allowed")["type"] == "invalid_request_error"
+    for method in ("GET", "OPTIONS", "PUT", "DELETE"):
+        answer = client.request(method, path)
+        assert error_of(answer, 405, "method_not_allowed")["type"] == "invalid_request_error"
+        assert answer.headers["Allow"] == "POST"
+
+
+UNREADABLE = {"Content-Type": "application/json; charset*=bogus''utf-8"}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/api/budget", "/v1/models"])
+def test_a_request_that_django_cannot_read_is_refused_in_the_envelope(hire: Hire, path: str) -> None:
+    client = hire().client
+    answer = client.post(path, data=b"{}", headers={**UNREADABLE, "X-Request-Id": "odd-1"})
+    error_of(answer, 400, "invalid_request")
+    assert answer.headers["X-Request-Id"] == "odd-1"
 
 
 @ENDPOINTS
