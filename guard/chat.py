@@ -67,6 +67,8 @@ from spend.pricing import Usage
 
 POLL_OTHER_WORKERS_S = 0.1
 RETRY_AFTER_FAILURE_S = 5
+LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be settled."
+CHARGED = "No model on the route could answer. What one of them may have billed was charged."
 
 Served = TypeVar("Served")
 Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
@@ -172,7 +174,7 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
     except LedgerError:
         # Another try would be another bill.
         raise LedgerUnavailable(
-            "The model answered, but the ledger is late. The call will be settled.", headers={"x-should-retry": "false"}
+            "The model answered, but the ledger is late. The call will be settled.", should_retry=False
         ) from None
 
 
@@ -207,6 +209,10 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
             runtime.writer.post_later(record)
         if call.claim:
             await runtime.note(idempotency.release, call.claim)
+        if isinstance(error, GuardError) and story.cost_ticks:
+            error.should_retry = False  # another try may be another bill
+        if isinstance(error, LedgerError) and story.sent:
+            raise LedgerUnavailable(LATE_LEDGER, should_retry=False) from error
         raise
 
 
@@ -253,7 +259,11 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
             story.note(model, why)
         left_out = [{"model": model, "code": why} for model, why in planned.left_out]
         attempts = [{"model": model, "code": code} for model, code in story.failed.items()]
-        raise AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts + left_out)
+        raise AllModelsFailed(
+            CHARGED if story.cost_ticks else None,
+            retry_after_s=RETRY_AFTER_FAILURE_S,
+            attempts=attempts + left_out,
+        )
     return planned
 
 

@@ -10,12 +10,13 @@ from django.db import Error, connection
 from django.utils import timezone
 
 from guard.chat import ChatCall, first_to_serve
-from guard.providers import Provider
+from guard.errors import LedgerUnavailable
+from guard.providers import Failed, Provider
 from guard.routing import Ask
 from guard.runtime import Runtime
 from spend.audit import audit
 from spend.ids import new_id
-from spend.ledger import Caller
+from spend.ledger import Caller, LedgerError
 from spend.models import Breaker, LedgerEntry, Reservation
 from tests.factories import ApiKeyFactory, RouteStepFactory
 from tests.support.agents import HELLO
@@ -97,3 +98,34 @@ def test_an_attempt_that_breaks_down_before_it_is_sent_costs_nothing(key: "Issue
 def rename(table: str, to: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO {to}")
+
+
+@pytest.mark.parametrize("billed", [False, None])
+def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
+    key: "IssuedKey", billed: bool | None
+) -> None:
+    """The attempt's end is late, or the next attempt cannot be held for; its client is told not to pay again."""
+
+    async def story(runtime: Runtime) -> None:
+        async def fail(provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+            await runtime.query(rename, "spend_reservation", "elsewhere")
+            raise Failed("server_error", billed=billed)
+
+        with pytest.raises(LedgerUnavailable, match="A model was called") as raised:
+            await first_to_serve(call_of(key, runtime), runtime, fail)
+        assert raised.value.should_retry is False
+        await runtime.query(rename, "elsewhere", "spend_reservation")
+
+    tell(story)
+    assert holds() == {"m": "settled" if billed is None else "voided"}
+
+
+def test_a_ledger_that_is_away_before_any_attempt_leaves_its_own_error(key: "IssuedKey") -> None:
+    async def story(runtime: Runtime) -> None:
+        await runtime.query(rename, "spend_reservation", "elsewhere")
+        with pytest.raises(LedgerError):
+            await first_to_serve(call_of(key, runtime), runtime, break_down)
+        await runtime.query(rename, "elsewhere", "spend_reservation")
+
+    tell(story)
+    assert holds() == {}

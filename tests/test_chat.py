@@ -619,8 +619,24 @@ def test_with_every_model_failing_each_is_named(hire: Hire, provider: Provider, 
         {"model": agent.model, "code": "server_error"},
         {"model": agent.fallback, "code": "rate_limited"},
     ]
+    assert error["message"] == "No model on the route could answer."
     assert int(answer.headers["Retry-After"]) > 0
+    assert "x-should-retry" not in answer.headers
     eventually(lambda: [(call.outcome, call.cost_ticks) for call in agent.calls()] == [("failed", 0)])
+
+
+@ENDPOINTS
+def test_a_failure_that_was_charged_says_so_and_is_not_retried(hire: Hire, provider: Provider, path: str) -> None:
+    """Each retry would hold, and perhaps pay, as much again: even the OpenAI client asks once."""
+    agent = hire()
+    provider.behave(upstream(agent.model), break_connection="before")
+    provider.behave(upstream(agent.fallback), status=500)
+    answer = post(agent, path)
+    error = error_of(answer, 503, "all_models_failed")
+    assert "was charged" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    entry = agent.entry()
+    assert entry.cost_ticks == entry.hold_ticks
 
 
 def test_a_fallback_that_costs_more_than_is_left_is_refused_and_nothing_is_billed(
