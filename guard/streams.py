@@ -31,6 +31,8 @@ class Tally:
     choices: int = 1
     usage: Any = None
     texts: list[str] = field(default_factory=list)
+    texts_used: int = 0
+    """How many of the texts had come with the last usage."""
     content: list[str] = field(default_factory=list)
     finish_reasons: dict[Any, Any] = field(default_factory=dict)
     is_done: bool = False
@@ -39,23 +41,34 @@ class Tally:
         self.is_done = self.is_done or event.is_done
         if event.chunk is None:
             return
-        self.usage = event.chunk.get("usage") or self.usage
         for choice in _objects(event.chunk.get("choices")):
-            index, delta = choice.get("index", 0), choice.get("delta")
+            index, delta = _index_of(choice), choice.get("delta")
             self.texts.extend(texts_in(delta))
             if index == 0 and isinstance(delta, dict):
                 self.content.extend(texts_in(delta.get("content")))
             if reason := choice.get("finish_reason"):
                 self.finish_reasons[index] = reason
+        if usage := event.chunk.get("usage"):
+            self.usage, self.texts_used = usage, len(self.texts)
 
     @property
     def is_finished(self) -> bool:
         """Whether all of the answer has come; its usage may still follow."""
         return self.is_done or len(self.finish_reasons) >= self.choices
 
+    @property
+    def is_usage_final(self) -> bool:
+        """Some providers send a usage with every chunk, or only with the first: it may not be the last word."""
+        return self.is_finished and not any(self.texts[self.texts_used :])
+
     def completion(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.content)}
         return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
+
+
+def _index_of(choice: dict[str, Any]) -> Any:
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else repr(index)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -170,7 +183,7 @@ class Relay:
         """By the provider's usage where its last word came; else counted, though never less than it said so far."""
         reserved, story = self.opened.hold.reserved, self.opened.story
         bill = read_bill(self.tally.usage, reserved, story.duration_ms)
-        if bill.cost_ticks is not None and self.is_finished:
+        if bill.cost_ticks is not None and self.tally.is_usage_final:
             return bill
         # Counting a long prompt takes a while.
         counted = await asyncio.to_thread(

@@ -331,12 +331,29 @@ def test_a_usage_that_is_not_the_last_word_is_no_bill(agent: Agent, provider: Pr
         assert (entry.cost_ticks, entry.is_estimated) == (60 * 37_500, True)
 
 
+def test_a_usage_that_text_follows_is_no_bill_even_where_the_answer_is_whole(agent: Agent, provider: Provider) -> None:
+    early = {"prompt_tokens": 30, "completion_tokens": 0, "total_tokens": 30}
+    begun = chunk(choice({"role": "assistant", "content": ""}), usage=early)
+    provider.behave(upstream(agent.model), chunks=[begun, *SAID * 20, chunk(choice({}, "stop"))])
+    text = text_of(chunks_of(agent.stream()))
+    assert_counted(agent.entry(), text)
+
+
+def test_a_usage_with_the_last_text_is_the_bill(agent: Agent, provider: Provider) -> None:
+    last = chunk(choice({"content": "is here"}), usage=USAGE)
+    provider.behave(upstream(agent.model), chunks=[SAID[0], last, chunk(choice({}, "stop"))])
+    chunks_of(agent.stream())
+    entry = agent.entry()
+    assert (entry.cost_ticks, entry.is_estimated) == (USAGE_TICKS, False)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         {"choices": None}, {"choices": "x"}, {"choices": [None, 1, []]}, {"choices": [{"delta": "text"}]},
         {"choices": [{"delta": {"content": [{"type": "text", "text": "part"}]}}]}, {"choices": {"delta": {}}},
         {"choices": [{"index": [1], "delta": {"content": 5}, "finish_reason": None}]}, {"usage": 7},
+        {"choices": [{"index": {}, "delta": {}, "finish_reason": ["odd"]}]},
     ],
 )  # fmt: skip
 def test_no_oddity_keeps_a_stream_from_being_settled(agent: Agent, provider: Provider, odd: Json) -> None:
