@@ -20,7 +20,7 @@ from guard.policy import KeyPolicy, Policy
 from guard.requests import request_id_of
 from guard.runtime import Runtime
 from guard.sse import DONE, encode
-from guard.streams import Relay
+from guard.streams import Relay, shown_again
 from guard.telemetry import context_of
 from spend.ids import new_id
 from spend.ledger import Caller
@@ -89,8 +89,10 @@ class ChatView(LeanAPIView):
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
         if exchange.asked.stream:
-            events = answer.completion["events"].encode() + self.closing(answer, exchange)
-            return HttpResponse(events, content_type="text/event-stream", headers=headers)
+            events = shown_again(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
+            return HttpResponse(
+                events + self.closing(answer, exchange), content_type="text/event-stream", headers=headers
+            )
         return json_answer(self.body(answer, exchange), headers)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:

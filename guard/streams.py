@@ -20,8 +20,11 @@ from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.providers import Failed
 from guard.runtime import Runtime
-from guard.sse import Event, encode
+from guard.sse import Event, Splitter, encode
 from spend.ledger import Bill, LedgerError
+
+NOTHING_BUT_USAGE = {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
+"""Besides the usage, in a chunk that only brings it."""
 
 
 @dataclass(slots=True)
@@ -64,6 +67,26 @@ class Tally:
     def completion(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.content)}
         return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
+
+
+def shown(event: Event, model: str, *, show_usage: bool, hide_money: bool) -> bytes:
+    """The event as the client sees it: the served model's name, and usage only if it asked."""
+    if event.chunk is None:
+        return b"" if event.is_done else event.raw + b"\n\n"
+    chunk = {**(event.odd or event.chunk), "model": model}
+    if not show_usage and "usage" in chunk:
+        # The chunk that closes with it goes too, but not what else a provider says there, such as its sources.
+        if chunk.pop("usage") and not chunk.get("choices") and chunk.keys() <= NOTHING_BUT_USAGE:
+            return b""
+    elif hide_money and isinstance(chunk.get("usage"), dict):
+        chunk["usage"] = {name: value for name, value in chunk["usage"].items() if name != "cost_in_usd_ticks"}
+    return encode(chunk)
+
+
+def shown_again(events: str, model: str, *, hide_money: bool) -> bytes:
+    """Events that were shown before, as they may be shown today."""
+    again = Splitter().feed(events.encode())
+    return b"".join(shown(event, model, show_usage=True, hide_money=hide_money) for event in again)
 
 
 def _index_of(choice: dict[str, Any]) -> Any:
@@ -128,17 +151,9 @@ class Relay:
         return piece
 
     def _shown(self, event: Event) -> bytes:
-        """The event as the client sees it: the served model's name, and usage only if it asked."""
         self.tally.take(event)
-        if event.chunk is None:
-            return b"" if event.is_done else event.raw + b"\n\n"
-        chunk = {**event.chunk, "model": self.model}
-        if not self.show_usage and "usage" in chunk:
-            if chunk.pop("usage") and not chunk.get("choices"):
-                return b""
-        elif self.opened.story.call.tenant.hide_money and isinstance(chunk.get("usage"), dict):
-            chunk["usage"] = {name: value for name, value in chunk["usage"].items() if name != "cost_in_usd_ticks"}
-        return encode(chunk)
+        hide_money = self.opened.story.call.tenant.hide_money
+        return shown(event, self.model, show_usage=self.show_usage, hide_money=hide_money)
 
     async def _end(self) -> bytes:
         """The events after the provider's own."""

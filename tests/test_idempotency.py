@@ -132,6 +132,23 @@ def test_a_finished_stream_of_the_guards_own_endpoint_replays_with_its_summary(
     assert agent.entry().cost_ticks == USAGE_TICKS
 
 
+def test_a_stream_replays_without_money_once_it_is_hidden(guard_server: StartServer, provider: Provider) -> None:
+    server = guard_server(start=False)
+    with server.database():
+        agent = Agent.create(server)
+    server.start()
+    provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": 777_000})
+    body: dict[str, Any] = {"stream_options": {"include_usage": True}}
+    first = chunks_of(agent.stream(KEY, **body))
+    assert first[-1]["usage"]["cost_in_usd_ticks"] == 777_000
+    with server.database():
+        tenant = Tenant.objects.get(pk=agent.tenant_id)
+        tenant.hide_money = True
+        tenant.save()
+    again = chunks_of(agent.stream(KEY, **body))
+    assert again == [*first[:-1], {**first[-1], "usage": USAGE}]
+
+
 def test_a_stream_whose_client_left_after_the_finish_reason_replays(agent: Agent, provider: Provider) -> None:
     """All of the answer came, and was paid: it must not be paid again."""
     provider.behave(upstream(agent.model), usage=USAGE, chunks=2, chunk_delay_s=0.1)

@@ -275,7 +275,7 @@ SAID = [chunk(choice({"content": "Your parcel "})), chunk(choice({"content": "is
         ({"error": {"message": "overloaded", "type": "server_error"}}, "server_error"),
         ({"error": "overloaded", "code": "x"}, "server_error"),
         ("data: [1, 2]", "bad_answer"),
-        ("<html>", "bad_answer"),
+        ("<html>", "connection_failed"),
         (": and then silence", "connection_failed"),
     ],
 )
@@ -287,6 +287,28 @@ def test_what_came_in_one_piece_with_a_failure_is_passed_on_and_billed(
     assert text_of(chunks) == "Your parcel is here"
     assert end["error"]["attempts"] == [{"model": agent.model, "code": code}]
     assert_counted(agent.entry(), "Your parcel is here")
+
+
+def test_half_a_character_and_infinite_numbers_are_passed_on(agent: Agent, provider: Provider) -> None:
+    """Some providers cut an emoji in two; their other clients put it together."""
+    halves = [chunk(choice({"content": half})) for half in ("\ud83d", "\ude00")]
+    endless = chunk(choice({"content": "!"}, logprobs={"content": [{"token": "!", "logprob": -float("inf")}]}))
+    said: list[Json | str] = [*halves, endless, chunk(choice({}, "stop")), "data: [DONE]"]
+    provider.behave(upstream(agent.model), status=200, body=raw(*said))
+    key = {"Idempotency-Key": "k"}
+    first, again = agent.stream(key), agent.stream(key)
+    assert first.content == again.content
+    seen = [json.loads(event.removeprefix(b"data: ")) for event in first.content.split(b"\n\n")[:-2]]
+    assert [one["choices"][0]["delta"].get("content") for one in seen] == ["\ud83d", "\ude00", "!", None]
+    assert seen[2]["choices"][0]["logprobs"] == {"content": [{"token": "!", "logprob": None}]}
+    assert agent.entry().is_estimated
+
+
+def test_what_comes_with_the_usage_is_not_lost_with_it(agent: Agent, provider: Provider) -> None:
+    sources = chunk(usage=USAGE, citations=["https://example.com"])
+    provider.behave(upstream(agent.model), chunks=[*SAID, chunk(choice({}, "stop")), sources])
+    last = chunks_of(agent.stream())[-1]
+    assert last == {**chunk(citations=["https://example.com"]), "model": agent.model}
 
 
 def test_a_broken_stream_raises_in_the_openai_sdk(agent: Agent, provider: Provider) -> None:
