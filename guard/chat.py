@@ -344,8 +344,9 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     answer = Answer(completion, bill.usage, reserved.offer.model, reserved.offer.route, story.cost_ticks, budget)
     record = story.record(Outcome.SERVED, offer=reserved.offer)
     commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
-    if story.call.claim:
-        commands.append(Remember(story.call.claim.id, idempotency.pack(answer)))
+    claim = story.call.claim
+    if kept := claim and idempotency.pack(answer):
+        commands.append(Remember(claim.id, kept))
     try:
         with story.trace.step("settle"):
             ended, *_ = await runtime.writer.post(*commands)
@@ -353,6 +354,8 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
         story.trace.ended(story.record(*outcome_of(error)))
         raise
     runtime.releases.announce(tenant.id)
+    if claim and not kept:
+        await runtime.note(idempotency.release, claim)
     await learn(hold, bill, story, runtime)
     assert isinstance(ended, Ended | NotPending)  # noqa: S101
     answer = replace(answer, budget=hold.status(tenant, ended.standings))

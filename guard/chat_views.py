@@ -90,9 +90,8 @@ class ChatView(LeanAPIView):
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
         if exchange.asked.stream:
             events = shown_again(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
-            return HttpResponse(
-                events + self.closing(answer, exchange), content_type="text/event-stream", headers=headers
-            )
+            events += self.closing(answer, exchange)
+            return HttpResponse(events, content_type="text/event-stream", headers=headers)
         return json_answer(self.body(answer, exchange), headers)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
