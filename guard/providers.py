@@ -148,7 +148,8 @@ class Provider:
 
         Usage is asked of the provider always: it is what the stream is settled by.
         """
-        asked = {**self.always, **payload, "stream": True, "stream_options": {"include_usage": True}}
+        options = {**payload.get("stream_options", {}), "include_usage": True}
+        asked = {**self.always, **payload, "stream": True, "stream_options": options}
         with _failures_told():
             async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.STREAM_IDLE_SECONDS):
                 response = await self.client.post(

@@ -106,6 +106,12 @@ def test_usage_is_always_asked_of_the_provider_and_shown_if_the_client_asked(
     assert (entry.cost_ticks, entry.is_estimated) == (USAGE_TICKS, False)
 
 
+def test_obfuscation_is_the_callers_to_turn_off(agent: Agent, provider: Provider) -> None:
+    chunks_of(agent.stream(stream_options={"include_obfuscation": False}))
+    (call,) = provider.calls()
+    assert call["body"]["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
 def test_headers_name_the_model_and_the_budget_but_no_cost(agent: Agent) -> None:
     answer = agent.stream(headers={"X-Request-Id": "call-7"}, model="auto")
     assert answer.headers["Content-Type"] == "text/event-stream"
