@@ -117,11 +117,11 @@ class ChatEndpoint(ChatView):
         body = {
             "id": exchange.request_id,
             "tenantId": exchange.key.tenant.id,
-            "content": choice.get("message", {}).get("content") or "",
+            "content": text_of(choice.get("message", {}).get("content")),
             "model": answer.model,
             "requestedModel": exchange.asked.ask.model,
             "route": str(answer.route),
-            "finishReason": choice.get("finish_reason"),
+            "finishReason": text_of(choice.get("finish_reason")),
             "usage": {
                 "inputTokens": answer.usage.input_tokens,
                 "cachedInputTokens": answer.usage.cached_input_tokens,
@@ -153,6 +153,13 @@ class CompletionsEndpoint(ChatView):
         if exchange.hides_money and isinstance(usage, dict):
             body["usage"] = {name: value for name, value in usage.items() if name != "cost_in_usd_ticks"}
         return body
+
+
+def text_of(value: Any) -> str:
+    """The text itself, or that of a list's parts; of anything else none."""
+    if isinstance(value, list):
+        return "".join(text_of(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
 
 
 def runtime_of(request: HttpRequest) -> Runtime:

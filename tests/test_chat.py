@@ -167,6 +167,29 @@ def test_the_guards_own_answer(hire: Hire, provider: Provider) -> None:
     assert (entry.request_id, entry.requested_model, entry.hold_ticks) == (body["id"], agent.model, hold_of(50))
 
 
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "content", "said"),
+    [
+        (
+            {"content": [{"type": "text", "text": "In "}, {"type": "x"}, {"text": "Berlin."}]},
+            "stop",
+            "In Berlin.",
+            "stop",
+        ),
+        ({"content": None, "tool_calls": []}, None, "", ""),
+        ({"content": {"text": "?"}}, 7, "", ""),
+    ],
+)
+def test_the_guards_own_answer_is_text_whatever_the_providers_is(
+    hire: Hire, provider: Provider, message: Any, finish_reason: Any, content: str, said: str
+) -> None:
+    agent = hire()
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    provider.behave(upstream(agent.model), body={"choices": [choice], "usage": USAGE})
+    body = agent.own_chat().json()
+    assert (body["content"], body["finishReason"]) == (content, said)
+
+
 @ENDPOINTS
 def test_what_every_guarded_answer_carries(hire: Hire, path: str) -> None:
     agent = hire(limit_ticks=TICKS_PER_USD)

@@ -181,7 +181,7 @@ class ChatAnswerSerializer(StrictSerializer):
     model = Text(help_text="The model that served.")
     requested_model = Text()
     route = Choice(choices=Route.choices)
-    finish_reason = Text(allow_null=True)
+    finish_reason = Text(help_text="Empty where the provider does not say.")
     usage = ChatUsageSerializer()
     cost_usd = Usd(required=False)
     budget = TightestBudgetSerializer()
