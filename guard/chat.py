@@ -205,7 +205,7 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
     except Exception as error:
         record = story.record(*outcome_of(error))
         story.trace.ended(record)
-        if isinstance(error, GuardError):
+        if not isinstance(error, LedgerError):
             runtime.writer.post_later(record)
         if call.claim:
             await runtime.note(idempotency.release, call.claim)

@@ -17,7 +17,7 @@ from guard.runtime import Runtime
 from spend.audit import audit
 from spend.ids import new_id
 from spend.ledger import Caller, LedgerError
-from spend.models import Breaker, LedgerEntry, Reservation
+from spend.models import Breaker, Call, LedgerEntry, Reservation
 from tests.factories import ApiKeyFactory, RouteStepFactory
 from tests.support.agents import HELLO
 
@@ -74,8 +74,9 @@ def test_an_attempt_that_breaks_down_unexpectedly_is_settled_at_its_hold(key: "I
 
     tell(story)
     assert holds() == {"m": "settled"}
-    entry = LedgerEntry.objects.get()
+    entry, call = LedgerEntry.objects.get(), Call.objects.get()
     assert (entry.cost_ticks, entry.is_estimated) == (entry.hold_ticks, True)
+    assert (call.outcome, call.code, call.cost_ticks) == ("failed", "internal_error", entry.cost_ticks)
 
 
 def test_an_attempt_that_breaks_down_before_it_is_sent_costs_nothing(key: "IssuedKey") -> None:
