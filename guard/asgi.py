@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import django
 
@@ -22,6 +22,7 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponseBase  # noqa: E402
 
 from guard.chat_urls import CHAT_VIEWS  # noqa: E402
+from guard.error_pages import bad_request  # noqa: E402
 from guard.errors import RequestTimedOut, envelope  # noqa: E402
 from guard.lean import Streamed  # noqa: E402
 from guard.runtime import Runtime  # noqa: E402
@@ -43,19 +44,31 @@ class GuardHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await live(scope, receive, send)
         elif view := CHAT_VIEWS.get(scope["path"]):
-            await answer_call(view, scope, receive, send)
+            await self.answer_call(view, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
+    async def answer_call(self, view: View, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(receive)
+        except RequestTimedOut as error:
+            request, refusal = self.create_request(scope, BytesIO())
+            await send_answer(refusal or envelope(error, request), receive, send)
+            return
+        if body is not None:
+            request, refusal = self.create_request(scope, BytesIO(body))
+            await send_answer(refusal or await view(request), receive, send)
 
-async def answer_call(view: View, scope: Scope, receive: Receive, send: Send) -> None:
-    try:
-        body = await read_body(receive)
-    except RequestTimedOut as error:
-        await send_answer(envelope(error, ASGIRequest(scope, BytesIO())), receive, send)
-        return
-    if body is not None:
-        await send_answer(await view(ASGIRequest(scope, BytesIO(body))), receive, send)
+    def create_request(
+        self, scope: Message, body_file: IO[bytes]
+    ) -> tuple[ASGIRequest, None] | tuple[None, HttpResponseBase]:
+        """The request, or the answer to one whose headers or query Django cannot read, in the right shape."""
+        try:
+            return ASGIRequest(scope, body_file), None
+        except Exception as error:  # noqa: BLE001  nothing but the caller's own words is read here
+            kept = [header for header in scope["headers"] if header[0] == b"x-request-id"]
+            bare = ASGIRequest({**scope, "headers": kept, "query_string": b""}, body_file)
+            return None, bad_request(bare, error)
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -75,6 +75,9 @@ def _asked(
     messages: Any = body.get("messages")
     check_messages(messages)
     sent = {name: body[name] for name in SENT if body.get(name) is not None}
+    options = body.get("stream_options") or {}
+    if body.get("stream") and (obfuscation := options.get("include_obfuscation")) is not None:
+        sent["stream_options"] = {"include_obfuscation": obfuscation}
     images = count_images(messages)
     schemas = [sent[name] for name in IN_THE_PROMPT if name in sent]
     return Asked(
@@ -90,5 +93,5 @@ def _asked(
         conversation=conversation or "",
         tenant_id=tenant_id,
         stream=bool(body.get("stream")),
-        show_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        show_usage=bool(options.get("include_usage")),
     )

@@ -77,6 +77,8 @@ LASTING = frozenset(
 """Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
 
 MONEY = re.compile(r"\$|\busd\b|\bdollars?\b", re.IGNORECASE)
+LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be settled."
+CHARGED = "No model on the route could answer. What one of them may have billed was charged."
 
 Served = TypeVar("Served")
 Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
@@ -105,6 +107,8 @@ class Story:
     steps: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     cost_ticks: int = 0
+    sent: "Hold | None" = None
+    """The last hold under which a provider was called."""
     trace: Trace = PLAIN
 
     def note(self, model: str, decision: str, **facts: Any) -> None:
@@ -206,7 +210,7 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
     except LedgerError:
         # Another try would be another bill.
         raise LedgerUnavailable(
-            "The model answered, but the ledger is late. The call will be settled.", headers={"x-should-retry": "false"}
+            "The model answered, but the ledger is late. The call will be settled.", should_retry=False
         ) from None
 
 
@@ -229,13 +233,22 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
                 return hold, await attempt(hold, story, runtime, send), story
             except Failed as failure:
                 await give_up(hold, failure, story, runtime)
+            except (GuardError, LedgerError):  # its hold has ended, or will
+                raise
+            except Exception:
+                await end_unserved(hold, "internal_error", None if story.sent is hold else False, story, runtime)
+                raise
     except Exception as error:
         record = story.record(*outcome_of(error))
         story.trace.ended(record)
-        if isinstance(error, GuardError):
+        if not isinstance(error, LedgerError):
             runtime.writer.post_later(record)
         if call.claim:
             await runtime.note(idempotency.release, call.claim)
+        if isinstance(error, GuardError) and story.cost_ticks:
+            error.should_retry = False  # another try may be another bill
+        if isinstance(error, LedgerError) and story.sent:
+            raise LedgerUnavailable(LATE_LEDGER, should_retry=False) from error
         raise
 
 
@@ -286,22 +299,23 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     if not planned.offers:
         for model, why in planned.left_out:
             story.note(model, why)
-        raise no_offer([*story.failed.items(), *planned.left_out])
+        raise no_offer([*story.failed.items(), *planned.left_out], is_charged=bool(story.cost_ticks))
     return planned
 
 
-def no_offer(reasons: list[tuple[str, str]]) -> GuardError:
+def no_offer(reasons: list[tuple[str, str]], *, is_charged: bool) -> GuardError:
     """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
     codes = {code for _, code in reasons}
     attempts = [{"model": model, "code": code} for model, code in reasons]
     if not codes <= LASTING:
-        return AllModelsFailed(retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
+        message = CHARGED if is_charged else None
+        return AllModelsFailed(message, retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
     if "images_not_priced" in codes:
         return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
     return AllModelsFailed(
         "No model on the route can be called until an operator changes that.",
         retry_after_s=RETRY_AFTER_MENDING_S,
-        headers={"x-should-retry": "false"},
+        should_retry=False,
         attempts=attempts,
     )
 
@@ -334,6 +348,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
     try:
         with story.trace.sending(hold.reserved, payload):
+            story.sent = hold
             return await send(provider, payload, story.trace.headers())
     except Rejected as rejection:
         story.trace.failed("rejected", 0)
@@ -356,15 +371,20 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     story.note(model, "failed", code=failure.code)
     if failure.code != "circuit_open":
         await runtime.note(breaker.record_failure, model, failure.code, timezone.now())
-    if failure.billed is False:
-        story.trace.failed(failure.code, 0)
+    await end_unserved(hold, failure.code, failure.billed, story, runtime)
+
+
+async def end_unserved(hold: Hold, code: str, billed: bool | None, story: Story, runtime: Runtime) -> None:
+    """Void the hold where the provider surely billed nothing; settle at the hold where nobody knows."""
+    if billed is False:
+        story.trace.failed(code, 0)
         await void(hold, runtime)
         return
     bill = Bill(cost_ticks=None, is_estimated=True, duration_ms=story.duration_ms)
     (result,) = await runtime.writer.post(Settle(hold.reserved, bill, timezone.now()))
     cost_ticks = result.cost_ticks if isinstance(result, Ended) else 0
     story.cost_ticks += cost_ticks
-    story.trace.failed(failure.code, cost_ticks)
+    story.trace.failed(code, cost_ticks)
     runtime.releases.announce(hold.reserved.caller.tenant_id)
 
 
@@ -384,8 +404,9 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     answer = Answer(request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget)
     record = story.record(Outcome.SERVED, offer=reserved.offer)
     commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
-    if story.call.claim:
-        commands.append(Remember(story.call.claim.id, idempotency.pack(answer)))
+    claim = story.call.claim
+    if kept := claim and idempotency.pack(answer):
+        commands.append(Remember(claim.id, kept))
     try:
         with story.trace.step("settle"):
             ended, *_ = await runtime.writer.post(*commands)
@@ -393,6 +414,8 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
         story.trace.ended(story.record(*outcome_of(error)))
         raise
     runtime.releases.announce(tenant.id)
+    if claim and not kept:
+        await runtime.note(idempotency.release, claim)
     await learn(hold, bill, story, runtime)
     assert isinstance(ended, Ended | NotPending)  # noqa: S101
     answer = replace(answer, budget=hold.status(tenant, ended.standings))

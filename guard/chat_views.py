@@ -21,7 +21,7 @@ from guard.policy import KeyPolicy, Policy
 from guard.requests import request_id_of
 from guard.runtime import Runtime
 from guard.sse import DONE, encode
-from guard.streams import Relay
+from guard.streams import Relay, shown_again
 from guard.telemetry import context_of
 from spend.ids import new_id
 from spend.ledger import Caller
@@ -48,6 +48,9 @@ class Exchange:
 
 class ChatView(LeanAPIView):
     """What both endpoints share: the way from a request to an answer."""
+
+    # DRF's own OPTIONS is no coroutine, and the schema says what there is.
+    http_method_names = ("post",)
 
     def read(self, data: Any) -> Asked:
         """The request's JSON as a call. Raises InvalidRequest naming the field."""
@@ -85,7 +88,8 @@ class ChatView(LeanAPIView):
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
         if exchange.asked.stream:
-            events = answer.completion["events"].encode() + self.closing(answer, exchange)
+            events = shown_again(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
+            events += self.closing(answer, exchange)
             return HttpResponse(events, content_type="text/event-stream", headers=headers)
         return json_answer(self.body(answer, exchange), headers)
 
@@ -112,11 +116,11 @@ class ChatEndpoint(ChatView):
         body = {
             "id": exchange.request_id,
             "tenantId": exchange.key.tenant.id,
-            "content": choice.get("message", {}).get("content") or "",
+            "content": text_of(choice.get("message", {}).get("content")),
             "model": answer.model,
             "requestedModel": exchange.asked.ask.model,
             "route": str(answer.route),
-            "finishReason": choice.get("finish_reason"),
+            "finishReason": text_of(choice.get("finish_reason")),
             "usage": {
                 "inputTokens": answer.usage.input_tokens,
                 "cachedInputTokens": answer.usage.cached_input_tokens,
@@ -147,6 +151,13 @@ class CompletionsEndpoint(ChatView):
         if exchange.hides_money and "usage" in body:
             body["usage"] = tokens_only(body["usage"])
         return body
+
+
+def text_of(value: Any) -> str:
+    """The text itself, or that of a list's parts; of anything else none."""
+    if isinstance(value, list):
+        return "".join(text_of(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
 
 
 def runtime_of(request: HttpRequest) -> Runtime:

@@ -45,7 +45,7 @@ class GuardError(Exception):
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "api_error"
     message: ClassVar[str] = "Something went wrong on our side."
-    should_retry: ClassVar[bool | None] = None
+    should_retry: bool | None = None
 
     def __init__(
         self,
@@ -54,12 +54,14 @@ class GuardError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
         headers: Mapping[str, str] | None = None,
+        should_retry: bool | None = None,
         **extras: Any,
     ) -> None:
         super().__init__(message or self.message)
         self.param = param
         self.retry_after_s = retry_after_s
         self.headers = dict(headers or {})
+        self.should_retry = self.should_retry if should_retry is None else should_retry
         self.extras = extras
 
 

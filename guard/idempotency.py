@@ -1,22 +1,23 @@
 """`Idempotency-Key`: the same key and body is one call, whoever answers it, for a day.
 
 A key is claimed by a unique row before the call, and its answer is written in the transaction that
-settles the call: a crash between the two cannot bill twice.  A claim without an answer is in flight;
-once its reservation's lease is over its worker is dead, and the key may be claimed anew.
+settles the call: a crash between the two cannot bill twice.  A claim without an answer is in flight
+while any of its call's holds is pending or in its lease; after that its worker is dead, and the key
+may be claimed anew.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from guard.budget import BudgetStatus
 from guard.errors import IdempotencyConflict, IdempotencyMismatch
-from spend.models import IdempotentCall, Route
+from spend.models import IdempotentCall, Reservation, ReservationState, Route
 from spend.pricing import Usage
 from spend.sealing import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
 
@@ -57,9 +58,15 @@ def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: dateti
 
 
 def dead(now: datetime) -> Q:
-    """Answers that are too old, and claims whose worker did not live to answer."""
+    """Answers that are too old, and claims whose worker did not live to answer.
+
+    Each attempt of a call has a lease of its own, and there may be a moment between two attempts.
+    """
     lease = timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
-    return Q(claimed_at__lte=now - KEPT) | Q(answer="", claimed_at__lte=now - lease)
+    living = Reservation.objects.filter(
+        Q(state=ReservationState.PENDING) | Q(lease_expires_at__gt=now), call_id=OuterRef("call_id")
+    )
+    return Q(claimed_at__lte=now - KEPT) | Q(~Exists(living), answer="", claimed_at__lte=now - lease)
 
 
 def release(claim: Claim) -> None:
@@ -71,9 +78,12 @@ def forget_old(now: datetime) -> None:
     IdempotentCall.objects.filter(claimed_at__lte=now - KEPT).delete()
 
 
-def pack(answer: "Answer") -> str:
-    """Encrypted, where there is a key for it."""
-    packed = orjson.dumps(asdict(answer))
+def pack(answer: "Answer") -> str | None:
+    """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
+    try:
+        packed = orjson.dumps(answer)
+    except TypeError:
+        return None
     return seal(packed) if can_seal() else packed.decode()
 
 

@@ -8,13 +8,13 @@ as classes, its exceptions answered by the project's handler, a schema that drf-
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-import orjson
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.functional import classproperty
 from rest_framework.views import APIView
 
 from guard.errors import MethodNotAllowed, UnsupportedMediaType, answer_to
 from guard.parsers import parse_json
+from guard.sse import to_json
 from guard.streams import Relay
 
 Handler = Callable[..., Awaitable[HttpResponseBase]]
@@ -56,4 +56,4 @@ def read_body(request: HttpRequest) -> Any:
 
 
 def json_answer(body: Any, headers: dict[str, str]) -> HttpResponse:
-    return HttpResponse(orjson.dumps(body), content_type="application/json", headers=headers)
+    return HttpResponse(to_json(body), content_type="application/json", headers=headers)

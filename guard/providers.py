@@ -9,9 +9,11 @@ xAI and OpenAI speak the same API, so both are the openai package's client with 
 retries nothing: each retry would be a second bill that no hold covers.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import takewhile
+from time import monotonic
 from typing import Any, cast
 
 import aiohttp
@@ -37,6 +39,15 @@ FAILURE_CODES = {
     408: "timeout",
     429: "rate_limited",
 }
+CLIENT_ERRORS = (
+    openai.OpenAIError,
+    httpx2.HTTPError,
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,
+    TimeoutError,
+    ValueError,
+)
+"""What the package, its transport or the reading of an answer raises; the transport lets some of aiohttp's through."""
 
 
 class ProviderError(Exception):
@@ -119,20 +130,15 @@ class Provider:
         Raises Rejected or Failed. The answer is not read into the package's own types: that costs as
         much as everything else a call does, and would drop fields they do not know.
         """
-        try:
-            response = await self.client.post(
-                "/chat/completions",
-                content=orjson.dumps({**self.always, **payload}),
-                cast_to=httpx2.Response,
-                options={"headers": headers} if headers else {},
-            )
+        with _failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.PROVIDER_TIMEOUT_SECONDS):
+                response = await self.client.post(
+                    "/chat/completions",
+                    content=orjson.dumps({**self.always, **payload}),
+                    cast_to=httpx2.Response,
+                    options={"headers": headers} if headers else {},
+                )
             answer = orjson.loads(response.content)
-        except openai.APIStatusError as error:
-            raise _status_error(error) from None
-        except openai.APIConnectionError as error:
-            raise _connection_error(error) from None
-        except (ValueError, httpx2.HTTPError):
-            raise Failed("bad_answer", billed=None) from None
         if not _is_completion(answer):
             raise Failed("bad_answer", billed=None)
         return cast(dict[str, Any], answer)
@@ -142,20 +148,18 @@ class Provider:
 
         Usage is asked of the provider always: it is what the stream is settled by.
         """
-        asked = {**self.always, **payload, "stream": True, "stream_options": {"include_usage": True}}
-        try:
-            response = await self.client.post(
-                "/chat/completions",
-                content=orjson.dumps(asked),
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=openai.AsyncStream[httpx2.Response],
-                options={"timeout": self.stream_timeout, "headers": headers},
-            )
-        except openai.APIStatusError as error:
-            raise _status_error(error) from None
-        except openai.APIConnectionError as error:
-            raise _connection_error(error) from None
+        options = {**payload.get("stream_options", {}), "include_usage": True}
+        asked = {**self.always, **payload, "stream": True, "stream_options": options}
+        with _failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.STREAM_IDLE_SECONDS):
+                response = await self.client.post(
+                    "/chat/completions",
+                    content=orjson.dumps(asked),
+                    cast_to=httpx2.Response,
+                    stream=True,
+                    stream_cls=openai.AsyncStream[httpx2.Response],
+                    options={"timeout": self.stream_timeout, "headers": headers},
+                )
         # What `cast_to` asks for is what comes, whatever the package's types say of streams.
         stream = ProviderStream(cast(httpx2.Response, response))
         try:
@@ -178,12 +182,12 @@ class ProviderStream:
         self.first: list[Event] = []
 
     async def read_first(self) -> None:
-        """Raises Failed, the bill being unknown, where nothing comes that begins an answer."""
-        try:
-            self.first = await anext(self.events)
-        except StopAsyncIteration:
-            raise Failed("bad_answer", billed=None) from None
-        if self.first[0].is_done:
+        """Up to the first chunk. Raises Failed, the bill being unknown, where nothing comes that begins an answer."""
+        async for events in self.events:
+            self.first += events
+            if any(map(_says_something, events)):
+                break
+        if all(event.chunk is None for event in self.first):
             raise Failed("bad_answer", billed=None)
 
     async def __aiter__(self) -> AsyncIterator[list[Event]]:
@@ -193,7 +197,7 @@ class ProviderStream:
             yield events
 
     async def _events(self) -> AsyncIterator[list[Event]]:
-        async for events in self._received():
+        async for events in self._in_time():
             sound = list(takewhile(_is_sound, events))
             if sound:
                 yield sound
@@ -202,23 +206,34 @@ class ProviderStream:
             if any(event.is_done for event in events):
                 return
 
+    async def _in_time(self) -> AsyncIterator[list[Event]]:
+        """Raises Failed where the provider breaks off, or says nothing for too long: keeping alive says nothing.
+
+        The transport's own limit begins anew with every byte, and does not fire at all after a bad chunk.
+        """
+        received, left_s = self._received(), settings.STREAM_IDLE_SECONDS
+        while True:
+            asked_at = monotonic()
+            with _failures_told():
+                async with asyncio.timeout(left_s):
+                    events = await anext(received, None)
+            if events is None:
+                return
+            spoke = any(map(_says_something, events))
+            left_s = settings.STREAM_IDLE_SECONDS if spoke else left_s - (monotonic() - asked_at)
+            yield events
+
     async def _received(self) -> AsyncIterator[list[Event]]:
-        """Raises Failed where the provider breaks off or stalls."""
         splitter = Splitter()
-        try:
-            async for piece in self.response.aiter_bytes():
-                if events := splitter.feed(piece):
-                    yield events
-        except httpx2.ReadTimeout:
-            raise Failed("timeout", billed=None) from None
-        except httpx2.HTTPError:
-            raise Failed("connection_failed", billed=None) from None
+        async for piece in self.response.aiter_bytes():
+            if events := splitter.feed(piece):
+                yield events
         if events := splitter.end():
             yield events
 
     async def close(self) -> None:
         """Closes the connection, unless all of it was read. Never fails."""
-        with suppress(httpx2.HTTPError):
+        with suppress(*CLIENT_ERRORS):
             await self.response.aclose()
 
 
@@ -229,12 +244,35 @@ def _is_completion(answer: Any) -> bool:
     )
 
 
+def _says_something(event: Event) -> bool:
+    return event.chunk is not None or event.is_done
+
+
 def _is_sound(event: Event) -> bool:
     return not (event.is_garbage or event.is_error)
 
 
 def _timeout(read_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Whatever the client raises within, told as Rejected or Failed."""
+    try:
+        yield
+    except CLIENT_ERRORS as error:
+        raise _meaning_of(error) from None
+
+
+def _meaning_of(error: BaseException) -> ProviderError:
+    if isinstance(error, openai.APIStatusError):
+        return _status_error(error)
+    if isinstance(error, openai.APIConnectionError):
+        return _connection_error(error)
+    if isinstance(error, TimeoutError | httpx2.TimeoutException):
+        return Failed("timeout", billed=None)
+    return Failed("connection_failed" if isinstance(error, httpx2.TransportError) else "bad_answer", billed=None)
 
 
 def _status_error(error: openai.APIStatusError) -> ProviderError:

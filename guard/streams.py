@@ -20,8 +20,11 @@ from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.providers import Failed
 from guard.runtime import Runtime
-from guard.sse import Event, encode
+from guard.sse import Event, Splitter, encode
 from spend.ledger import Bill, LedgerError
+
+NOTHING_BUT_USAGE = {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
+"""Besides the usage, in a chunk that only brings it."""
 
 
 @dataclass(slots=True)
@@ -31,6 +34,8 @@ class Tally:
     choices: int = 1
     usage: Any = None
     texts: list[str] = field(default_factory=list)
+    texts_used: int = 0
+    """How many of the texts had come with the last usage."""
     content: list[str] = field(default_factory=list)
     finish_reasons: dict[Any, Any] = field(default_factory=dict)
     is_done: bool = False
@@ -39,23 +44,54 @@ class Tally:
         self.is_done = self.is_done or event.is_done
         if event.chunk is None:
             return
-        self.usage = event.chunk.get("usage") or self.usage
         for choice in _objects(event.chunk.get("choices")):
-            index, delta = choice.get("index", 0), choice.get("delta")
+            index, delta = _index_of(choice), choice.get("delta")
             self.texts.extend(texts_in(delta))
             if index == 0 and isinstance(delta, dict):
                 self.content.extend(texts_in(delta.get("content")))
             if reason := choice.get("finish_reason"):
                 self.finish_reasons[index] = reason
+        if usage := event.chunk.get("usage"):
+            self.usage, self.texts_used = usage, len(self.texts)
 
     @property
     def is_finished(self) -> bool:
         """Whether all of the answer has come; its usage may still follow."""
         return self.is_done or len(self.finish_reasons) >= self.choices
 
+    @property
+    def is_usage_final(self) -> bool:
+        """Some providers send a usage with every chunk, or only with the first: it may not be the last word."""
+        return self.is_finished and not any(self.texts[self.texts_used :])
+
     def completion(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.content)}
         return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
+
+
+def shown(event: Event, model: str, *, show_usage: bool, hide_money: bool) -> bytes:
+    """The event as the client sees it: the served model's name, and usage only if it asked."""
+    if event.chunk is None:
+        return b"" if event.is_done else event.raw + b"\n\n"
+    chunk = {**(event.odd or event.chunk), "model": model}
+    if not show_usage and "usage" in chunk:
+        # The chunk that closes with it goes too, but not what else a provider says there, such as its sources.
+        if chunk.pop("usage") and not chunk.get("choices") and chunk.keys() <= NOTHING_BUT_USAGE:
+            return b""
+    elif hide_money and "usage" in chunk:
+        chunk["usage"] = tokens_only(chunk["usage"])
+    return encode(chunk)
+
+
+def shown_again(events: str, model: str, *, hide_money: bool) -> bytes:
+    """Events that were shown before, as they may be shown today."""
+    again = Splitter().feed(events.encode())
+    return b"".join(shown(event, model, show_usage=True, hide_money=hide_money) for event in again)
+
+
+def _index_of(choice: dict[str, Any]) -> Any:
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else repr(index)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -115,17 +151,9 @@ class Relay:
         return piece
 
     def _shown(self, event: Event) -> bytes:
-        """The event as the client sees it: the served model's name, and usage only if it asked."""
         self.tally.take(event)
-        if event.chunk is None:
-            return b"" if event.is_done else event.raw + b"\n\n"
-        chunk = {**event.chunk, "model": self.model}
-        if not self.show_usage and "usage" in chunk:
-            if chunk.pop("usage") and not chunk.get("choices"):
-                return b""
-        elif self.opened.story.call.tenant.hide_money and "usage" in chunk:
-            chunk["usage"] = tokens_only(chunk["usage"])
-        return encode(chunk)
+        hide_money = self.opened.story.call.tenant.hide_money
+        return shown(event, self.model, show_usage=self.show_usage, hide_money=hide_money)
 
     async def _end(self) -> bytes:
         """The events after the provider's own."""
@@ -170,7 +198,7 @@ class Relay:
         """By the provider's usage where its last word came; else counted, though never less than it said so far."""
         reserved, story = self.opened.hold.reserved, self.opened.story
         bill = read_bill(self.tally.usage, reserved, story.duration_ms)
-        if bill.cost_ticks is not None and self.is_finished:
+        if bill.cost_ticks is not None and self.tally.is_usage_final:
             return bill
         # Counting a long prompt takes a while.
         counted = await asyncio.to_thread(

@@ -15,7 +15,9 @@ Check = Callable[[Any, str], None]
 MOST_CHARACTERS = 255
 MOST_TOKENS = 2**31 - 1
 MOST_PARAM_CHARACTERS = 128
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""Those that break lines or turn the direction of writing are among them: they forge what pages and logs say."""
+CONTROL_CHARACTER = re.compile(f"[{CONTROL_CHARACTERS}]")
 NOT_BOUNDED = "is not supported: its cost cannot be bounded."
 
 

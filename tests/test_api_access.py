@@ -18,7 +18,7 @@ from tests.support.environment import ROOT
 
 pytestmark = pytest.mark.django_db
 
-AGENTS = ["/api/budget", "/api/spend", "/v1/models"]
+AGENTS = ["/api/budget", "/api/spend", "/v1/models", "/v1/models/auto"]
 OPERATORS = [
     "/api/tenants",
     "/api/tenants/acme",
@@ -121,7 +121,7 @@ def test_the_request_id_is_kept_if_it_is_sane() -> None:
         assert answer.json()["error"]["requestId"] == answer["X-Request-Id"]
 
 
-@pytest.mark.parametrize("address", ["/api/none", "/v1/none", "/api/", "/api/tenants/", "/v1/models/x"])
+@pytest.mark.parametrize("address", ["/api/none", "/v1/none", "/api/", "/api/tenants/", "/v1/models/"])
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_unknown_addresses_answer_in_the_envelope(address: str, method: str) -> None:
     answer = getattr(Client(enforce_csrf_checks=True), method)(address)
@@ -245,7 +245,12 @@ def test_the_schema_and_its_page() -> None:
     schema = Client().get("/api/schema/", headers={"Accept": "application/json"})
     assert schema.status_code == 200
     paths = schema.json()["paths"]
-    for address in ("/api/budgets/{tenant_id}", "/api/tenants/{tenant_id}/keys/{key_id}", "/api/spend", "/v1/models"):
+    for address in (
+        "/api/budgets/{tenant_id}",
+        "/api/tenants/{tenant_id}/keys/{key_id}",
+        "/api/spend",
+        "/v1/models/{model_id}",
+    ):
         assert address in paths
     page = Client().get("/api/docs/")
     assert page.status_code == 200

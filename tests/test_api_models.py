@@ -202,6 +202,12 @@ def test_the_models_that_a_tenant_may_name(api: Api) -> None:
     assert answer["object"] == "list"
     assert [each["id"] for each in answer["data"]] == ["auto", "b", "a", "cheap"]
     assert answer["data"][2] == {"id": "a", "object": "model", "created": 1_577_836_800, "owned_by": "openai"}
+    for each in answer["data"]:
+        assert agent(tenant).get(f"/v1/models/{each['id']}").json() == each
+    for other in ("elsewhere", "off", "unpriced", "never-heard-of"):
+        refused = agent(tenant).get(f"/v1/models/{other}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+        assert refused.json()["error"]["request_id"] == refused["X-Request-Id"]
 
 
 def test_errors_under_v1_are_in_snake_case(api: Api) -> None:

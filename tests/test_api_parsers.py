@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import InvalidRequest, RequestTooLarge
-from guard.parsers import MOST_DEPTH, parse_json
+from guard.parsers import MOST_DEPTH, _unique, parse_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(),
@@ -53,6 +53,32 @@ def test_no_body_is_a_defect_of_ours(body: bytes) -> None:
 def test_what_is_not_strict_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_json(body)
+
+
+class Name(str):
+    """A name that counts how often it is compared with others."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_the_name_that_comes_twice_is_found_in_one_pass() -> None:
+    """Each with all others, the body of one caller would stop the worker's other calls for a minute."""
+    with pytest.raises(InvalidRequest, match=r"^999: appears twice"):
+        _unique([(Name(number), None) for number in [*range(1000), 999]])
+    assert Name.compared < 2000
+
+
+def test_a_name_twice_is_named_in_short() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_json(b'{"%b": 1, "%b": 2}' % ((b"n" * 1000,) * 2))
+    assert refused.value.param == "n" * 128 + "…"
+    assert len(str(refused.value)) < 200
 
 
 def test_a_name_twice_is_named() -> None:

@@ -173,6 +173,29 @@ def test_the_guards_own_answer(hire: Hire, provider: Provider) -> None:
     assert (entry.request_id, entry.requested_model, entry.hold_ticks) == (body["id"], agent.model, hold_of(50))
 
 
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "content", "said"),
+    [
+        (
+            {"content": [{"type": "text", "text": "In "}, {"type": "x"}, {"text": "Berlin."}]},
+            "stop",
+            "In Berlin.",
+            "stop",
+        ),
+        ({"content": None, "tool_calls": []}, None, "", ""),
+        ({"content": {"text": "?"}}, 7, "", ""),
+    ],
+)
+def test_the_guards_own_answer_is_text_whatever_the_providers_is(
+    hire: Hire, provider: Provider, message: Any, finish_reason: Any, content: str, said: str
+) -> None:
+    agent = hire()
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    provider.behave(upstream(agent.model), body={"choices": [choice], "usage": USAGE})
+    body = agent.own_chat().json()
+    assert (body["content"], body["finishReason"]) == (content, said)
+
+
 @ENDPOINTS
 def test_what_every_guarded_answer_carries(hire: Hire, path: str) -> None:
     agent = hire(limit_ticks=TICKS_PER_USD)
@@ -313,7 +336,21 @@ def test_what_is_no_call_at_all(hire: Hire, path: str) -> None:
     error_of(client.post(path, json=["hello"]), 400, "invalid_request")
     error_of(client.post(path, data=b"x=1", headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type")
     error_of(client.post(path, json={"messages": "x" * 20_000}), 413, "request_too_large")
-    assert error_of(client.get(path), 405, "method_not_allowed")["type"] == "invalid_request_error"
+    for method in ("GET", "OPTIONS", "PUT", "DELETE"):
+        answer = client.request(method, path)
+        assert error_of(answer, 405, "method_not_allowed")["type"] == "invalid_request_error"
+        assert answer.headers["Allow"] == "POST"
+
+
+UNREADABLE = {"Content-Type": "application/json; charset*=bogus''utf-8"}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/api/budget", "/v1/models"])
+def test_a_request_that_django_cannot_read_is_refused_in_the_envelope(hire: Hire, path: str) -> None:
+    client = hire().client
+    answer = client.post(path, data=b"{}", headers={**UNREADABLE, "X-Request-Id": "odd-1"})
+    error_of(answer, 400, "invalid_request")
+    assert answer.headers["X-Request-Id"] == "odd-1"
 
 
 @ENDPOINTS
@@ -620,7 +657,9 @@ def test_with_every_model_failing_each_is_named(hire: Hire, provider: Provider, 
         {"model": agent.model, "code": "server_error"},
         {"model": agent.fallback, "code": "rate_limited"},
     ]
+    assert error["message"] == "No model on the route could answer."
     assert int(answer.headers["Retry-After"]) > 0
+    assert "x-should-retry" not in answer.headers
     eventually(lambda: [(call.outcome, call.cost_ticks) for call in agent.calls()] == [("failed", 0)])
 
 
@@ -664,6 +703,20 @@ def test_a_route_that_no_waiting_mends_is_not_to_be_asked_again_soon(hire: Hire,
     }  # fmt: skip
     eventually(lambda: len(agent.calls()) == 1)
     nothing_happened(agent, provider)
+
+
+@ENDPOINTS
+def test_a_failure_that_was_charged_says_so_and_is_not_retried(hire: Hire, provider: Provider, path: str) -> None:
+    """Each retry would hold, and perhaps pay, as much again: even the OpenAI client asks once."""
+    agent = hire()
+    provider.behave(upstream(agent.model), break_connection="before")
+    provider.behave(upstream(agent.fallback), status=500)
+    answer = post(agent, path)
+    error = error_of(answer, 503, "all_models_failed")
+    assert "was charged" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    entry = agent.entry()
+    assert entry.cost_ticks == entry.hold_ticks
 
 
 def test_a_fallback_that_costs_more_than_is_left_is_refused_and_nothing_is_billed(

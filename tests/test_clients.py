@@ -163,6 +163,7 @@ def test_the_page_has_a_snippet_for_each_client() -> None:
         "import OpenAI",
         "AsyncOpenAI",
         "with_raw_response",
+        "Idempotency-Key",
         "ChatOpenAI",
         "litellm",
         "pydantic_ai",

@@ -1,5 +1,6 @@
 """`Idempotency-Key` against the real server: the same key and body is one call, whoever answers it."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -131,6 +132,23 @@ def test_a_finished_stream_of_the_guards_own_endpoint_replays_with_its_summary(
     assert agent.entry().cost_ticks == USAGE_TICKS
 
 
+def test_a_stream_replays_without_money_once_it_is_hidden(guard_server: StartServer, provider: Provider) -> None:
+    server = guard_server(start=False)
+    with server.database():
+        agent = Agent.create(server)
+    server.start()
+    provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": 777_000})
+    body: dict[str, Any] = {"stream_options": {"include_usage": True}}
+    first = chunks_of(agent.stream(KEY, **body))
+    assert first[-1]["usage"]["cost_in_usd_ticks"] == 777_000
+    with server.database():
+        tenant = Tenant.objects.get(pk=agent.tenant_id)
+        tenant.hide_money = True
+        tenant.save()
+    again = chunks_of(agent.stream(KEY, **body))
+    assert again == [*first[:-1], {**first[-1], "usage": USAGE}]
+
+
 def test_a_stream_whose_client_left_after_the_finish_reason_replays(agent: Agent, provider: Provider) -> None:
     """All of the answer came, and was paid: it must not be paid again."""
     provider.behave(upstream(agent.model), usage=USAGE, chunks=2, chunk_delay_s=0.1)
@@ -141,6 +159,22 @@ def test_a_stream_whose_client_left_after_the_finish_reason_replays(agent: Agent
     again = chunks_of(agent.stream(KEY))
     assert text_of(again) == text_of(seen)  # type: ignore[arg-type]
     assert agent.entry().cost_ticks == USAGE_TICKS
+
+
+def test_an_answer_too_odd_to_be_kept_is_served_and_its_key_is_free_again(agent: Agent, provider: Provider) -> None:
+    deep = "[" * 600 + "]" * 600
+    message = '{"role": "assistant", "content": "Hello"}'
+    choice = f'{{"index": 0, "message": {message}, "finish_reason": "stop"}}'
+    body = f'{{"choices": [{choice}], "deep": {deep}, "usage": {json.dumps(USAGE)}}}'
+    provider.behave(upstream(agent.model), status=200, body=body)
+    answers = [agent.chat(KEY), agent.own_chat()]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["deep"] == json.loads(deep)
+    assert answers[1].json()["content"] == "Hello"
+    provider.reset()
+    again = agent.chat(KEY)
+    assert (again.status_code, is_replay(again)) == (200, False)
+    assert [entry.cost_ticks for entry in agent.entries(at_least=3)][:2] == [USAGE_TICKS] * 2
 
 
 # Another call
@@ -306,12 +340,31 @@ def test_after_a_crash_the_key_conflicts_until_the_lease_ends_and_is_then_served
         server_pending = agent.pending()
         Reservation.objects.update(lease_expires_at=past)
     assert server_pending == 1
-    assert agent.chat(KEY).status_code == 200
+    eventually(lambda: agent.chat(KEY).status_code == 200)  # once the hold has expired
     assert is_replay(agent.chat(KEY))
     crashed, served = agent.entries(at_least=2)
     assert (crashed.cost_ticks, crashed.is_expired) == (crashed.hold_ticks, True)
     assert served.cost_ticks == USAGE_TICKS
     audit(server)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_falls_back_for_longer_than_a_lease_keeps_its_key(
+    agent: Agent, provider: Provider, stream: bool
+) -> None:
+    """Its claim is as old as the call; each attempt's hold has a lease of its own."""
+    provider.behave(upstream(agent.model), status=500)
+    provider.behave(upstream(agent.fallback), latency_s=1.5, usage=USAGE)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(agent.chat, KEY, stream=stream)
+        eventually(lambda: len(provider.calls()) == 2)
+        with agent.server.database():
+            long_ago = timezone.now() - timedelta(seconds=901)
+            IdempotentCall.objects.filter(tenant_id=agent.tenant_id).update(claimed_at=long_ago)
+        assert_refused(agent.chat(KEY, stream=stream), 409, "idempotency_conflict")
+        assert first.result().content
+    assert is_replay(agent.chat(KEY, stream=stream))
+    assert agent.entry().cost_ticks == USAGE_TICKS
 
 
 def test_after_a_day_a_key_is_forgotten(agent: Agent, provider: Provider) -> None:

@@ -142,6 +142,15 @@ def test_what_passes_passes_unchanged() -> None:
     assert asked(**GOOD).body == {"messages": HELLO, **GOOD}
 
 
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_obfuscation_is_asked_of_the_provider_as_the_caller_asked_for_it(asked_for: bool) -> None:
+    options = {"include_obfuscation": asked_for, "include_usage": True}
+    streamed = asked(stream=True, stream_options=options)
+    assert streamed.body["stream_options"] == {"include_obfuscation": asked_for}
+    assert "stream_options" not in asked(stream_options=options).body
+    assert "stream_options" not in asked(stream=True, stream_options={"include_obfuscation": None}).body
+
+
 @pytest.mark.parametrize("name", sorted(parameters.TABLE.keys() - {"messages", "model"}))
 def test_null_is_as_good_as_absent(name: str) -> None:
     assert asked(**{name: None}) == asked()
@@ -201,6 +210,10 @@ def test_what_has_no_bound_is_refused(name: str) -> None:
         ({"metadata": {"conversation_id": "c" * 256}}, "metadata.conversation_id"),
         ({"user": "a\nb"}, "user"),
         ({"user": "u" * 256}, "user"),
+        ({"user": "a\x85b"}, "user"),
+        ({"user": "a\u2028b"}, "user"),
+        ({"user": "\u202eevil"}, "user"),
+        ({"metadata": {"conversation_id": "a\u2066b"}}, "metadata.conversation_id"),
         ({"logit_bias": {"7": "much"}}, "logit_bias.7"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"model": None}, "model"),

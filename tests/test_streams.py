@@ -44,7 +44,12 @@ def server(
     """One for the module: its agents share nothing. At the end its books must balance."""
     log_path = tmp_path_factory.mktemp("streams") / "server.log"
     server = GuardServer(
-        databases.copy(), log_path, django_db_blocker, STREAM_IDLE_SECONDS=str(IDLE_S), HOLD_WAIT_SECONDS="0.5"
+        databases.copy(),
+        log_path,
+        django_db_blocker,
+        STREAM_IDLE_SECONDS=str(IDLE_S),
+        HOLD_WAIT_SECONDS="0.5",
+        PROVIDER_TIMEOUT_SECONDS="1",
     )
     try:
         yield server
@@ -58,7 +63,7 @@ def server(
 def agents(server: GuardServer) -> Iterator[Agent]:
     """Made before the server starts, which then need not hear of them."""
     with server.database(), transaction.atomic():
-        made = [Agent.create(server) for _ in range(80)]
+        made = [Agent.create(server) for _ in range(120)]
     server.start()
     return iter(made)
 
@@ -99,6 +104,12 @@ def test_usage_is_always_asked_of_the_provider_and_shown_if_the_client_asked(
         assert not any("usage" in chunk or not chunk["choices"] for chunk in chunks)
     entry = agent.entry()
     assert (entry.cost_ticks, entry.is_estimated) == (USAGE_TICKS, False)
+
+
+def test_obfuscation_is_the_callers_to_turn_off(agent: Agent, provider: Provider) -> None:
+    chunks_of(agent.stream(stream_options={"include_obfuscation": False}))
+    (call,) = provider.calls()
+    assert call["body"]["stream_options"] == {"include_obfuscation": False, "include_usage": True}
 
 
 def test_headers_name_the_model_and_the_budget_but_no_cost(agent: Agent) -> None:
@@ -273,7 +284,7 @@ SAID = [chunk(choice({"content": "Your parcel "})), chunk(choice({"content": "is
         ({"error": {"message": "overloaded", "type": "server_error"}}, "server_error"),
         ({"error": "overloaded", "code": "x"}, "server_error"),
         ("data: [1, 2]", "bad_answer"),
-        ("<html>", "bad_answer"),
+        ("<html>", "connection_failed"),
         (": and then silence", "connection_failed"),
     ],
 )
@@ -285,6 +296,28 @@ def test_what_came_in_one_piece_with_a_failure_is_passed_on_and_billed(
     assert text_of(chunks) == "Your parcel is here"
     assert end["error"]["attempts"] == [{"model": agent.model, "code": code}]
     assert_counted(agent.entry(), "Your parcel is here")
+
+
+def test_half_a_character_and_infinite_numbers_are_passed_on(agent: Agent, provider: Provider) -> None:
+    """Some providers cut an emoji in two; their other clients put it together."""
+    halves = [chunk(choice({"content": half})) for half in ("\ud83d", "\ude00")]
+    endless = chunk(choice({"content": "!"}, logprobs={"content": [{"token": "!", "logprob": -float("inf")}]}))
+    said: list[Json | str] = [*halves, endless, chunk(choice({}, "stop")), "data: [DONE]"]
+    provider.behave(upstream(agent.model), status=200, body=raw(*said))
+    key = {"Idempotency-Key": "k"}
+    first, again = agent.stream(key), agent.stream(key)
+    assert first.content == again.content
+    seen = [json.loads(event.removeprefix(b"data: ")) for event in first.content.split(b"\n\n")[:-2]]
+    assert [one["choices"][0]["delta"].get("content") for one in seen] == ["\ud83d", "\ude00", "!", None]
+    assert seen[2]["choices"][0]["logprobs"] == {"content": [{"token": "!", "logprob": None}]}
+    assert agent.entry().is_estimated
+
+
+def test_what_comes_with_the_usage_is_not_lost_with_it(agent: Agent, provider: Provider) -> None:
+    sources = chunk(usage=USAGE, citations=["https://example.com"])
+    provider.behave(upstream(agent.model), chunks=[*SAID, chunk(choice({}, "stop")), sources])
+    last = chunks_of(agent.stream())[-1]
+    assert last == {**chunk(citations=["https://example.com"]), "model": agent.model}
 
 
 def test_a_broken_stream_raises_in_the_openai_sdk(agent: Agent, provider: Provider) -> None:
@@ -329,12 +362,29 @@ def test_a_usage_that_is_not_the_last_word_is_no_bill(agent: Agent, provider: Pr
         assert (entry.cost_ticks, entry.is_estimated) == (60 * 37_500, True)
 
 
+def test_a_usage_that_text_follows_is_no_bill_even_where_the_answer_is_whole(agent: Agent, provider: Provider) -> None:
+    early = {"prompt_tokens": 30, "completion_tokens": 0, "total_tokens": 30}
+    begun = chunk(choice({"role": "assistant", "content": ""}), usage=early)
+    provider.behave(upstream(agent.model), chunks=[begun, *SAID * 20, chunk(choice({}, "stop"))])
+    text = text_of(chunks_of(agent.stream()))
+    assert_counted(agent.entry(), text)
+
+
+def test_a_usage_with_the_last_text_is_the_bill(agent: Agent, provider: Provider) -> None:
+    last = chunk(choice({"content": "is here"}), usage=USAGE)
+    provider.behave(upstream(agent.model), chunks=[SAID[0], last, chunk(choice({}, "stop"))])
+    chunks_of(agent.stream())
+    entry = agent.entry()
+    assert (entry.cost_ticks, entry.is_estimated) == (USAGE_TICKS, False)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         {"choices": None}, {"choices": "x"}, {"choices": [None, 1, []]}, {"choices": [{"delta": "text"}]},
         {"choices": [{"delta": {"content": [{"type": "text", "text": "part"}]}}]}, {"choices": {"delta": {}}},
         {"choices": [{"index": [1], "delta": {"content": 5}, "finish_reason": None}]}, {"usage": 7},
+        {"choices": [{"index": {}, "delta": {}, "finish_reason": ["odd"]}]},
     ],
 )  # fmt: skip
 def test_no_oddity_keeps_a_stream_from_being_settled(agent: Agent, provider: Provider, odd: Json) -> None:
@@ -390,6 +440,95 @@ def test_a_provider_that_fails_at_once_falls_back(
     *failed, served = agent.entries(at_least=1 + is_billed)
     assert served.cost_ticks == USAGE_TICKS
     assert [entry.cost_ticks == entry.hold_ticks for entry in failed] == [True] * is_billed
+
+
+SERVER_ERROR = "HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+CHUNKED = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+GZIPPED = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"
+FAULTS: list[tuple[Json, str]] = [
+    ({"wire": [SERVER_ERROR]}, "connection_failed"),
+    ({"wire": [SERVER_ERROR], "hang": True}, "timeout"),
+    ({"wire": ["no HTTP at all\r\n\r\n"]}, "bad_answer"),
+    ({"wire": [CHUNKED + "zz\r\nno chunk"]}, "bad_answer"),
+    ({"wire": [GZIPPED]}, "bad_answer"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_hardly_http_falls_back_and_is_settled(
+    agent: Agent, provider: Provider, stream: bool, fault: Json, code: str
+) -> None:
+    provider.behave(upstream(agent.model), **fault)
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    answer = agent.chat(stream=stream)
+    assert (answer.status_code, answer.headers["X-Guard-Model"]) == (200, agent.fallback)
+    assert answer.content
+    failed, served = agent.entries(at_least=2)
+    assert (failed.cost_ticks, failed.is_estimated) == (failed.hold_ticks, True)
+    assert served.cost_ticks == USAGE_TICKS
+    (step,) = [step for step in agent.calls()[0].steps if step["decision"] == "failed"]
+    assert step["code"] == code or not stream
+    with agent.server.database():
+        assert Breaker.objects.get(pk=agent.model).failures == 1
+
+
+@pytest.mark.parametrize(
+    "last", ["data: [DONE]", {"error": {"message": "overloaded"}}, "data: {", ": and then silence", None]
+)
+def test_what_keeps_a_connection_alive_begins_no_answer(
+    agent: Agent, provider: Provider, last: Json | str | None
+) -> None:
+    """The fallback is still possible, whether the rest comes with the comment or after it."""
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    provider.behave(
+        upstream(agent.model),
+        wire=[head + raw(": processing"), raw(": still"), raw(*([last] if last else []))],
+        chunk_delay_s=0.05,
+    )
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    assert agent.stream().headers["X-Guard-Model"] == agent.fallback
+    failed, _ = agent.entries(at_least=2)
+    assert failed.cost_ticks == failed.hold_ticks
+
+
+def test_comments_before_an_answer_come_with_it(agent: Agent, provider: Provider) -> None:
+    said: list[Json | str] = [
+        ": processing",
+        ": still",
+        *SAID,
+        chunk(choice({}, "stop")),
+        chunk(usage=USAGE),
+        "data: [DONE]",
+    ]
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    provider.behave(upstream(agent.model), wire=[head, *(raw(each) for each in said)], chunk_delay_s=0.02)
+    events = list(events_of(agent.stream()))
+    assert events[:2] == [": processing", ": still"]
+    assert text_of([event for event in events if isinstance(event, dict)]) == "Your parcel is here"
+    assert agent.entry().cost_ticks == USAGE_TICKS
+
+
+def framed(text: str) -> str:
+    return f"{len(text.encode()):x}\r\n{text}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("wire", "hang"),
+    [
+        ([CHUNKED + framed(raw(*SAID)), "zz\r\nno chunk"], False),
+        ([CHUNKED + framed(raw(*SAID)), *[framed(raw(": ping"))] * 40], True),
+    ],
+)
+def test_a_provider_that_says_nothing_more_has_broken_off_whatever_its_connection_does(
+    agent: Agent, provider: Provider, wire: list[str], hang: bool
+) -> None:
+    provider.behave(upstream(agent.model), wire=wire, hang=hang, chunk_delay_s=IDLE_S / 4)
+    answer = agent.stream()
+    events = [event for event in events_of(answer) if not isinstance(event, str)]
+    assert text_of(events[:-1]) == "Your parcel is here"
+    assert events[-1]["error"]["attempts"] == [{"model": agent.model, "code": "timeout"}]
+    assert_counted(agent.entry(), "Your parcel is here")
 
 
 def test_all_models_failing_is_one_503_and_no_stream(agent: Agent, provider: Provider) -> None:

@@ -14,7 +14,7 @@ from guard.api.schema import WHEN
 from guard.api.serializers import BUDGET_STATES, ErrorSerializer, OpenAIErrorSerializer
 from guard.messages import MOST_MESSAGES
 from guard.parameters import MOST_CHOICES
-from guard.values import MOST_CHARACTERS, MOST_TOKENS
+from guard.values import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
 from spend.models import Route
 
 Schema = dict[str, Any]
@@ -25,7 +25,7 @@ YES_NO: Schema = {"type": "boolean"}
 ANY_OBJECT: Schema = {"type": "object"}
 TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_TOKENS}
 WHOLE_NUMBER: Schema = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-IDENTIFIER: Schema = {"type": "string", "maxLength": MOST_CHARACTERS, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+IDENTIFIER: Schema = {"type": "string", "maxLength": MOST_CHARACTERS, "pattern": f"^[^{CONTROL_CHARACTERS}]*$"}
 
 
 def list_of(items: Schema, **more: Any) -> Schema:
@@ -181,7 +181,7 @@ class ChatAnswerSerializer(StrictSerializer):
     model = Text(help_text="The model that served.")
     requested_model = Text()
     route = Choice(choices=Route.choices)
-    finish_reason = Text(allow_null=True)
+    finish_reason = Text(help_text="Empty where the provider does not say.")
     usage = ChatUsageSerializer()
     cost_usd = Usd(required=False)
     budget = TightestBudgetSerializer()

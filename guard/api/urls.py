@@ -7,7 +7,7 @@ from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from guard.api.views.budgets import BudgetsView, OwnBudgetView
-from guard.api.views.catalogue import ModelsView, ModelView, OpenAIModelsView
+from guard.api.views.catalogue import ModelsView, ModelView, OpenAIModelsView, OpenAIModelView
 from guard.api.views.health import HealthView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
@@ -39,6 +39,7 @@ urlpatterns = [
     path("api/models", ModelsView.as_view()),
     path("api/models/<model_id:model_id>", ModelView.as_view()),
     path("v1/models", OpenAIModelsView.as_view()),
+    path("v1/models/<model_id:model_id>", OpenAIModelView.as_view()),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**PUBLIC), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(url_name="schema", **PUBLIC), name="docs"),
 ]

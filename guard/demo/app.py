@@ -74,6 +74,12 @@ class Exchange:
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
+    async def write_wire(self, pieces: list[str], delay_s: float) -> None:
+        """Write to the socket past HTTP. Needs `guard.demo.serving`'s protocol."""
+        for number, piece in enumerate(pieces):
+            await self.pause(delay_s if number else 0)
+            self.scope["guard.demo.transport"].write(piece.encode())
+
     async def drop(self) -> None:
         """Close the socket as a crashed provider would. Needs `guard.demo.serving`'s protocol."""
         self.scope["guard.demo.transport"].close()
@@ -129,6 +135,9 @@ class DemoProvider:
     async def respond(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:
         if behaviour.break_connection == "before":
             await exchange.drop()
+        if behaviour.wire is not None:
+            await exchange.write_wire(behaviour.wire, behaviour.chunk_delay_s or 0)
+            await (exchange.pause(None) if behaviour.hang else exchange.drop())
         await exchange.pause(None if behaviour.hang else self._latency_of(request, behaviour))
         if behaviour.status is not None or behaviour.body is not None:
             await exchange.answer(behaviour.status or 200, _verbatim(behaviour), behaviour.headers)

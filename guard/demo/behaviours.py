@@ -22,6 +22,8 @@ class Behaviour:
     status, body          the answer verbatim: an object, or a string that need not be JSON; without a body,
                           a status of 400 or more answers with an error as OpenAI words it
     headers               further headers of the answer
+    wire                  pieces of text for the socket itself, from the status line on, `chunk_delay_s` apart; then
+                          the connection is closed, or with `hang` left open
     hang                  never answer; ends when the client goes away
     break_connection      "before" or "mid" (or true): close the socket before a byte or within the body
     usage                 an object: verbatim; null: left out; else counted
@@ -38,6 +40,7 @@ class Behaviour:
     status: int | None = None
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    wire: list[str] | None = None
     hang: bool = False
     break_connection: bool | Literal["before", "mid"] = False
     usage: Mapping[str, Any] | Literal["counted"] | None = "counted"

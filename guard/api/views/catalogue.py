@@ -12,10 +12,18 @@ from rest_framework.response import Response
 from guard.api.base import ApiView, OperatorView
 from guard.api.permissions import IsAgent, permissions_on
 from guard.api.schema import describe
-from guard.api.serializers import ModelSerializer, ModelsSerializer, OpenAIErrorSerializer, OpenAIModelsSerializer
+from guard.api.serializers import (
+    ModelSerializer,
+    ModelsSerializer,
+    OpenAIErrorSerializer,
+    OpenAIModelSerializer,
+    OpenAIModelsSerializer,
+)
 from guard.authentication import agent_of
+from guard.errors import NotFound
 from spend.models import AUTO, CatalogueModel
 from spend.operator_prices import PricedModel, callable_models, put_model
+from tenants.models import Tenant
 
 
 class ModelsView(OperatorView):
@@ -77,10 +85,34 @@ class OpenAIModelsView(ApiView):
         tag="OpenAI",
     )
     def get(self, request: Request) -> Response:
-        tenant = agent_of(request).tenant
-        models = callable_models(tenant.callable_models(), timezone.now())
-        entries = [entry(each.model.id, each.model.provider, each.price.starts_at) for each in models if each.price]
-        return Response({"object": "list", "data": [entry(AUTO, "guard", tenant.created_at), *entries]})
+        return Response({"object": "list", "data": entries_for(agent_of(request).tenant)})
+
+
+class OpenAIModelView(ApiView):
+    """`GET /v1/models/{id}`, OpenAI's `models.retrieve`."""
+
+    permission_classes = [IsAgent]
+
+    @describe(
+        "getCallableModel",
+        "One of them",
+        OpenAIModelSerializer,
+        404,
+        error=OpenAIErrorSerializer,
+        tag="OpenAI",
+    )
+    def get(self, request: Request, model_id: str) -> Response:
+        for known in entries_for(agent_of(request).tenant):
+            if known["id"] == model_id:
+                return Response(known)
+        raise NotFound(f"There is no model {model_id!r} on this tenant's route.")
+
+
+def entries_for(tenant: Tenant) -> list[dict[str, Any]]:
+    """What the tenant's calls may name, `auto` first."""
+    models = callable_models(tenant.callable_models(), timezone.now())
+    entries = [entry(each.model.id, each.model.provider, each.price.starts_at) for each in models if each.price]
+    return [entry(AUTO, "guard", tenant.created_at), *entries]
 
 
 def entry(model_id: str, owner: str, created_at: datetime) -> dict[str, Any]:
