@@ -36,7 +36,7 @@ Scope = dict[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-View = Callable[[ASGIRequest], Awaitable[HttpResponseBase]]
+View = Callable[..., Awaitable[HttpResponseBase]]
 
 
 class GuardHandler(ASGIHandler):
@@ -52,8 +52,7 @@ class GuardHandler(ASGIHandler):
         try:
             body = await read_body(receive)
         except RequestTimedOut as error:
-            request, refusal = self.create_request(scope, BytesIO())
-            await send_answer(refusal or envelope(error, request), receive, send)
+            await send_answer(envelope(error, bare_request(scope)), receive, send)
             return
         if body is not None:
             request, refusal = self.create_request(scope, BytesIO(body))
@@ -66,9 +65,13 @@ class GuardHandler(ASGIHandler):
         try:
             return ASGIRequest(scope, body_file), None
         except Exception as error:  # noqa: BLE001  nothing but the caller's own words is read here
-            kept = [header for header in scope["headers"] if header[0] == b"x-request-id"]
-            bare = ASGIRequest({**scope, "headers": kept, "query_string": b""}, body_file)
-            return None, bad_request(bare, error)
+            return None, bad_request(bare_request(scope), error)
+
+
+def bare_request(scope: Message) -> ASGIRequest:
+    """A request without body and without what Django may be unable to read of it, to answer it with an error."""
+    kept = [header for header in scope["headers"] if header[0] == b"x-request-id"]
+    return ASGIRequest({**scope, "headers": kept, "query_string": b""}, BytesIO())
 
 
 async def read_body(receive: Receive) -> bytes | None:

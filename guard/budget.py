@@ -11,6 +11,7 @@ from spend.ledger import Limit, Standing
 from tenants.models import Scope
 from tenants.money import usd_string
 
+STATE_HEADER = "X-Guard-Budget-State"
 SEVERITY = ("active", "warned", "degraded", "stopped")
 
 
@@ -29,7 +30,7 @@ class BudgetStatus:
         return replace(self, state="stopped")
 
     def headers(self, tenant: TenantPolicy, now: datetime) -> dict[str, str]:
-        headers = {"X-Guard-Budget-State": self.state}
+        headers = {STATE_HEADER: self.state}
         if not tenant.hide_money:
             headers["X-Guard-Budget-Limit-Usd"] = usd_string(self.limit_ticks)
             headers["X-Guard-Budget-Remaining-Usd"] = usd_string(self.remaining_ticks)

@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from guard import breaker, idempotency
 from guard.bills import read_bill
-from guard.budget import BudgetStatus, seconds_until, tightest
+from guard.budget import STATE_HEADER, BudgetStatus, seconds_until, tightest
 from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
@@ -40,7 +40,7 @@ from guard.policy import Pace, TenantPolicy, limits_of
 from guard.providers import Failed, Provider, ProviderStream, Rejected
 from guard.routing import Ask, Plan, explained_input, is_out_of_bounds, plan
 from guard.runtime import Runtime
-from guard.telemetry import PLAIN, Trace
+from guard.telemetry import Line, Trace
 from spend.allowances import raise_allowances
 from spend.ids import new_id
 from spend.ledger import (
@@ -95,6 +95,7 @@ class ChatCall:
     claim: Claim | None = None
     pace: Pace = field(default_factory=Pace)
     context: Mapping[str, str] = field(default_factory=dict)
+    line: Line = field(default_factory=Line)
 
 
 @dataclass(slots=True)
@@ -102,6 +103,7 @@ class Story:
     """What has happened to a call so far: for its record, and for planning its next attempt."""
 
     call: ChatCall
+    trace: Trace
     started: float = field(default_factory=monotonic)
     started_at: datetime = field(default_factory=timezone.now)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -109,7 +111,6 @@ class Story:
     cost_ticks: int = 0
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
-    trace: Trace = PLAIN
 
     def note(self, model: str, decision: str, **facts: Any) -> None:
         self.steps.append({"model": model, "decision": decision, **facts})
@@ -222,7 +223,7 @@ async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
 
 async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -> tuple[Hold, Served, Story]:
     """Attempt after attempt, until a provider serves, or nothing on the route is left or fits."""
-    story = Story(call, trace=runtime.telemetry.trace(call))
+    story, hold = Story(call, runtime.telemetry.trace(call)), None
     try:
         if call.pace.per_minute:
             await runtime.query(take_turn, call.pace.per_minute)
@@ -240,7 +241,7 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
                 raise
     except Exception as error:
         record = story.record(*outcome_of(error))
-        story.trace.ended(record)
+        story.trace.ended(record, state_after(error, hold, call.tenant))
         if not isinstance(error, LedgerError):
             runtime.writer.post_later(record)
         if call.claim:
@@ -256,6 +257,13 @@ def outcome_of(error: Exception) -> tuple[Outcome, str]:
     if isinstance(error, GuardError):
         return Outcome.FAILED if isinstance(error, AllModelsFailed) else Outcome.REFUSED, error.code
     return Outcome.FAILED, "ledger_unavailable" if isinstance(error, LedgerError) else "internal_error"
+
+
+def state_after(error: Exception, hold: Hold | None, tenant: TenantPolicy) -> str:
+    """The budget's state when a call was refused or failed, where that was looked at."""
+    if isinstance(error, GuardError) and (state := error.headers.get(STATE_HEADER)):
+        return state
+    return hold.status(tenant).state if hold else ""
 
 
 async def reserve(story: Story, runtime: Runtime) -> Hold:
@@ -380,11 +388,10 @@ async def end_unserved(hold: Hold, code: str, billed: bool | None, story: Story,
         story.trace.failed(code, 0)
         await void(hold, runtime)
         return
+    story.trace.failed(code, hold.reserved.hold_ticks)
     bill = Bill(cost_ticks=None, is_estimated=True, duration_ms=story.duration_ms)
     (result,) = await runtime.writer.post(Settle(hold.reserved, bill, timezone.now()))
-    cost_ticks = result.cost_ticks if isinstance(result, Ended) else 0
-    story.cost_ticks += cost_ticks
-    story.trace.failed(code, cost_ticks)
+    story.cost_ticks += result.cost_ticks if isinstance(result, Ended) else 0
     runtime.releases.announce(hold.reserved.caller.tenant_id)
 
 
@@ -402,7 +409,9 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     budget = hold.status_after(known_cost_ticks, tenant)
     served, request_id = reserved.offer, story.call.caller.request_id
     answer = Answer(request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget)
-    record = story.record(Outcome.SERVED, offer=reserved.offer)
+    broke_off = story.failed.get(served.model, "")
+    record = story.record(Outcome.SERVED, broke_off, served)
+    story.trace.served(completion, bill, known_cost_ticks, broke_off)
     commands: list[Command] = [Settle(reserved, bill, timezone.now()), record]
     claim = story.call.claim
     if kept := claim and idempotency.pack(answer):
@@ -411,7 +420,7 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
         with story.trace.step("settle"):
             ended, *_ = await runtime.writer.post(*commands)
     except LedgerError as error:
-        story.trace.ended(story.record(*outcome_of(error)))
+        story.trace.ended(story.record(*outcome_of(error), reserved.offer), budget.state)
         raise
     runtime.releases.announce(tenant.id)
     if claim and not kept:
@@ -420,7 +429,6 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     assert isinstance(ended, Ended | NotPending)  # noqa: S101
     answer = replace(answer, budget=hold.status(tenant, ended.standings))
     runtime.contents.keep(story.call, completion)
-    story.trace.served(completion, bill, known_cost_ticks)
     story.trace.ended(record, answer.budget.state)
     return answer
 

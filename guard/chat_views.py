@@ -18,7 +18,7 @@ from guard.chat import Answer, ChatCall, converse, open_stream
 from guard.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from guard.lean import LeanAPIView, Streamed, json_answer, read_body
 from guard.policy import KeyPolicy, Policy
-from guard.requests import request_id_of
+from guard.requests import line_of, request_id_of
 from guard.runtime import Runtime
 from guard.sse import DONE, encode
 from guard.streams import Relay, shown_again
@@ -59,10 +59,12 @@ class ChatView(LeanAPIView):
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
         key = authenticate(request, runtime)
-        exchange = Exchange(request, key, self.read(read_body(request)), request_id_of(request))
+        line_of(request).asked(data := read_body(request))
+        exchange = Exchange(request, key, self.read(data), request_id_of(request))
         call = call_of(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
         if isinstance(claim, Answer):
+            line_of(request).replayed(claim.model, str(claim.route))
             return self.replayed(claim, replace(exchange, request_id=claim.request_id))
         call = replace(call, claim=claim) if claim else call
         if exchange.asked.stream:
@@ -171,6 +173,7 @@ def authenticate(request: HttpRequest, runtime: Runtime) -> KeyPolicy:
     key = runtime.policy.keys.get(digest_of(secret.strip())) if scheme.lower() == "bearer" else None
     if key is None or not key.is_valid_at(timezone.now()):
         raise InvalidApiKey
+    line_of(request).tenant = key.tenant.id
     if not key.tenant.is_active:
         raise Forbidden("This tenant is disabled.")
     return key
@@ -191,7 +194,15 @@ def call_of(exchange: Exchange, policy: Policy) -> ChatCall:
         conversation=asked.conversation,
         requested_model=tenant.route[0] if asked.ask.model == AUTO else asked.ask.model,
     )
-    return ChatCall(caller, tenant, asked.ask, asked.body, pace=key.pace, context=context_of(exchange.request.headers))
+    return ChatCall(
+        caller,
+        tenant,
+        asked.ask,
+        asked.body,
+        pace=key.pace,
+        context=context_of(exchange.request.headers),
+        line=line_of(exchange.request),
+    )
 
 
 def check_model(name: str, key: KeyPolicy, policy: Policy) -> None:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 from django.db import close_old_connections, connection, transaction
 
 from guard.policy import TenantPolicy
+from guard.queues import BoundedQueue, size_of
 from guard.said import body_of
 from spend.models import Call, CallContent
 from spend.sealing import can_seal, seal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_QUEUED = 1_000
+MOST_QUEUED_BYTES = 64 * 1024 * 1024
 MOST_AT_ONCE = 100
 POLL_S = 0.2
 STOP_S = 5.0
@@ -39,6 +41,7 @@ class Said:
     conversation: str
     messages: Any
     completion: Mapping[str, Any]
+    size: int = 0
 
     def is_of(self, call: Call) -> bool:
         """Whether the call's row still names who said it."""
@@ -53,8 +56,8 @@ class Contents:
     """A worker's thread that stores what was said."""
 
     def __init__(self) -> None:
-        self.queue: Queue[Said] = Queue(MOST_QUEUED)
-        self.dropped = 0
+        line = "what was said in %d calls was dropped: its queue is full"
+        self.queue: BoundedQueue[Said] = BoundedQueue(MOST_QUEUED, MOST_QUEUED_BYTES, logger, line)
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, name="contents", daemon=True)
 
@@ -76,12 +79,8 @@ class Contents:
         if not keeps_content(call.tenant):
             return
         caller, messages = call.caller, call.body.get("messages")
-        try:
-            self.queue.put_nowait(Said(caller.call_id, caller.customer, caller.conversation, messages, completion))
-        except Full:
-            self.dropped += 1
-            if self.dropped.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …
-                logger.warning("what was said in %d calls was dropped: its queue is full", self.dropped)
+        size = size_of(messages, completion)
+        self.queue.offer(Said(caller.call_id, caller.customer, caller.conversation, messages, completion, size))
 
     def _run(self) -> None:
         try:

@@ -2,13 +2,15 @@
 
 A call only puts its attempt into the queue, which takes microseconds and cannot fail.  While Helicone
 is away what is queued waits and is tried again; once the queue is full the newest are dropped, and
-counted.  Prompts and answers leave only where the tenant shares them; tokens, costs and times always.
+counted.  Prompts and answers are queued only where the tenant shares them; tokens, costs and times always.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Mapping
-from queue import Empty, Full, Queue
+from dataclasses import dataclass, replace
+from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,6 +19,8 @@ import orjson
 import requests
 from django.conf import settings
 
+from guard.queues import BoundedQueue, size_of
+from guard.said import answer_of
 from guard.telemetry import Attempt
 from tenants.money import usd_string
 
@@ -26,19 +30,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_QUEUED = 10_000
+MOST_QUEUED_BYTES = 64 * 1024 * 1024
 THREADS = 4
 TIMEOUT_S = (3.0, 10.0)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 STOP_S = 5.0
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+EDGES = re.compile("^ +| +$")
 
 STATUSES = {"timeout": 408, "rate_limited": 429, "provider_refused_key": 401, "model_not_found": 404, "rejected": 400}
 NOT_SENT = frozenset({"circuit_open", "no_provider_key"})
-CONTENT = frozenset({"messages", "tools", "functions", "response_format", "prediction", "user", "metadata", "stop"})
-"""Fields of a request that say what was said, or who said it."""
+SETTINGS = frozenset(
+    {
+        "frequency_penalty", "logprobs", "max_completion_tokens", "n", "parallel_tool_calls", "presence_penalty",
+        "seed", "store", "temperature", "top_logprobs", "top_p",
+    }
+)  # fmt: skip
+"""Fields of a request that are numbers or switches: with the model's name all that leaves unless the tenant shares."""
 
-Log = tuple[dict[str, str], dict[str, Any]]
-"""Headers and body."""
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What Helicone is told of an attempt, which holds nothing of what was said unless the tenant shares it."""
+
+    headers: Mapping[str, str]
+    attempt: Attempt
+    size: int
 
 
 class Unsent(Exception):
@@ -52,8 +69,8 @@ class Unsent(Exception):
 class Helicone:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.url, self.api_key = f"{base_url}/custom/v1/log", api_key
-        self.queue: Queue[Log] = Queue(MOST_QUEUED)
-        self.dropped = 0
+        line = "%d logs for Helicone were dropped: its queue is full"
+        self.queue: BoundedQueue[Log] = BoundedQueue(MOST_QUEUED, MOST_QUEUED_BYTES, logger, line)
         self.stopping = threading.Event()
         self.threads = [threading.Thread(target=self._run, name="helicone", daemon=True) for _ in range(THREADS)]
         for thread in self.threads:
@@ -61,14 +78,8 @@ class Helicone:
 
     def tell(self, call: "ChatCall", attempt: Attempt) -> None:
         """Queue the attempt's log. Neither waits nor raises."""
-        if attempt.code in NOT_SENT:
-            return
-        try:
-            self.queue.put_nowait(log_of(call, attempt))
-        except Full:
-            self.dropped += 1
-            if self.dropped.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …
-                logger.warning("%d logs for Helicone were dropped: its queue is full", self.dropped)
+        if attempt.code not in NOT_SENT:
+            self.queue.offer(log_of(call, attempt))
 
     def stop(self) -> None:
         """Send what is queued, for a few seconds at most."""
@@ -80,45 +91,49 @@ class Helicone:
             logger.warning("%d logs for Helicone were not sent before the stop", left)
 
     def _run(self) -> None:
+        wait_s = FIRST_WAIT_S
         with requests.Session() as session:
             while not (self.stopping.is_set() and self.queue.empty()):
                 try:
                     log = self.queue.get(timeout=0.2)
                 except Empty:
                     continue
-                self._send(session, log)
-
-    def _send(self, session: requests.Session, log: Log) -> None:
-        wait_s = FIRST_WAIT_S
-        while True:
-            try:
-                self._post(session, log)
-            except Unsent as unsent:
-                if not unsent.may_retry:
-                    logger.warning("Helicone refused a log: %s", unsent)
-                    return
+                if self._send(session, log):
+                    wait_s = FIRST_WAIT_S
+                    continue
+                # Behind the others: one that Helicone fails on must not stand in their way.
+                self.queue.offer(log)
                 if self.stopping.wait(wait_s):
                     return
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            else:
-                return
+
+    def _send(self, session: requests.Session, log: Log) -> bool:
+        """Whether that is the end of it: it is sent, or no other try would send it."""
+        try:
+            self._post(session, log)
+        except Unsent as unsent:
+            if unsent.may_retry:
+                return False
+            logger.warning("Helicone refused a log: %s", unsent)
+        except Exception as error:  # noqa: BLE001  only its kind is told: its text may show what was said
+            logger.warning("a log for Helicone could not be sent: %s", type(error).__name__)
+        return True
 
     def _post(self, session: requests.Session, log: Log) -> None:
         """Raises Unsent. Helicone answers 200 to some failures, with an error in the body."""
-        headers, body = log
         try:
             answer = session.post(
                 self.url,
-                data=orjson.dumps(body),
-                headers={**headers, "Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"},
+                data=orjson.dumps(body_of(log.attempt)),
+                headers={**log.headers, "Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"},
                 timeout=TIMEOUT_S,
+                allow_redirects=False,  # one would take the log to another host, or leave its body behind
             )
         except requests.RequestException as error:
-            raise Unsent(type(error).__name__, may_retry=True) from None
-        if not answer.ok:
-            raise Unsent(
-                f"status {answer.status_code}", may_retry=answer.status_code in (408, 429) or answer.status_code >= 500
-            )
+            # What is wrong with a header or an address is a ValueError too, and stays wrong.
+            raise Unsent(type(error).__name__, may_retry=not isinstance(error, ValueError)) from None
+        if (status := answer.status_code) >= 300:
+            raise Unsent(f"status {status}", may_retry=status in (408, 429) or status >= 500)
         if said := _error_in(answer):
             raise Unsent(said, may_retry=False)
 
@@ -132,7 +147,22 @@ def _error_in(answer: requests.Response) -> str:
 
 
 def log_of(call: "ChatCall", attempt: Attempt) -> Log:
-    return _headers(call, attempt), _body(attempt, shares_content=call.tenant.share_content)
+    if not call.tenant.share_content:
+        attempt = without_content(attempt)
+    return Log(_headers(call, attempt), attempt, size_of(attempt.payload, attempt.completion))
+
+
+def without_content(attempt: Attempt) -> Attempt:
+    """Of the request its model and its settings, of the answer how its choices ended: none of what callers wrote."""
+    payload = {name: attempt.payload[name] for name in SETTINGS & attempt.payload.keys()}
+    payload = {name: value for name, value in payload.items() if isinstance(value, int | float)}
+    choices = (attempt.completion or {}).get("choices")
+    ends = [
+        {name: choice[name] for name in ("index", "finish_reason") if name in choice}
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    ]
+    return replace(attempt, payload={"model": attempt.payload.get("model"), **payload}, completion={"choices": ends})
 
 
 def _headers(call: "ChatCall", attempt: Attempt) -> dict[str, str]:
@@ -148,20 +178,27 @@ def _headers(call: "ChatCall", attempt: Attempt) -> dict[str, str]:
     }
     known = {f"Helicone-Property-{name}": value for name, value in properties.items() if value}
     ids = {"Helicone-User-Id": caller.tenant_id, "Helicone-Request-Id": str(attempt.reserved.id)}
-    # A header cannot hold every character that a customer's name can.
-    return {name: quote(value, safe=PRINTABLE) for name, value in {**ids, **known}.items()}
+    return {name: _header(value) for name, value in {**ids, **known}.items()}
 
 
-def _body(attempt: Attempt, *, shares_content: bool) -> dict[str, Any]:
-    request = dict(attempt.payload)
-    if not shares_content:
-        request = {name: value for name, value in request.items() if name not in CONTENT}
+def _header(value: str) -> str:
+    """A header can neither hold every character that a customer's name can, nor begin or end with a space."""
+    return EDGES.sub(lambda spaces: "%20" * len(spaces[0]), quote(value, safe=PRINTABLE))
+
+
+def body_of(attempt: Attempt) -> dict[str, Any]:
+    error = {"error": {"code": attempt.code}} if attempt.code else {}
     return {
-        "providerRequest": {"url": _url_of(attempt.reserved.offer.provider), "json": request, "meta": {}},
+        "providerRequest": {
+            "url": _url_of(attempt.reserved.offer.provider),
+            "json": dict(attempt.payload),
+            "meta": {},
+        },
         "providerResponse": {
             "headers": {},
             "status": STATUSES.get(attempt.code, 502) if attempt.code else 200,
-            "json": {"error": {"code": attempt.code}} if attempt.code else _answer(attempt, shares_content),
+            # A stream that broke off has both: why it did, and what came of it.
+            "json": {**error, **(_answer(attempt) if attempt.bill else {})},
         },
         "timing": _timing(attempt),
     }
@@ -172,16 +209,10 @@ def _url_of(provider: str) -> str:
     return f"{base_urls.get(provider, 'https://demo.invalid')}/chat/completions"
 
 
-def _answer(attempt: Attempt, shares_content: bool) -> dict[str, Any]:
-    """A chat completion with the usage that was billed; of its choices only how they ended, unless shared."""
+def _answer(attempt: Attempt) -> dict[str, Any]:
+    """A chat completion with the usage that was billed; a stream's is put together from what was passed on."""
     completion: Mapping[str, Any] = attempt.completion or {}
-    choices = completion.get("choices") or []
-    if not shares_content:
-        choices = [
-            {name: choice[name] for name in ("index", "finish_reason") if name in choice}
-            for choice in choices
-            if isinstance(choice, dict)
-        ]
+    choices = answer_of(completion) if completion.get("events") else completion.get("choices") or []
     usage = attempt.bill.usage if attempt.bill else None
     tokens = (usage.input_tokens, usage.output_tokens) if usage else (0, 0)
     return {

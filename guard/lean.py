@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.functional import classproperty
 from rest_framework.views import APIView
 
-from guard.errors import MethodNotAllowed, UnsupportedMediaType, answer_to
+from guard.errors import MethodNotAllowed, UnsupportedMediaType, envelope, error_of
 from guard.parsers import parse_json
+from guard.requests import line_of
 from guard.sse import to_json
 from guard.streams import Relay
 
@@ -26,10 +27,13 @@ class LeanAPIView(APIView):
         return True
 
     async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        line = line_of(request)
         try:
             return await self.handler_of(request)(request, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  every error leaves in the envelope
-            return answer_to(error, {"request": request})
+        except Exception as raised:  # noqa: BLE001  every error leaves in the envelope
+            error = error_of(raised)
+            line.refused(error.status, error.code)
+            return envelope(error, request)
 
     def handler_of(self, request: HttpRequest) -> Handler:
         method = (request.method or "").lower()

@@ -6,6 +6,7 @@ neither restarts with a process nor misses another's calls.  Amounts are in tick
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from hmac import compare_digest
 
 from django.conf import settings
@@ -21,7 +22,7 @@ from prometheus_client.registry import Collector
 from guard import breaker
 from spend.attention import installation_uses, uses_of
 from spend.budgets import Use
-from spend.models import Breaker, DailyRollup, Delivery, Reservation, ReservationState, Rollup
+from spend.models import Breaker, Call, DailyRollup, Delivery, Outcome, Reservation, ReservationState, Rollup
 from tenants.models import Tenant
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,6 +56,12 @@ class GuardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _counters(sums_so_far())
         yield from _budgets()
+        yield _gauge(
+            "guard_refusals_last_hour",
+            "Calls refused or failed in the last hour, by the error's code.",
+            ["tenant", "code"],
+            _refusals(),
+        )
         yield _gauge("guard_breaker_open", "Whether the model's circuit is open.", ["model"], _breakers())
         yield _gauge("guard_holds_pending", "Holds of calls in flight.", [], [((), _pending_holds())])
         yield _gauge("guard_deliveries", "Alerts on their way, by state.", ["state"], _by(Delivery, "state"))
@@ -111,6 +118,19 @@ def _budgets() -> Iterator[Metric]:
         for name in STATES:
             state.add_metric([*key, name], int(use.state == name))
     yield from (spent, held, limit, state)
+
+
+def _refusals() -> Iterator[tuple[tuple[str, ...], int]]:
+    """A gauge and no counter: calls go when they are old, and the sums that stay know no codes.
+
+    Every column of the index on such calls is given, so that only the hour's are read.
+    """
+    tenants = list(Tenant.objects.order_by().values_list("pk", flat=True))
+    calls = Call.objects.exclude(outcome=Outcome.SERVED).filter(
+        tenant__in=tenants, outcome__in=[Outcome.REFUSED, Outcome.FAILED], at__gte=timezone.now() - timedelta(hours=1)
+    )
+    for tenant, code, count in calls.order_by("tenant", "code").values_list("tenant", "code").annotate(Count("pk")):
+        yield (tenant, code), count
 
 
 def _breakers() -> Iterator[tuple[tuple[str, ...], int]]:

@@ -7,7 +7,9 @@ done by the SDK's threads; when the collector is down they drop what does not fi
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from threading import Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -16,19 +18,21 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from guard.telemetry import Attempt
-from spend.ledger import Record
+from spend.ledger import Offer, Record
 from spend.models import Outcome
 from tenants.money import usd_string
 
 if TYPE_CHECKING:
     from guard.chat import ChatCall
 
+logger = logging.getLogger(__name__)
+
 SCOPE = "guard"
-STOP_MS = 3_000
+STOP_S = 3.0
 OPERATION = {"gen_ai.operation.name": "chat"}
 PROVIDER_NAMES = {"xai": "x_ai", "openai": "openai"}
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -61,12 +65,25 @@ class OpenTelemetry:
         return CallSpan(self, call)
 
     def stop(self) -> None:
-        for provider in (self.traces, self.metrics):
-            try:
-                provider.force_flush(STOP_MS)
-                provider.shutdown()
-            except Exception:
-                logging.getLogger(__name__).exception("telemetry could not be flushed")
+        """Send what is still to be sent, for a few seconds at most.
+
+        The SDK's own deadlines are not kept while a collector is away, so its threads are left behind.
+        """
+        deadline = monotonic() + STOP_S
+        stopping = [Thread(target=_stop, args=[each], daemon=True) for each in (self.traces, self.metrics)]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join(max(0.0, deadline - monotonic()))
+        if any(thread.is_alive() for thread in stopping):
+            logger.warning("not all telemetry was sent before the stop")
+
+
+def _stop(provider: TracerProvider | MeterProvider) -> None:
+    try:
+        provider.shutdown()  # which sends what is queued; a flush before it would send metrics twice
+    except Exception:
+        logger.exception("telemetry could not be sent before the stop")
 
 
 def _span_processors() -> list[SpanProcessor]:
@@ -103,14 +120,20 @@ class CallSpan:
         PROPAGATOR.inject(carrier, self.current)
         return carrier
 
+    def attempting(self, offer: Offer) -> AbstractContextManager[None]:
+        """The attempt's child; the call's own span names the provider that was asked last."""
+        names = _names_of(offer)
+        self.span.set_attributes({"gen_ai.provider.name": names["gen_ai.provider.name"]})
+        return self.child("provider", names)
+
     @contextmanager
-    def child(self, name: str) -> Iterator[None]:
-        span = self.otel.tracer.start_span(name, context=self.within)
+    def child(self, name: str, attributes: Mapping[str, str] | None = None) -> Iterator[None]:
+        span = self.otel.tracer.start_span(name, context=self.within, attributes=attributes)
         self.current = set_span_in_context(span)
         try:
             yield
         except BaseException as error:
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            _fail(span, str(getattr(error, "code", "")) or type(error).__name__)
             raise
         finally:
             self.current = self.within
@@ -118,11 +141,7 @@ class CallSpan:
 
     def attempted(self, attempt: Attempt) -> None:
         offer = attempt.reserved.offer
-        names = {
-            **OPERATION,
-            "gen_ai.provider.name": PROVIDER_NAMES.get(offer.provider, offer.provider),
-            "gen_ai.request.model": offer.model,
-        }
+        names = {**OPERATION, **_names_of(offer)}
         self.otel.duration.record(
             (attempt.ended_at or attempt.started_at) - attempt.started_at,
             {**names, "error.type": attempt.code} if attempt.code else names,
@@ -141,7 +160,6 @@ class CallSpan:
             self.otel.tokens.record(tokens, {**names, "gen_ai.token.type": kind})
         self.span.set_attributes(
             {
-                "gen_ai.provider.name": names["gen_ai.provider.name"],
                 "gen_ai.response.model": attempt.reserved.offer.model,
                 "gen_ai.usage.input_tokens": usage.input_tokens,
                 "gen_ai.usage.output_tokens": usage.output_tokens,
@@ -156,12 +174,22 @@ class CallSpan:
         self.span.set_attributes({**facts, "guard.cost_usd": usd_string(record.cost_ticks)})
         if budget_state:
             self.span.set_attribute("guard.budget.state", budget_state)
-        if record.code:
+        if record.outcome is not Outcome.SERVED:
             self.otel.refusals.add(1, {"guard.tenant": self.caller.tenant_id, "guard.code": record.code})
-            self.span.set_attribute("error.type", record.code)
-        if record.outcome is Outcome.FAILED:
-            self.span.set_status(Status(StatusCode.ERROR, record.code))
+        if record.code:  # a stream that broke off has one too
+            _fail(self.span, record.code)
         self.span.end()
+
+
+def _names_of(offer: Offer) -> dict[str, str]:
+    provider = PROVIDER_NAMES.get(offer.provider, offer.provider)
+    return {"gen_ai.provider.name": provider, "gen_ai.request.model": offer.model}
+
+
+def _fail(span: Span, code: str) -> None:
+    """By the conventions, whose `error.type` is a code of few values."""
+    span.set_attribute("error.type", code)
+    span.set_status(Status(StatusCode.ERROR, code))
 
 
 def _of_caller(call: "ChatCall") -> dict[str, Any]:

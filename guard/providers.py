@@ -57,6 +57,8 @@ class ProviderError(Exception):
 class Rejected(ProviderError):
     """The provider's own words for what is wrong with the request, and the field it names."""
 
+    code = "rejected"
+
     def __init__(self, message: str, param: str | None) -> None:
         super().__init__(message)
         self.param = param

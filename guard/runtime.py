@@ -117,9 +117,9 @@ class Runtime:
         for task in self.background:
             task.cancel()
         await asyncio.to_thread(self.writer.stop)
+        await asyncio.to_thread(self.contents.stop)  # before what may wait for a network
         await asyncio.to_thread(self.keeper.stop)
         await asyncio.to_thread(self.telemetry.stop)
-        await asyncio.to_thread(self.contents.stop)
         await self.providers.close()
         if self.stop_demo:
             await self.stop_demo()

@@ -114,7 +114,7 @@ class Relay:
         self.model = opened.hold.reserved.offer.model
         self.tally = Tally(opened.story.call.ask.choices)
         call = opened.story.call
-        self.keeps_events = call.claim is not None or keeps_content(call.tenant)
+        self.keeps_events = call.claim is not None or keeps_content(call.tenant) or runtime.telemetry.shares(call)
         self.passed_on: list[bytes] = []
         self.settling: asyncio.Task[Answer] | None = None
 

@@ -226,8 +226,12 @@ def test_what_is_queued_at_the_stop_is_stored_and_what_finds_the_queue_full_is_d
     contents.queue.maxsize = 1
     for _ in range(3):
         contents.keep(call, {})
-    assert (contents.queue.qsize(), contents.dropped) == (1, 2)
+    assert (contents.queue.qsize(), contents.queue.dropped) == (1, 2)
     assert caplog.messages == [f"what was said in {count} calls was dropped: its queue is full" for count in (1, 2)]
+    large = Contents()
+    for _ in range(20):
+        large.keep(call, {"choices": [{"message": {"content": "x" * 4 * 1024 * 1024}}]})
+    assert (large.queue.qsize(), large.queue.dropped) == (15, 5)
     server = guard_server(start=False, CONTENT_KEYS=KEY)
     with server.database():
         agent = Agent.create(server, content_days=30)

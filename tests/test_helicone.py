@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from responses import RequestsMock
 
-from guard.helicone import MOST_QUEUED, Helicone, log_of
+from guard.chat import ChatCall
+from guard.helicone import MOST_QUEUED, Helicone, body_of, log_of
+from guard.sse import encode
 from guard.telemetry import Telemetry
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.agents import Json, eventually
 from tests.support.calls import attempt_of, chat_call
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
@@ -31,11 +35,16 @@ def helicone(sink: Sink) -> Iterator[Helicone]:
     helicone.stop()
 
 
+def body_told(call: ChatCall, **facts: Any) -> Json:
+    return body_of(log_of(call, attempt_of(call, **facts)).attempt)
+
+
 def test_a_log_says_who_what_and_how_much() -> None:
     call = chat_call(customer="ann", conversation="c-1", requested_model="auto")
     attempt = attempt_of(call)
-    headers, body = log_of(call, attempt)
-    assert headers == {
+    log = log_of(call, attempt)
+    body = body_of(log.attempt)
+    assert log.headers == {
         "Helicone-User-Id": "acme",
         "Helicone-Request-Id": str(attempt.reserved.id),
         "Helicone-Property-Tenant": "acme",
@@ -61,17 +70,56 @@ def test_a_log_says_who_what_and_how_much() -> None:
 
 def test_what_was_said_leaves_only_if_the_tenant_shares_it() -> None:
     kept, shared = chat_call(), chat_call(share_content=True)
-    said = repr(log_of(shared, attempt_of(shared)))
+    said = repr(body_told(shared))
     assert "the secret question" in said
     assert "the secret answer" in said
-    unsaid = repr(log_of(kept, attempt_of(kept)))
+    unsaid = repr(body_told(kept))
     assert "secret" not in unsaid
     assert "finish_reason" in unsaid
+    assert "secret" not in repr(log_of(kept, attempt_of(kept)))  # it does not even wait in memory
+
+
+SECRET_TOOL = {"type": "function", "function": {"name": "secret", "description": "the secret text"}}
+
+
+def test_of_an_unshared_request_only_settings_leave() -> None:
+    """What leaves is listed, and not what stays: a parameter that is new here says nothing by itself."""
+    settings = {"model": "grok-4.3", "n": 2, "temperature": 0.5, "seed": 7, "logprobs": True}
+    payload = {
+        **settings,
+        "max_completion_tokens": 100,
+        "messages": [{"role": "user", "content": "secret"}],
+        "user": "secret-ann",
+        "safety_identifier": "secret-ann",
+        "prompt_cache_key": "secret-chat",
+        "function_call": {"name": "secret"},
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [SECRET_TOOL]}},
+        "reasoning_effort": "secret",
+        "a_parameter_of_tomorrow": "secret",
+        "top_p": "secret",
+    }
+    body = body_told(chat_call(), payload=payload)
+    assert body["providerRequest"]["json"] == {**settings, "max_completion_tokens": 100}
+    assert "secret" not in repr(body)
+
+
+def test_a_shared_stream_is_told_whole() -> None:
+    """Its tool calls too, and each of its choices."""
+    called = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "refund", "arguments": "{}"}}
+    deltas: list[Json] = [{"content": "the secret answer"}, {"tool_calls": [called]}]
+    chunks = [{"choices": [{"index": at, "delta": delta, "finish_reason": "stop"}]} for at, delta in enumerate(deltas)]
+    completion = {"choices": [{"index": 0}], "events": b"".join(map(encode, chunks)).decode()}
+    first, second = body_told(chat_call(share_content=True), completion=completion)["providerResponse"]["json"][
+        "choices"
+    ]
+    assert (first["message"]["content"], first["finish_reason"]) == ("the secret answer", "stop")
+    assert second["message"]["tool_calls"][0]["function"] == {"name": "refund", "arguments": "{}"}
+    assert "secret" not in repr(body_told(chat_call(), completion=completion))
 
 
 def test_a_failed_attempt_has_its_code_and_status() -> None:
     call = chat_call()
-    _, body = log_of(call, attempt_of(call, code="timeout", bill=None, completion=None))
+    body = body_told(call, code="timeout", bill=None, completion=None)
     assert body["providerResponse"] == {"headers": {}, "status": 408, "json": {"error": {"code": "timeout"}}}
 
 
@@ -81,6 +129,60 @@ def test_any_name_fits_a_header(helicone: Helicone, sink: Sink) -> None:
     (received,) = sink.wait_for(1)
     assert "X-Evil" not in received.headers
     assert received.headers["Helicone-Property-Customer"].startswith("Zo%C3%AB%0D%0AX-Evil")
+
+
+@pytest.mark.parametrize(
+    ("customer", "told"), [(" ann", "%20ann"), ("ann  b ", "ann  b%20"), ("  ", "%20%20"), ("\u2028 x", "%E2%80%A8 x")]
+)
+def test_a_name_with_spaces_at_its_edges_reaches_it(helicone: Helicone, sink: Sink, customer: str, told: str) -> None:
+    call = chat_call(customer=customer)
+    helicone.tell(call, attempt_of(call))
+    (received,) = sink.wait_for(1)
+    assert received.headers["Helicone-Property-Customer"] == told
+
+
+def test_what_can_never_be_sent_is_not_tried_again(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    helicone = Helicone(sink.url, "a key that\nno header holds")
+    call = chat_call()
+    for _ in range(20):
+        helicone.tell(call, attempt_of(call))
+    eventually(lambda: caplog.messages == ["Helicone refused a log: InvalidHeader"] * 20)
+    helicone.stop()
+
+
+def test_one_that_it_fails_on_does_not_stand_in_the_others_way(helicone: Helicone, sink: Sink) -> None:
+    sink.status_of = lambda received: 500 if received.headers["Helicone-User-Id"] == "acme" else 200
+    poison = chat_call()
+    for _ in range(8):
+        helicone.tell(poison, attempt_of(poison))
+    sink.wait_for(4)
+    for number in range(20):
+        call = replace(poison, caller=replace(poison.caller, tenant_id=f"other-{number}"))
+        helicone.tell(call, attempt_of(call))
+    eventually(lambda: sum(each.headers["Helicone-User-Id"] != "acme" for each in list(sink.received)) == 20)
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_no_redirect_is_followed(helicone: Helicone, sink: Sink, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    with http_sink() as other:
+        sink.status, sink.headers = status, {"Location": f"{other.url}/custom/v1/log"}
+        call = chat_call(customer="ann")
+        helicone.tell(call, attempt_of(call))
+        eventually(lambda: caplog.messages == [f"Helicone refused a log: status {status}"])
+        assert other.received == []
+
+
+def test_large_logs_fill_the_queue_by_their_bytes(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    sink.delay_s = 1
+    helicone = Helicone(sink.url, KEY)
+    call = chat_call(share_content=True)
+    large = attempt_of(call, payload={"messages": [{"role": "user", "content": "x" * 8 * 1024 * 1024}]})
+    for _ in range(16):
+        helicone.tell(call, large)
+    assert helicone.queue.dropped >= 16 - 8 - len(helicone.threads)
+    assert "1 logs for Helicone were dropped: its queue is full" in caplog.messages
+    helicone.queue.queue.clear()
+    helicone.stop()
 
 
 def test_a_real_server_gets_it_at_the_right_address_with_the_key(helicone: Helicone, sink: Sink) -> None:
@@ -107,7 +209,7 @@ def test_while_it_is_down_nothing_is_lost_and_nobody_waits(helicone: Helicone, s
         time.sleep(0.05)
         sent = {received.headers["Helicone-Request-Id"] for received in list(sink.received)}
     assert len(sent) == 50
-    assert helicone.dropped == 0
+    assert helicone.queue.dropped == 0
 
 
 def test_a_full_queue_drops_and_never_waits(sink: Sink) -> None:
@@ -119,7 +221,7 @@ def test_a_full_queue_drops_and_never_waits(sink: Sink) -> None:
     for _ in range(MOST_QUEUED + 100):
         helicone.tell(call, attempt)
     assert time.monotonic() - started < 5
-    assert helicone.dropped > 50
+    assert helicone.queue.dropped > 50
     helicone.queue.queue.clear()
     helicone.stop()
 

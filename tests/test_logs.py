@@ -30,16 +30,16 @@ def test_json_for_machines() -> None:
     assert told.pop("at")
     assert told == {
         "level": "INFO", "logger": "guard.calls", "message": "call", "request_id": "req_1", "tenant": "acme",
-        "outcome": "served", "code": "", "model": "grok-4.3", "route": "primary", "cost_ticks": 12345,
-        "duration_ms": 250,
+        "outcome": "served", "code": "", "requested_model": "grok-4.3", "model": "grok-4.3", "route": "primary",
+        "cost_ticks": 12345, "duration_ms": 250,
     }  # fmt: skip
 
 
 def test_readable_for_people() -> None:
     line = formatted(is_json=False)
     assert line.endswith(
-        "INFO    guard.calls: call request_id=req_1 tenant=acme outcome=served model=grok-4.3 route=primary "
-        "cost_ticks=12345 duration_ms=250"
+        "INFO    guard.calls: call request_id=req_1 tenant=acme outcome=served requested_model=grok-4.3 "
+        "model=grok-4.3 route=primary cost_ticks=12345 duration_ms=250"
     )
 
 

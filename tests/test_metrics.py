@@ -11,9 +11,10 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from spend.daily import catch_up
-from spend.models import Breaker, Rollup
-from tests.factories import CatalogueModelFactory, TenantFactory
+from spend.models import Breaker, Outcome, Rollup
+from tests.factories import ApiKeyFactory, CatalogueModelFactory, TenantFactory
 from tests.support.environment import ROOT
+from tests.support.history import place_call
 
 TOKEN = "token-of-the-tests"
 DASHBOARD = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
@@ -68,6 +69,17 @@ def test_budgets_breakers_and_queues(client: Client) -> None:
     assert found["guard_budget_state", (("period", "day"), ("state", "active"), ("tenant", "acme"))] == 1
     assert found["guard_breaker_open", (("model", "m"),)] == 1
     assert found["guard_holds_pending", ()] == 0
+
+
+def test_refusals_of_the_last_hour_by_their_code(client: Client) -> None:
+    tenant, now = TenantFactory.create(id="acme"), timezone.now()
+    key = ApiKeyFactory.create(tenant=tenant)
+    for code, minutes in [("budget_exceeded", 1), ("budget_exceeded", 50), ("budget_held", 70)]:
+        place_call(tenant, key, now - timedelta(minutes=minutes), outcome=Outcome.REFUSED, code=code)
+    place_call(tenant, key, now, outcome=Outcome.FAILED, code="all_models_failed")
+    place_call(tenant, key, now)
+    found = {dict(labels)["code"]: value for (name, labels), value in scrape(client).items() if "refusals" in name}
+    assert found == {"budget_exceeded": 2, "all_models_failed": 1}
 
 
 def test_the_grafana_dashboard_asks_only_for_what_there_is(client: Client) -> None:

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from guard.otel import OpenTelemetry
-from guard.telemetry import NOTHING, PLAIN, Telemetry, WatchedTrace, context_of, is_exporting
+from guard.otel import STOP_S, OpenTelemetry
+from guard.providers import Failed, ProviderError, Rejected
+from guard.telemetry import NOTHING, Telemetry, Trace, WatchedTrace, context_of, is_exporting
 from spend.models import Outcome
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.calls import OFFER, attempt_of, chat_call, record_of
@@ -85,6 +87,7 @@ def test_a_span_a_call_with_its_steps_as_children(collector: Sink) -> None:
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
     assert [child.name for child in children] == ["hold", "provider", "settle"]
     assert {child.parent_span_id for child in children} == {span.span_id}
+    assert attributes_of(children[1]) == {"gen_ai.provider.name": "x_ai", "gen_ai.request.model": "grok-4.3"}
     told = attributes_of(span)
     assert told.pop("guard.time_to_first_token_ms") >= 0
     assert told == {
@@ -110,7 +113,7 @@ def test_metrics(collector: Sink) -> None:
     tell_a_call(otel)
     call = chat_call()
     trace = WatchedTrace(call, otel.start_call(call), None)
-    trace.ended(record_of(call, outcome=Outcome.REFUSED, code="budget_exceeded", cost_ticks=0))
+    trace.ended(record_of(call, outcome=Outcome.REFUSED, code="budget_exceeded", cost_ticks=0), "stopped")
     otel.stop()
     metrics = metrics_in(collector)
     (duration,) = metrics["gen_ai.client.operation.duration"].histogram.data_points
@@ -122,7 +125,7 @@ def test_metrics(collector: Sink) -> None:
     (refused,) = metrics["guard.refusals"].sum.data_points
     assert attributes_of(refused) == {"guard.tenant": "acme", "guard.code": "budget_exceeded"}
     states = [attributes_of(point)["guard.budget.state"] for point in metrics["guard.calls"].sum.data_points]
-    assert sorted(states) == ["", "warned"]
+    assert sorted(states) == ["stopped", "warned"]
 
 
 def test_the_provider_gets_its_own_step_as_parent(collector: Sink) -> None:
@@ -151,6 +154,61 @@ def test_a_step_that_fails_says_so(collector: Sink) -> None:
     hold, span = spans_in(collector)
     assert (hold.status.code, hold.status.message) == (2, "TimeoutError")
     assert (span.status.code, attributes_of(span)["error.type"]) == (2, "all_models_failed")
+
+
+def test_a_failed_attempt_has_its_code_on_its_step_and_in_the_call(collector: Sink) -> None:
+    otel = OpenTelemetry()
+    call = chat_call()
+    trace = WatchedTrace(call, otel.start_call(call), None)
+    for failure in (Failed("rate_limited"), Rejected("your secret words are bad", None)):
+        with pytest.raises(ProviderError), trace.sending(attempt_of(call).reserved, {}):
+            raise failure
+        trace.failed(failure.code, 0)
+    trace.ended(record_of(call, outcome=Outcome.FAILED, code="all_models_failed", model="", route=""))
+    otel.stop()
+    first, second, span = spans_in(collector)
+    assert [(child.status.message, attributes_of(child)["error.type"]) for child in (first, second)] == [
+        ("rate_limited", "rate_limited"),
+        ("rejected", "rejected"),
+    ]
+    assert attributes_of(span)["gen_ai.provider.name"] == "x_ai"
+    errors = metrics_in(collector)["gen_ai.client.operation.duration"].histogram.data_points
+    assert {attributes_of(point)["error.type"] for point in errors} == {"rate_limited", "rejected"}
+
+
+def test_an_attempt_that_a_defect_cuts_short_is_told_too(collector: Sink) -> None:
+    otel = OpenTelemetry()
+    call = chat_call()
+    trace = WatchedTrace(call, otel.start_call(call), None)
+    with pytest.raises(KeyError), trace.sending(attempt_of(call).reserved, {}):
+        raise KeyError
+    trace.ended(record_of(call, outcome=Outcome.FAILED, code="internal_error"))
+    otel.stop()
+    (duration,) = metrics_in(collector)["gen_ai.client.operation.duration"].histogram.data_points
+    assert attributes_of(duration)["error.type"] == "internal_error"
+
+
+def test_a_stop_waits_for_no_collector(collector: Sink) -> None:
+    is_back = threading.Event()
+    collector.status_of = lambda _: 200 if is_back.wait(60) else 503
+    otel = OpenTelemetry()
+    tell_a_call(otel)
+    stopping = threading.Thread(target=otel.stop)
+    stopping.start()
+    stopping.join(STOP_S + 5)
+    is_stopped = not stopping.is_alive()
+    is_back.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("Otel"):
+            thread.join(15)
+    assert is_stopped
+
+
+def test_a_stop_sends_each_metric_once(collector: Sink) -> None:
+    otel = OpenTelemetry()
+    tell_a_call(otel)
+    otel.stop()
+    assert sorted(received.path for received in collector.received) == ["/v1/metrics", "/v1/traces"]
 
 
 def test_a_nonsense_context_starts_a_trace_of_its_own(collector: Sink) -> None:
@@ -194,30 +252,42 @@ def test_off_it_is_not_even_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_off_a_trace_is_one_object_that_does_nothing() -> None:
+def test_off_a_trace_only_passes_on_the_callers_context() -> None:
     telemetry = Telemetry()
     telemetry.start()
-    call = chat_call()
-    trace = telemetry.trace(call)
-    assert trace is PLAIN
+    trace = telemetry.trace(chat_call(context=CONTEXT))
+    assert type(trace) is Trace
     assert trace.step("hold") is NOTHING
-    assert trace.headers() == {}
+    assert trace.headers() == CONTEXT
+    assert telemetry.trace(chat_call()).headers() == {}
 
 
-def test_context_is_taken_only_with_a_traceparent() -> None:
-    assert context_of(CONTEXT) == CONTEXT
-    assert context_of({"tracestate": "x=y", "Accept": "*/*"}) == {}
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        (CONTEXT, CONTEXT),
+        ({"tracestate": "x=y", "Accept": "*/*"}, {}),
+        ({"traceparent": "nonsense", "tracestate": "x=y"}, {}),
+        ({**CONTEXT, "tracestate": "x" * 513}, {"traceparent": CONTEXT["traceparent"]}),
+    ],
+)
+def test_only_a_context_that_is_one_is_taken(headers: dict[str, str], taken: dict[str, str]) -> None:
+    assert context_of(headers) == taken
 
 
 def test_one_line_a_call(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "guard.calls"):
         call = chat_call()
-        PLAIN.ended(record_of(call, model=OFFER.model))
+        Trace(call).ended(record_of(call, model=OFFER.model))
+        call.line.refused(500, "internal_error")  # the edge knows less
     (line,) = caplog.records
     told = vars(line)
-    assert {name: told[name] for name in ("request_id", "tenant", "model", "route", "cost_ticks", "duration_ms")} == {
+    names = ("request_id", "tenant", "code", "requested_model", "model", "route", "cost_ticks", "duration_ms")
+    assert {name: told[name] for name in names} == {
         "request_id": "req_1",
         "tenant": "acme",
+        "code": "",
+        "requested_model": "grok-4.3",
         "model": "grok-4.3",
         "route": "primary",
         "cost_ticks": 12_345,

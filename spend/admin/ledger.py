@@ -18,7 +18,7 @@ from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
 from spend.attention import to_review
-from spend.models import Breaker, Call, LedgerEntry, Reservation, ReservationState, Review, Rollup, Window
+from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.models import Tenant
 from tenants.money import usd_string
@@ -140,9 +140,13 @@ class CallAdmin(History):
     ) -> tuple[QuerySet[Any], bool]:
         return (queryset.filter(pk__in=calls_of(term)) if term else queryset), False
 
-    @display(description="Outcome", label={"served": "success", "refused": "warning", "failed": "danger"})
+    @display(
+        description="Outcome",
+        label={"served": "success", "broke off": "warning", "refused": "warning", "failed": "danger"},
+    )
     def result(self, call: Call) -> tuple[str, str]:
-        return call.outcome, call.code or call.outcome
+        is_half = call.outcome == Outcome.SERVED and call.code  # a stream that broke off
+        return "broke off" if is_half else call.outcome, call.code or call.outcome
 
     @display(description="Cost (USD)")
     def cost(self, call: Call) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,22 +23,29 @@ class Received:
 
 
 class Sink:
-    """What arrived, in order. `status` and `answer` are what it says; `delay_s` is how long it thinks."""
+    """What arrived, in order. `status`, `headers` and `answer` are what it says; `delay_s` is how long it thinks."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.status, self.answer, self.delay_s = 200, b"{}", 0.0
+        self.headers: dict[str, str] = {}
+        self.status_of: Callable[[Received], int] = lambda _: self.status
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 time.sleep(sink.delay_s)
-                sink.received.append(Received(self.path, dict(self.headers), body))
-                self.send_response(sink.status)
-                self.send_header("Content-Length", str(len(sink.answer)))
+                received = Received(self.path, dict(self.headers), body)
+                sink.received.append(received)
+                self.send_response(sink.status_of(received))
+                for name, value in {**sink.headers, "Content-Length": str(len(sink.answer))}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(sink.answer)
+
+            def do_GET(self) -> None:
+                self.do_POST()
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -14,6 +14,7 @@ from guard.bills import read_bill
 from guard.chat import ChatCall, Story, note_offers
 from guard.policy import KeyPolicy, Policy, limits_of, load
 from guard.routing import Ask, plan
+from guard.telemetry import Trace
 from spend.daily import catch_up
 from spend.ids import new_id
 from spend.ledger import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
@@ -120,7 +121,8 @@ def story_of(turn: Turn, key: KeyPolicy) -> Story:
         call_id, f"req_{call_id.hex}", key.tenant.id, key.id, turn.customer, turn.conversation, key.tenant.route[0]
     )
     ask = Ask("auto", turn.prompt_tokens * BYTES_PER_TOKEN)
-    return Story(ChatCall(caller, key.tenant, ask, {}), started_at=turn.at)
+    call = ChatCall(caller, key.tenant, ask, {})
+    return Story(call, Trace(call), started_at=turn.at)
 
 
 def reserve_of(turn: Turn, story: Story, policy: Policy) -> Reserve:
