@@ -8,9 +8,10 @@ Two passes may run at once, here and elsewhere, and see the same.  What is told 
 that is inserted or, if it stands already, ignored (`tell`); never by reading first.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.db.models import F, Min, Q, Sum
@@ -26,6 +27,10 @@ from tenants.periods import Period, bounds
 
 BATCH = 500
 REFUSED_WITHIN = timedelta(minutes=2)
+MOST_REFUSALS = 1000
+"""Of a tenant in that time, the newest: a budget that refuses goes on refusing."""
+
+WHOLE = 100
 FORECAST_AFTER = 8
 """A forecast is made once this fraction of the period (one eighth) is over: before, one call decides it."""
 
@@ -40,11 +45,22 @@ Budgets = Mapping[tuple[str, str, str], EffectiveBudget]
 
 @dataclass(frozen=True)
 class Looked:
-    """A window with the budget that bounds it, and whether it refused a call just now."""
+    """A window with the budget that bounds it, and whether it is nearly spent and so refused a call just now."""
 
     window: Window
     budget: EffectiveBudget
     is_refusing: bool = False
+
+
+class Refusal(NamedTuple):
+    """A window that refused a call, and the bounds under which it did."""
+
+    tenant_id: str
+    scope: str
+    period: str
+    starts_at: datetime
+    limit_ticks: int
+    hard_ticks: int
 
 
 def look_at_changed(now: datetime) -> list[Alert]:
@@ -63,10 +79,11 @@ def look_at_changed(now: datetime) -> list[Alert]:
 def look_at_all(now: datetime) -> list[Alert]:
     """Tell of thresholds, forecasts and spikes of tenants and of the installation. Returns what is new."""
     alerts: list[Alert] = []
+    refusals = _refusals(now)
     windows = Window.objects.filter(Q(ends_at__gt=now) | Q(ends_at=None), scope__in=[Scope.TENANT, Scope.INSTALLATION])
     for some in _in_batches(windows.filter(starts_at__lte=now).order_by("id").iterator(BATCH)):
         budgets = budgets_of({window.tenant_id for window in some}, now)
-        for looked in _with_refusals(list(_bounded(some, budgets)), now):
+        for looked in _with_refusals(_bounded(some, budgets), refusals):
             alerts += [*crossed(looked, now), *running_out(looked, now)]
     return tell([*alerts, *spikes(now)])
 
@@ -110,12 +127,14 @@ def _deliveries(alerts: Sequence[Alert]) -> Iterator[Delivery]:
 def crossed(looked: Looked, now: datetime) -> Iterator[Alert]:
     """An alert for each of the budget's percents that the window has reached.
 
-    A budget that refuses calls, or has reached its hard cap, has no more to give: it has reached all.
+    A budget that has reached its hard cap has no more to give: it has reached all. One that refuses has
+    reached the last of them, and of the others those that it has spent.
     """
     window, budget = looked.window, looked.budget
-    is_over = looked.is_refusing or window.spent_ticks >= budget.hard_ticks
+    is_over = window.spent_ticks >= budget.hard_ticks
     for percent in budget.alert_percents:
-        if is_over or window.spent_ticks * 100 >= budget.limit_ticks * percent:
+        is_reached = is_over or (looked.is_refusing and percent == WHOLE)
+        if is_reached or window.spent_ticks * 100 >= budget.limit_ticks * percent:
             yield _alert_of(looked, AlertKind.THRESHOLD, now, percent)
 
 
@@ -195,32 +214,40 @@ def _bounded(windows: Iterable[Window], budgets: Budgets) -> Iterator[Looked]:
             yield Looked(window, budget)
 
 
-def _with_refusals(looked: Sequence[Looked], now: datetime) -> Iterator[Looked]:
-    """Marks, of each tenant that was refused just now for its budget, the window nearest its hard cap.
+def _with_refusals(looked: Iterable[Looked], refusals: Container[Refusal]) -> Iterator[Looked]:
+    """Marks the windows that refused a call just now, and would today: under the very bounds they have now.
 
-    A budget refuses what does not fit any more, and so may never be spent to its last tick.
+    A budget refuses what does not fit any more, and so may never be spent to its last tick. Before the
+    soft cap a refusal says only that the call was large.
     """
-    refused = _refused_tenants({each.window.tenant_id for each in looked}, now)
-    fullest: dict[str, Looked] = {}
     for each in looked:
-        other = fullest.setdefault(each.window.tenant_id, each)
-        if _left(each) < _left(other):
-            fullest[each.window.tenant_id] = each
-    for each in looked:
-        is_refusing = each.window.tenant_id in refused and fullest[each.window.tenant_id] is each
-        yield Looked(each.window, each.budget, is_refusing)
+        window, budget = each.window, each.budget
+        refusal = Refusal(
+            window.tenant_id, window.scope, window.period, window.starts_at, budget.limit_ticks, budget.hard_ticks
+        )
+        is_refusing = window.spent_ticks >= budget.soft_ticks and refusal in refusals
+        yield Looked(window, budget, is_refusing)
 
 
-def _left(looked: Looked) -> int:
-    left_ticks: int = looked.budget.hard_ticks - looked.window.spent_ticks
-    return left_ticks
+def _refusals(now: datetime) -> set[Refusal]:
+    """The windows of tenants and of the installation that refused a call just now, as `guard.chat` noted it."""
+    since = now - REFUSED_WITHIN
+    suspects = Rollup.objects.filter(bucket__gte=bucket_of(since), refused__gt=0).order_by()
+    refused = Call.objects.filter(outcome=Outcome.REFUSED, code="budget_exceeded", at__gte=since).order_by("-at")
+    found: set[Refusal] = set()
+    for tenant_id in set(suspects.values_list("tenant_id", flat=True)):
+        stories = refused.filter(tenant=tenant_id).values_list("steps", flat=True)
+        found.update(refusal for steps in stories[:MOST_REFUSALS] for refusal in _noted(tenant_id, steps))
+    return found
 
 
-def _refused_tenants(tenant_ids: Collection[str], now: datetime) -> set[str]:
-    recent = Rollup.objects.filter(tenant__in=tenant_ids, bucket__gte=bucket_of(now - REFUSED_WITHIN), refused__gt=0)
-    suspects = set(recent.order_by().values_list("tenant_id", flat=True).distinct())
-    refused = Call.objects.filter(outcome=Outcome.REFUSED, code="budget_exceeded", at__gte=now - REFUSED_WITHIN)
-    return {tenant_id for tenant_id in suspects if refused.filter(tenant=tenant_id).exists()}
+def _noted(tenant_id: str, steps: Iterable[Mapping[str, Any]]) -> Iterator[Refusal]:
+    owners = {Scope.TENANT.value: tenant_id, Scope.INSTALLATION.value: ""}
+    for step in steps:
+        if step.get("decision") == "refused" and step.get("scope") in owners:
+            starts_at = datetime.fromisoformat(step["starts_at"])
+            bounds = (step["limit_ticks"], step["hard_ticks"])
+            yield Refusal(owners[step["scope"]], step["scope"], step["period"], starts_at, *bounds)
 
 
 def _mark_looked(windows: Sequence[Window]) -> None:

@@ -93,7 +93,13 @@ def text_of(alert: Alert) -> str:
         return f"{spent} were spent since the hour began. {when}"
     limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
     reset = f" A new period starts on {alert.ends_at:%Y-%m-%d %H:%M} UTC." if alert.ends_at else ""
-    return f"{spent} of {limit} are spent. {when}{reset}"
+    # A budget that refuses calls is told as used up before its last tick is spent.
+    rest = " Calls that need more than what is left are refused." if _is_refusing(alert) else ""
+    return f"{spent} of {limit} are spent.{rest} {when}{reset}"
+
+
+def _is_refusing(alert: Alert) -> bool:
+    return alert.percent == 100 and alert.spent_ticks < alert.limit_ticks
 
 
 def body_of(alert: Alert) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from spend.alerts import look_at_all, look_at_changed, tell
 from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, dispatch, resend, wait_after
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
-from spend.telling import signature_of
+from spend.posting import bucket_of
+from spend.telling import signature_of, text_of
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
@@ -31,6 +32,7 @@ from tests.factories import (
     TenantFactory,
     UserFactory,
 )
+from tests.support.agents import eventually
 from tests.support.provider import Provider
 from tests.support.race import at_once, on_postgres
 from tests.support.server import GuardServer
@@ -153,17 +155,85 @@ def test_a_hard_cap_below_the_limit_is_the_end_of_it(tenant: Tenant) -> None:
     assert told() == [50, 80, 100]
 
 
+def refuse(tenant: Tenant, at: datetime = NOON, **bound: Any) -> None:
+    """As the guard notes a call that the tenant's daily budget of 10 USD refused."""
+    day = bounds(Period.DAY, tenant.zone, at)
+    facts = {"scope": "tenant", "period": "day", "limit_ticks": 10 * USD, "hard_ticks": 10 * USD, **bound}
+    step = {"model": "", "decision": "refused", "starts_at": day.starts_at.isoformat(), **facts}
+    key = ApiKeyFactory.create(tenant=tenant)
+    steps = [{"model": "grok", "decision": "does_not_fit", "hold_ticks": 5}, step]
+    call = Call(id=new_id(), request_id="r", tenant=tenant, key=key, at=at, outcome="refused", code="budget_exceeded")
+    call.steps = steps
+    Call.objects.bulk_create([call])
+    Rollup.objects.create(tenant=tenant, bucket=bucket_of(at), refused=1)
+
+
 def test_a_budget_that_refuses_is_used_up_though_its_last_tick_is_not_spent(tenant: Tenant) -> None:
     window_of(tenant, 9.95)
     look_at_all(NOON)
     assert told(kind=AlertKind.THRESHOLD) == [50, 80]
-    key = ApiKeyFactory.create(tenant=tenant)
-    Call.objects.bulk_create(
-        [Call(id=new_id(), request_id="r", tenant=tenant, key=key, at=NOON, outcome="refused", code="budget_exceeded")]
-    )
-    Rollup.objects.create(tenant=tenant, bucket=NOON, refused=1)
+    refuse(tenant)
     look_at_all(NOON + timedelta(seconds=30))
     assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
+    text = text_of(Alert.objects.get(percent=100))
+    assert "9.9500 USD of 10.0000 USD are spent. Calls that need more than what is left are refused." in text
+
+
+def test_a_refusal_under_another_limit_or_hard_cap_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, hard_ticks=9 * USD)
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50, 80]
+    tenant.budgets.update(limit_ticks=1000 * USD, soft_cap="0.001")
+    look_at_all(NOON + timedelta(seconds=30))
+    assert told(limit_ticks=1000 * USD) == []
+
+
+def test_a_refusal_in_another_period_or_of_another_budget_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, NOON, starts_at=bounds(Period.DAY, tenant.zone, NOON - timedelta(days=1)).starts_at.isoformat())
+    refuse(TenantFactory.create(id="other"))
+    look_at_all(NOON)
+    assert told(tenant_id="acme", kind=AlertKind.THRESHOLD) == [50, 80]
+
+
+def test_a_customers_refusal_is_not_its_tenants(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, scope="customer")
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50, 80]
+
+
+def test_a_call_too_large_for_an_open_budget_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 7.9)
+    refuse(tenant)
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50]
+
+
+def test_an_installation_that_refuses_is_used_up(tenant: Tenant) -> None:
+    BudgetFactory.create(tenant=None, scope=Scope.INSTALLATION, limit_ticks=10 * USD)
+    window_of(tenant, 9, tenant_id="", scope=Scope.INSTALLATION)
+    refuse(tenant, scope="installation")
+    look_at_all(NOON)
+    assert told(tenant_id="", kind=AlertKind.THRESHOLD) == [50, 80, 100]
+
+
+def test_a_refusal_of_the_running_guard_is_told(guard_server: Callable[..., GuardServer], provider: Provider) -> None:
+    server = guard_server(start=False)
+    with server.database():
+        key = ApiKeyFactory.create(tenant__id="acme")
+        RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id="any-model"))
+        BudgetFactory.create(tenant=key.tenant, limit_ticks=1000)
+        day = bounds(Period.DAY, key.tenant.zone, timezone.now())
+        window_of(key.tenant, 0.9 * 1000 / USD, starts_at=day.starts_at, ends_at=day.ends_at)
+    server.start()
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+    assert server.client_of(key.secret).post("/v1/chat/completions", json=body).status_code == 429
+    with server.database():
+        eventually(Call.objects.exists)
+        look_at_all(timezone.now())
+        assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
 
 
 def test_a_forecast_is_told_once_when_the_rate_is_too_high(tenant: Tenant) -> None:
