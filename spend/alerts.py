@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import F, Min, Q, Sum
+from django.db.models import F, Min, Q, QuerySet, Sum
 
 from spend.ledger import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
@@ -69,10 +69,12 @@ def look_at_changed(now: datetime) -> list[Alert]:
     while True:
         rising = Window.objects.filter(spent_ticks__gt=F("looked_ticks")).order_by("id")
         windows = list(rising[:BATCH])
-        budgets = budgets_of({window.tenant_id for window in windows}, now)
-        told += tell([alert for looked in _bounded(windows, budgets) for alert in crossed(looked, now)])
-        _mark_looked(windows)
-        if len(windows) < BATCH:
+        bounded = _bounded(windows, now)
+        looked = list(_armed(bounded, now))
+        told += tell([alert for each in looked for alert in crossed(each, now)])
+        overtaken = {each.window.id for each in bounded} - {each.window.id for each in looked}
+        _mark_looked([window for window in windows if window.id not in overtaken])
+        if overtaken or len(windows) < BATCH:
             return told
 
 
@@ -81,9 +83,8 @@ def look_at_all(now: datetime) -> list[Alert]:
     alerts: list[Alert] = []
     refusals = _refusals(now)
     windows = Window.objects.filter(Q(ends_at__gt=now) | Q(ends_at=None), scope__in=[Scope.TENANT, Scope.INSTALLATION])
-    for some in _in_batches(windows.filter(starts_at__lte=now).order_by("id").iterator(BATCH)):
-        budgets = budgets_of({window.tenant_id for window in some}, now)
-        for looked in _with_refusals(_bounded(some, budgets), refusals):
+    for some in _in_batches(windows.filter(starts_at__lte=now).order_by("id")):
+        for looked in _with_refusals(_armed(_bounded(some, now), now), refusals):
             alerts += [*crossed(looked, now), *running_out(looked, now)]
     return tell([*alerts, *spikes(now)])
 
@@ -112,7 +113,7 @@ def _untold(alerts: Sequence[Alert]) -> list[Alert]:
 
 def _key(alert: Alert) -> tuple[str, ...]:
     parts = (alert.tenant_id, alert.scope, alert.subject, alert.period, alert.starts_at.isoformat(), alert.kind)
-    return (*map(str, parts), str(alert.percent), str(alert.limit_ticks))
+    return (*map(str, parts), str(alert.percent), str(alert.limit_ticks), alert.armed_at.isoformat())
 
 
 def _deliveries(alerts: Sequence[Alert]) -> Iterator[Delivery]:
@@ -157,6 +158,7 @@ def _alert_of(looked: Looked, kind: AlertKind, now: datetime, percent: int = 0) 
         kind=kind,
         percent=percent,
         limit_ticks=looked.budget.limit_ticks,
+        armed_at=window.armed_at,
         spent_ticks=window.spent_ticks,
         at=now,
     )
@@ -206,12 +208,39 @@ def budgets_of(tenant_ids: Collection[str], now: datetime) -> Budgets:
     return found
 
 
-def _bounded(windows: Iterable[Window], budgets: Budgets) -> Iterator[Looked]:
-    """The windows that a budget still bounds. One of nothing is no threshold to cross."""
-    for window in windows:
-        budget = budgets.get((window.tenant_id, window.scope, window.period))
-        if budget and budget.limit_ticks:
-            yield Looked(window, budget)
+def _bounded(windows: Sequence[Window], now: datetime) -> list[Looked]:
+    """The windows that a budget still bounds. One of nothing is no threshold to cross.
+
+    The budgets are read after the windows, and so are never older than what a window says of them.
+    """
+    budgets = budgets_of({window.tenant_id for window in windows}, now)
+    of_windows = [(window, budgets.get((window.tenant_id, window.scope, window.period))) for window in windows]
+    return [Looked(window, budget) for window, budget in of_windows if budget and budget.limit_ticks]
+
+
+def _armed(looked: Iterable[Looked], now: datetime) -> Iterator[Looked]:
+    """The windows, armed again where their limit or hard cap is another than when alerts last looked.
+
+    Those that another pass armed meanwhile are left to it.
+    """
+    for each in looked:
+        window, budget = each.window, each.budget
+        bounds = (budget.limit_ticks, budget.hard_ticks)
+        if bounds == (window.looked_limit_ticks, window.looked_hard_ticks) or _arm(window, bounds, now):
+            yield each
+
+
+def _arm(window: Window, bounds: tuple[int, int], now: datetime) -> bool:
+    """Note the new bounds, unless another pass has seen others since; the first that are seen only are noted."""
+    seen = {"looked_limit_ticks": window.looked_limit_ticks, "looked_hard_ticks": window.looked_hard_ticks}
+    unchanged = Window.objects.filter(pk=window.pk, armed_at=window.armed_at, **seen)
+    # A pass whose clock is behind may see a top-up that is over, or not begun, for the others.
+    if now <= window.armed_at:
+        return False
+    window.armed_at = now if window.looked_limit_ticks else window.armed_at
+    window.looked_limit_ticks, window.looked_hard_ticks = bounds
+    noted = {name: getattr(window, name) for name in (*seen, "armed_at")}
+    return bool(unchanged.update(**noted))
 
 
 def _with_refusals(looked: Iterable[Looked], refusals: Container[Refusal]) -> Iterator[Looked]:
@@ -258,12 +287,9 @@ def _mark_looked(windows: Sequence[Window]) -> None:
         sql.write(Update(Window, ["looked_ticks"], [(window.id, window.spent_ticks) for window in windows]))
 
 
-def _in_batches(windows: Iterator[Window]) -> Iterator[list[Window]]:
-    some: list[Window] = []
-    for window in windows:
-        some.append(window)
-        if len(some) == BATCH:
-            yield some
-            some = []
-    if some:
+def _in_batches(windows: QuerySet[Window]) -> Iterator[list[Window]]:
+    """By id, each by a query of its own: on SQLite an open cursor would bar this connection from writing."""
+    last = 0
+    while some := list(windows.filter(pk__gt=last)[:BATCH]):
+        last = some[-1].pk
         yield some

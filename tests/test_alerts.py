@@ -119,6 +119,68 @@ def test_a_raised_limit_arms_it_again(tenant: Tenant) -> None:
     assert sorted(Alert.objects.filter(percent=50).values_list("limit_ticks", flat=True)) == [10 * USD, 20 * USD]
 
 
+def limit(tenant: Tenant, usd: int, now: datetime) -> None:
+    tenant.budgets.update(limit_ticks=usd * USD)
+    look_at_all(now)
+
+
+def test_a_limit_that_comes_back_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="50")
+    window_of(tenant, 6)
+    for minute, usd in enumerate((10, 5, 10, 10)):
+        limit(tenant, usd, NOON + timedelta(minutes=minute))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [10, 5, 10]
+
+
+def test_a_raised_hard_cap_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="100", hard_cap="0.9")
+    window = window_of(tenant, 9)
+    look_at_changed(NOON)
+    tenant.budgets.update(hard_cap="1")
+    look_at_all(NOON + timedelta(minutes=1))
+    spend(window, 10)
+    look_at_changed(NOON + timedelta(minutes=2))
+    assert told(kind=AlertKind.THRESHOLD) == [100, 100]
+
+
+def test_a_second_top_up_to_the_same_limit_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="50")
+    window_of(tenant, 8)
+    for hours in (0, 2):
+        starts_at = NOON + timedelta(hours=hours)
+        ends_at = starts_at + timedelta(hours=1)
+        TopUp.objects.create(tenant=tenant, amount_ticks=5 * USD, starts_at=starts_at, ends_at=ends_at)
+    for hours in range(4):
+        look_at_all(NOON + timedelta(hours=hours))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [15, 10, 15, 10]
+
+
+def test_a_pass_that_is_late_arms_nothing(tenant: Tenant) -> None:
+    """Its clock still says that the top-up runs, when another has told how the budget stands without it."""
+    tenant.budgets.update(alert_percents="50")
+    TopUp.objects.create(tenant=tenant, amount_ticks=5 * USD, starts_at=NOON, ends_at=NOON + timedelta(minutes=1))
+    window_of(tenant, 8)
+    for seconds in (1, 61, 59, 62):
+        look_at_all(NOON + timedelta(seconds=seconds))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [15, 10]
+
+
+@on_postgres
+@pytest.mark.django_db(transaction=True)
+def test_many_passes_at_once_arm_a_changed_limit_once() -> None:
+    tenant = TenantFactory.create(id="acme")
+    BudgetFactory.create(tenant=tenant, limit_ticks=10 * USD, alert_percents="50")
+    window_of(tenant, 6)
+    look_at_changed(NOON)
+    for minute, usd in enumerate((9, 10, 9), start=1):
+        tenant.budgets.update(limit_ticks=usd * USD)
+        passes = at_once(6, look_at_all, NOON + timedelta(minutes=minute))
+        assert [alert.kind for new in passes for alert in new].count(AlertKind.THRESHOLD) == 1
+
+
 def test_a_lowered_limit_and_an_ended_top_up_are_noticed_without_a_spend(tenant: Tenant) -> None:
     TopUp.objects.create(tenant=tenant, amount_ticks=90 * USD, starts_at=NOON, ends_at=NOON + timedelta(minutes=1))
     window_of(tenant, 8.5)
