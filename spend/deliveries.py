@@ -3,11 +3,12 @@
 `dispatch` claims what is due, a channel at a time, and queues a task for it in the same transaction.
 The claim is a lease: `due_at` moves on by one conditional update, so whatever becomes of the task, the
 delivery is due again and never lost.  A channel that fails is left alone for a while, longer each
-time; others don't wait for it more than one timeout.
+time; one that is slow has a turn like every other, and then waits for its next.
 """
 
 import logging
 from datetime import datetime, timedelta
+from time import monotonic
 
 from django.db import transaction
 from django.db.models import F, QuerySet
@@ -24,6 +25,8 @@ FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(hours=1)
 MOST_ATTEMPTS = 30
 QUEUE = "deliveries"
+TURN_S = 20.0
+"""Of one channel, after which others have theirs; its last attempt may take as long again."""
 
 
 def dispatch(now: datetime) -> int:
@@ -46,13 +49,19 @@ def _due(now: datetime) -> QuerySet[Delivery]:
 
 
 @task
-def deliver(channel_id: int, lease: str) -> str:
-    """Send the deliveries claimed by `lease` until one fails; then put the rest of them off too."""
+def deliver(channel_id: int, lease: str, turn_s: float = TURN_S) -> str:
+    """Send the deliveries claimed by `lease` until one fails; then put the rest of them off too.
+
+    What is left when the channel's turn is over is due again at once.
+    """
     claimed = Delivery.objects.filter(
         channel_id=channel_id, state=DeliveryState.PENDING, due_at=datetime.fromisoformat(lease)
     )
-    sent = 0
+    sent, turn_ends = 0, monotonic() + turn_s
     for delivery in list(claimed.select_related("alert", "channel").order_by("attempts", "id")):
+        if monotonic() > turn_ends:
+            claimed.update(due_at=timezone.now())
+            break
         if not begin(delivery, claimed):
             continue
         try:

@@ -11,15 +11,14 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
-from responses import RequestsMock
 
 from guard.background import new_worker
 from spend.alerts import look_at_all, look_at_changed, tell
-from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, dispatch, resend, wait_after
+from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, resend, wait_after
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
 from spend.posting import bucket_of
-from spend.telling import signature_of, text_of
+from spend.telling import UndeliveredError, post, signature_of, text_of
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
@@ -36,7 +35,7 @@ from tests.support.agents import eventually
 from tests.support.provider import Provider
 from tests.support.race import at_once, on_postgres
 from tests.support.server import GuardServer
-from tests.support.sink import Sink, http_sink
+from tests.support.sink import Sink, dripping_server, http_sink
 
 NOON = datetime(2026, 5, 20, 12, tzinfo=UTC)
 USD = TICKS_PER_USD
@@ -471,15 +470,43 @@ class TestDeliveries:
         deliver_all()
         assert len(sink.received) == 3
 
-    def test_a_redirect_is_not_followed(self, tenant: Tenant) -> None:
-        webhook(tenant, "https://hook.example/")
+    def test_a_redirect_is_not_followed(self, tenant: Tenant, sink: Sink) -> None:
+        webhook(tenant, sink.url)
         window_of(tenant, 5)
         look_at_changed(NOON)
-        with RequestsMock() as mocked:
-            mocked.post("https://hook.example/", status=302, headers={"Location": "http://internal.example/"})
-            deliver_all()
-            assert len(mocked.calls) == 1
+        sink.status, sink.headers = 302, {"Location": f"{sink.url}/internal"}
+        deliver_all()
+        assert [received.path for received in sink.received] == ["/"]
         assert Delivery.objects.get().last_error == "answered 302"
+
+    def test_an_answer_that_never_ends_is_not_read(self, tenant: Tenant) -> None:
+        """Without its status the delivery would be tried again and again; with its body never come to an end."""
+        with dripping_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n") as url:
+            webhook(tenant, url)
+            window_of(tenant, 10)
+            look_at_changed(NOON)
+            deliver_all()
+        assert Delivery.objects.filter(state=DeliveryState.DELIVERED).count() == 3
+
+    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX-Drip: "], ids=["status", "headers"])
+    def test_a_status_that_drips_in_is_given_up_at_the_deadline(self, answer: bytes) -> None:
+        with dripping_server(answer) as url, pytest.raises(UndeliveredError, match="Timeout"):
+            post(url, b"{}", {}, within_s=0.5)
+
+    def test_a_channel_gives_way_to_others_when_its_turn_is_over(self, tenant: Tenant, sink: Sink) -> None:
+        webhook(tenant, sink.url)
+        window_of(tenant, 10)
+        look_at_changed(NOON)
+        lease = timezone.now() + LEASE
+        Delivery.objects.update(due_at=lease)
+        assert deliver.func(AlertChannel.objects.get().pk, lease.isoformat(), turn_s=-1) == "0 delivered"
+        deliver_all()
+        assert len(sink.received) == 3
+
+    @pytest.mark.parametrize("target", ["http://[", "http://no.such.host.invalid/"])
+    def test_an_address_that_leads_nowhere_fails_the_attempt(self, target: str) -> None:
+        with pytest.raises(UndeliveredError):
+            post(target, b"{}", {})
 
     def test_waits_double_up_to_an_hour_and_end(self, tenant: Tenant, sink: Sink) -> None:
         assert [wait_after(attempt).total_seconds() for attempt in (1, 2, 3, 11, 12, 30)] == [
