@@ -2,9 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from auditlog.models import LogEntry
+from django.apps import apps
+from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.db import connection
@@ -23,6 +28,7 @@ from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, perc
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 from tenants.roles import role
+from tenants.trail import without_address
 from tests.factories import (
     ApiKeyFactory,
     BudgetFactory,
@@ -589,6 +595,52 @@ def test_operators_set_channels_see_alerts_and_send_again(client: Client, tenant
     delivery = Delivery.objects.get()
     client.post("/admin/spend/delivery/", {"action": "send_again", "_selected_action": [delivery.pk]})
     assert Delivery.objects.get().state == DeliveryState.PENDING
+
+
+SLACK = "https://hooks.slack.example/services/T0/B0/secret-path"
+
+
+def test_no_address_of_a_channel_is_in_the_trail(client: Client, tenant: Tenant) -> None:
+    client.force_login(UserFactory.create(is_staff=True, is_superuser=True))
+    form = {"tenant": "acme", "kind": "slack", "target": SLACK, "is_active": "on"}
+    client.post("/admin/tenants/alertchannel/add/", form)
+    channel = AlertChannel.objects.get()
+    client.post(f"/admin/tenants/alertchannel/{channel.pk}/change/", {**form, "target": f"{SLACK}2"})
+    client.post(f"/admin/tenants/alertchannel/{channel.pk}/delete/", {"post": "yes"})
+    entries = LogEntry.objects.get_for_model(AlertChannel)
+    assert sorted(entries.values_list("action", flat=True)) == [0, 1, 2]
+    assert all(entry.changes["target"] for entry in entries)
+    assert "secret-path" not in str(list(LogEntry.objects.values()))
+    assert "https://hooks.slack.example/…" in str(list(entries.values()))
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("ann@example.com, bob@example.com", "ann@example.com, bob@example.com"),
+        ("http://ann:secret@hook.example:81?key=secret", "http://hook.example:81/…"),
+        ("https://hook.example#secret", "https://hook.example/…"),
+        ("None", "None"),
+    ],
+)
+def test_of_an_address_the_trail_shows_the_host(target: str, shown: str) -> None:
+    assert without_address(target) == shown
+
+
+@pytest.mark.django_db
+def test_addresses_that_the_trail_had_before_are_masked() -> None:
+    of = ContentType.objects.get_for_model(AlertChannel)
+    entry = LogEntry.objects.create(
+        content_type=of,
+        object_pk="1",
+        object_repr="x",
+        action=1,
+        changes={"target": ["None", SLACK], "kind": ["a", "b"]},
+    )
+    migration = import_module("tenants.migrations.0003_no_addresses_in_the_trail")
+    migration.mask(apps, SimpleNamespace(connection=connection))
+    entry.refresh_from_db()
+    assert entry.changes == {"target": ["None", "https://hooks.slack.example/…"], "kind": ["a", "b"]}
 
 
 def test_calls_that_cross_thresholds_are_told_while_the_server_runs(
