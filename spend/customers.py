@@ -92,10 +92,8 @@ def erase(customer: Customer) -> dict[str, int]:
         # Nothing of it is removed meanwhile, which would archive it under the old name.
         RollupMark.objects.select_for_update().filter(tenant=customer.tenant_id).first()
         conversations = Conversations.of(customer.tenant_id, customer.name)
-        pending = customer.reservations().filter(state=ReservationState.PENDING)
-        if pending.exists() or conversations.are_in_flight():
-            raise InFlightError(f"{customer.name!r} has calls in flight.")
-        return {
+        _refuse_in_flight(customer, conversations)
+        counts = {
             "answers": _forget_answers(customer),
             **_rename_attempts(customer, pseudonym),
             "calls": customer.calls().update(customer=pseudonym),
@@ -107,6 +105,15 @@ def erase(customer: Customer) -> dict[str, int]:
             "conversations": conversations.rename(),
             "shared conversations, which keep their ids": len(conversations.shared),
         }
+        # No call is held against the windows from here on, but one may have been since they were looked at.
+        _refuse_in_flight(customer, conversations)
+        return counts
+
+
+def _refuse_in_flight(customer: Customer, conversations: Conversations) -> None:
+    pending = customer.reservations().filter(state=ReservationState.PENDING)
+    if pending.exists() or conversations.are_in_flight():
+        raise InFlightError(f"{customer.name!r} has calls in flight.")
 
 
 def _forget_answers(customer: Customer) -> int:
