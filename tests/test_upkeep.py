@@ -4,20 +4,34 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from spend.models import Alert, Call, LedgerEntry, Reservation, Window
+from spend.models import (
+    Alert,
+    ArchivedSpend,
+    Call,
+    CallContent,
+    ConversationTotal,
+    IdempotentCall,
+    LedgerEntry,
+    Reservation,
+    Window,
+)
 from tenants.models import Scope
 from tenants.money import TICKS_PER_USD
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.agents import eventually
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
 StartServer = Callable[..., GuardServer]
+NOON = datetime(2026, 5, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -92,6 +106,48 @@ def test_a_customer_can_have_all_that_is_kept(served: GuardServer) -> None:
     assert (tables.count("calls"), tables.count("reservations"), tables.count("entries")) == (3, 3, 3)
     assert tables.count("windows") >= 1
     assert all("bob" not in json.dumps(row) for row in rows)
+
+
+def talk(server: GuardServer, secret: str, customer: str, conversation: str, key: str) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+    named = {"user": customer} if customer else {}
+    asked = {**body, **named, "metadata": {"conversation_id": conversation}}
+    answer = server.client_of(secret).post("/v1/chat/completions", json=asked, headers={"Idempotency-Key": key})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("content_keys", ["", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="])
+def test_an_export_has_what_an_erasure_would_take(
+    guard_server: StartServer, provider: Provider, content_keys: str
+) -> None:
+    server = guard_server(start=False, CONTENT_KEYS=content_keys)
+    with server.database():
+        key = ApiKeyFactory.create(tenant__id="acme", tenant__content_days=30)
+        RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id="any-model"))
+        BudgetFactory.create(tenant=key.tenant, scope=Scope.CONVERSATION, limit_ticks=TICKS_PER_USD)
+    server.start()
+    for number, (customer, conversation) in enumerate([("ann", "own"), ("", "own"), ("ann", "both"), ("bob", "both")]):
+        talk(server, key.secret, customer, conversation, str(number))
+    with server.database():
+        eventually(lambda: CallContent.objects.count() == (4 if content_keys else 0))
+        counted = {"tenant_id": "acme", "scope": "conversation", "subject": "own"}
+        Alert.objects.create(**counted, period="day", starts_at=NOON, kind="threshold", spent_ticks=1, at=NOON)
+        ArchivedSpend.objects.create(**counted, cost_ticks=1)
+        ConversationTotal.objects.create(tenant=key.tenant, conversation="own", began_on=NOON, cost_ticks=1)
+    rows = [json.loads(line) for line in run(server, "export_customer", "acme", "ann").splitlines()]
+    counts = Counter(row["table"] for row in rows)
+    contents = {"contents": 3} if content_keys else {}
+    assert counts == {
+        "calls": 3, "reservations": 3, "entries": 3, "windows": 1, "alerts": 1, "archived": 1, "conversations": 1,
+        "answers": 3, **contents,
+    }  # fmt: skip
+    for row in rows:
+        assert row["table"] != "answers" or row["answer"]["completion"]["choices"][0]["message"]["content"]
+        assert row["table"] != "contents" or row["said"]["answer"]
+    run(server, "erase_customer", "acme", "ann", "--yes")
+    with server.database():
+        assert IdempotentCall.objects.count() == 1
+        assert not CallContent.objects.exclude(customer="bob").exists()
 
 
 def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardServer, tmp_path: Path) -> None:
