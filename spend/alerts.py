@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import F, Min, Q, QuerySet, Sum
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 
 from spend.ledger import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
@@ -165,32 +165,40 @@ def _alert_of(looked: Looked, kind: AlertKind, now: datetime, percent: int = 0) 
 
 
 def spikes(now: datetime) -> Iterator[Alert]:
-    """An alert a day for each tenant whose spend in this hour is over three times its usual hour."""
+    """An alert a day for each tenant whose spend in this hour is over three times its usual hour.
+
+    Usual is the average of the last seven days, or of those since its first call; it may be nothing.
+    """
     hour = now.replace(minute=0, second=0, microsecond=0)
-    this_hour = {tenant: ticks for tenant, ticks in _spent_since(hour) if ticks >= SMALLEST_SPIKE_TICKS}
-    before = Rollup.objects.filter(tenant__in=this_hour, bucket__gte=hour - SPIKE_COMPARED_WITH, bucket__lt=hour)
-    usual = before.order_by().values_list("tenant_id").annotate(Sum("cost_ticks"), Min("bucket"))
-    zones = {tenant.id: tenant.zone for tenant in Tenant.objects.filter(pk__in=this_hour)}
-    for tenant_id, ticks, first in usual:
-        hours = int((hour - first).total_seconds()) // 3600
-        if hour - first >= SPIKE_NEEDS and this_hour[tenant_id] * hours * 100 > ticks * SPIKE_PERCENT:
-            day = bounds(Period.DAY, zones[tenant_id], now)
-            yield Alert(
-                tenant_id=tenant_id,
-                scope=Scope.TENANT,
-                period=Period.DAY,
-                starts_at=day.starts_at,
-                ends_at=day.ends_at,
-                kind=AlertKind.SPIKE,
-                percent=SPIKE_PERCENT,
-                spent_ticks=this_hour[tenant_id],
-                at=now,
-            )
+    this_hour = {tenant: ticks for tenant, ticks in _spent(hour, now) if ticks >= SMALLEST_SPIKE_TICKS}
+    before = dict(_spent(hour - SPIKE_COMPARED_WITH, hour, this_hour))
+    first = Rollup.objects.filter(tenant=OuterRef("pk")).order_by("bucket").values("bucket")[:1]
+    for tenant in Tenant.objects.filter(pk__in=this_hour).annotate(first=Subquery(first)):
+        known = min(hour - tenant.first, SPIKE_COMPARED_WITH)
+        hours = int(known.total_seconds()) // 3600
+        if known >= SPIKE_NEEDS and this_hour[tenant.id] * hours * 100 > before.get(tenant.id, 0) * SPIKE_PERCENT:
+            yield _spike_of(tenant, this_hour[tenant.id], now)
 
 
-def _spent_since(start: datetime) -> Iterable[tuple[str, int]]:
-    spent = Rollup.objects.filter(bucket__gte=start).order_by()
-    return spent.values_list("tenant_id").annotate(Sum("cost_ticks"))
+def _spike_of(tenant: Tenant, spent_ticks: int, now: datetime) -> Alert:
+    day = bounds(Period.DAY, tenant.zone, now)
+    return Alert(
+        tenant_id=tenant.id,
+        scope=Scope.TENANT,
+        period=Period.DAY,
+        starts_at=day.starts_at,
+        ends_at=day.ends_at,
+        kind=AlertKind.SPIKE,
+        percent=SPIKE_PERCENT,
+        spent_ticks=spent_ticks,
+        at=now,
+    )
+
+
+def _spent(start: datetime, end: datetime, tenant_ids: Collection[str] | None = None) -> Iterable[tuple[str, int]]:
+    rollups = Rollup.objects.filter(bucket__gte=start, bucket__lt=end).order_by()
+    rollups = rollups if tenant_ids is None else rollups.filter(tenant__in=tenant_ids)
+    return rollups.values_list("tenant_id").annotate(Sum("cost_ticks"))
 
 
 def budgets_of(tenant_ids: Collection[str], now: datetime) -> Budgets:

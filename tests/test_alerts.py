@@ -327,6 +327,13 @@ def test_a_spike_is_an_hour_of_over_three_times_the_usual(tenant: Tenant) -> Non
     assert look_at_all(now + timedelta(minutes=1)) == []
 
 
+def test_a_tenant_that_slept_for_days_has_a_usual_hour_of_nothing(tenant: Tenant) -> None:
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(days=10), cost_ticks=USD)
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=2), cost_ticks=USD // 100)
+    Rollup.objects.create(tenant=tenant, bucket=NOON, cost_ticks=500 * USD)
+    assert [alert.kind for alert in look_at_all(NOON + timedelta(minutes=20))] == ["spike"]
+
+
 def test_a_new_tenant_has_no_usual_hour(tenant: Tenant) -> None:
     Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=1), cost_ticks=USD)
     Rollup.objects.create(tenant=tenant, bucket=NOON, cost_ticks=50 * USD)
