@@ -1,6 +1,6 @@
 """Deliveries: each alert reaches each of its channels, if not at once then later.
 
-`dispatch` claims what is due, a channel at a time, and queues a task for it in the same transaction.
+`dispatch` claims what is due, a channel at a time, and queues a task for it.
 The claim is a lease: `due_at` moves on by one conditional update, so whatever becomes of the task, the
 delivery is due again and never lost.  A channel that fails is left alone for a while, longer each
 time; one that is slow has a turn like every other, and then waits for its next.
@@ -16,6 +16,7 @@ from django.utils import timezone
 from django_tasks import task
 
 from spend.models import Delivery, DeliveryState
+from spend.schedule import enqueue
 from spend.telling import UndeliveredError, send
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def _dispatch_to(channel_id: int, now: datetime) -> bool:
     with transaction.atomic():
         if not _due(now).filter(channel_id=channel_id).update(due_at=lease):
             return False
-        deliver.using(queue_name=QUEUE).enqueue(channel_id, lease.isoformat())
+        enqueue(deliver.using(queue_name=QUEUE), channel_id, lease.isoformat())
     return True
 
 
