@@ -3,18 +3,23 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
+from spend.jobs import give_room_back
 from spend.models import (
     Alert,
     ArchivedSpend,
+    CacheEntry,
     Call,
     CallContent,
     ConversationTotal,
@@ -189,10 +194,62 @@ def restore(server: GuardServer, backup: Path) -> None:
         subprocess.run(command, check=True, env={**os.environ, "PATH": postgres_programs()})
 
 
-def test_vacuum_gives_room_back(served: GuardServer) -> None:
-    done = served.manage("vacuum")
-    if served.database_url.startswith("sqlite"):
-        assert done.returncode == 0, done.stderr
-        assert "bytes before" in done.stdout
-    else:
-        assert "Only SQLite needs it" in done.stderr
+on_sqlite = pytest.mark.skipif(not settings.IS_SQLITE, reason="Postgres vacuums by itself")
+
+
+def fill_and_empty(server: GuardServer, rows: int = 3000) -> None:
+    """Rows that come and go, some megabytes."""
+    with server.database():
+        CacheEntry.objects.bulk_create(
+            CacheEntry(cache_key=str(number), value="x" * 2000, expires=NOON) for number in range(rows)
+        )
+        CacheEntry.objects.all().delete()
+
+
+def size_of(server: GuardServer) -> int:
+    """Once all that is in the log is in the file."""
+    path = Path(server.database_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return path.stat().st_size
+
+
+@on_sqlite
+def test_the_file_shrinks_by_itself_once_rows_are_gone(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    before = size_of(server)
+    fill_and_empty(server)
+    assert size_of(server) > before + 3000 * 2000
+    with server.database():
+        said = give_room_back.func()
+    assert said.endswith("bytes given back")
+    assert size_of(server) < before + 300_000
+    with server.database():
+        assert give_room_back.func() == "0 bytes given back"
+
+
+@on_sqlite
+def test_a_file_made_without_auto_vacuum_gets_it_by_one_vacuum(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    path = Path(server.database_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=NONE", "VACUUM"):
+            connection.execute(statement).fetchall()
+    fill_and_empty(server)
+    before = size_of(server)
+    with server.database():
+        assert "run manage.py vacuum once" in give_room_back.func()
+    assert "bytes before" in run(server, "vacuum")
+    assert size_of(server) < before - 3000 * 2000
+    fill_and_empty(server)
+    with server.database():
+        assert give_room_back.func().endswith("bytes given back")
+    assert size_of(server) < before - 3000 * 2000
+
+
+@pytest.mark.skipif(settings.IS_SQLITE, reason="for Postgres")
+def test_postgres_needs_no_vacuum(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    assert "Only SQLite needs it" in server.manage("vacuum").stderr
+    with server.database():
+        assert give_room_back.func() == "Postgres vacuums by itself"
