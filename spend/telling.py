@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import html
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,9 @@ def _send_email(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
 
 
 def _send_slack(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
-    post(channel.target, orjson.dumps({"text": f"*{subject_of(alert)}*\n{text_of(alert)}"}), {})
+    # Slack reads <!channel> and <https://…|pay here> as markup, and a customer may be called so.
+    text = html.escape(f"*{subject_of(alert)}*\n{text_of(alert)}", quote=False)
+    post(channel.target, orjson.dumps({"text": text}), {})
 
 
 def _send_webhook(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:

@@ -448,6 +448,14 @@ class TestDeliveries:
         deliver_all()
         assert sink.received[0].json["text"].startswith("*acme: 50 % of the daily budget is used*")
 
+    def test_slack_is_sent_no_markup_of_a_customers_making(self, tenant: Tenant, sink: Sink) -> None:
+        BudgetFactory.create(tenant=tenant, scope=Scope.CUSTOMER, limit_ticks=USD)
+        AlertChannel.objects.create(tenant=tenant, kind=ChannelKind.SLACK, target=sink.url)
+        window_of(tenant, 0.6, scope=Scope.CUSTOMER, subject="<!channel> R&D")
+        look_at_changed(NOON)
+        deliver_all()
+        assert "customer &lt;!channel&gt; R&amp;D" in sink.received[0].json["text"]
+
     def test_a_mail_server_that_is_down_fails_the_attempt_and_nothing_else(self, tenant: Tenant, settings: Any) -> None:
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
