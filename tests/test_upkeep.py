@@ -160,6 +160,8 @@ def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardSer
     path = postgres_programs()
     backed_up = served.manage("backup", str(backup), PATH=path)
     assert backed_up.returncode == 0, backed_up.stderr
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob("*.partial")) == []
     assert served.manage("backup", str(backup), PATH=path).returncode != 0  # nothing is overwritten
     with served.database():
         Window.objects.update(spent_ticks=10**12)  # what happens after the backup is not in it
@@ -170,6 +172,22 @@ def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardSer
     assert served.client.get("/api/health").ok
     with served.database():
         assert LedgerEntry.objects.count() == 4
+
+
+@pytest.mark.skipif(settings.IS_SQLITE, reason="for Postgres")
+def test_pg_dump_connects_by_all_that_the_url_says(guard_server: StartServer, tmp_path: Path) -> None:
+    server = guard_server(start=False)
+    refused = server.database_url + "?options=-c%20no_such_setting%3D1"
+    done = server.manage("backup", str(tmp_path / "backup"), DATABASE_URL=refused, PATH=postgres_programs())
+    assert done.returncode != 0
+    assert "no_such_setting" in done.stderr
+    assert list(tmp_path.glob("backup*")) == []
+
+
+def test_a_backup_that_cannot_be_written_says_why(guard_server: StartServer, tmp_path: Path) -> None:
+    done = guard_server(start=False).manage("backup", str(tmp_path / "no" / "backup"))
+    assert "No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def postgres_programs() -> str:
