@@ -9,13 +9,14 @@ time; one that is slow has a turn like every other, and then waits for its next.
 import logging
 from datetime import datetime, timedelta
 from time import monotonic
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_tasks import task
 
-from spend.models import Delivery, DeliveryState
+from spend.models import Alert, Delivery, DeliveryState
 from spend.schedule import enqueue
 from spend.telling import UndeliveredError, send
 
@@ -25,6 +26,8 @@ LEASE = timedelta(minutes=2)
 FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(hours=1)
 MOST_ATTEMPTS = 30
+KEPT = timedelta(days=93)
+STEP = 500
 QUEUE = "deliveries"
 TURN_S = 20.0
 """Of one channel, after which others have theirs; its last attempt may take as long again."""
@@ -114,3 +117,21 @@ def _end(delivery: Delivery, **outcome: object) -> None:
 def resend(deliveries: QuerySet[Delivery], now: datetime) -> int:
     """Send these again, whatever became of them; how many."""
     return deliveries.update(state=DeliveryState.PENDING, attempts=0, due_at=now, delivered_at=None, last_error="")
+
+
+def forget(now: datetime) -> int:
+    """Delete what is older than KEPT: deliveries that are done, and alerts of periods that are over; how many rows.
+
+    An alert stays as long as its period: it is what keeps the same from being told again.
+    """
+    old = now - KEPT
+    done = Delivery.objects.exclude(state=DeliveryState.PENDING).filter(alert__at__lt=old)
+    over = Alert.objects.filter(at__lt=old, ends_at__lt=old).exclude(deliveries__state=DeliveryState.PENDING)
+    return _delete(done) + _delete(over)
+
+
+def _delete(rows: QuerySet[Any]) -> int:
+    deleted = 0
+    while some := list(rows.order_by("pk").values_list("pk", flat=True)[:STEP]):
+        deleted += rows.model._default_manager.filter(pk__in=some).delete()[0]
+    return deleted

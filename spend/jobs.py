@@ -10,10 +10,9 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend import contents, room
+from spend import contents, deliveries, room
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
-from spend.deliveries import dispatch
 from spend.leases import expire_reservations
 from spend.partitions import keep_months
 from spend.retention import retain
@@ -82,6 +81,11 @@ def forget_content() -> str:
 
 
 @task
+def forget_alerts() -> str:
+    return f"{deliveries.forget(timezone.now())} alerts and deliveries are forgotten"
+
+
+@task
 def give_room_back() -> str:
     if connection.vendor != "sqlite":
         return "Postgres vacuums by itself"
@@ -99,7 +103,7 @@ def alert() -> None:
     """Quick, and done by the beat itself: a task every other second would fill the queue's log."""
     now = timezone.now()
     look_at_changed(now)
-    dispatch(now)
+    deliveries.dispatch(now)
 
 
 JOBS = [
@@ -109,6 +113,7 @@ JOBS = [
     Job("roll up", timedelta(minutes=5), roll_up),
     Job("sync prices", timedelta(days=1), sync_prices),
     Job("retain entries", timedelta(days=1), retain_entries),
+    Job("forget alerts", timedelta(days=1), forget_alerts),
     Job("give room back", timedelta(days=1), give_room_back),
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),

@@ -19,7 +19,7 @@ from django_tasks_db.models import DBTaskResult
 
 from guard.background import new_worker
 from spend.alerts import look_at_all, look_at_changed, tell
-from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, resend, wait_after
+from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
 from spend.posting import bucket_of
@@ -583,6 +583,26 @@ class TestDeliveries:
         assert resend(Delivery.objects.all(), timezone.now()) == 1
         deliver_all()
         assert len(sink.received) == 2
+
+
+def test_what_is_told_and_over_is_forgotten_after_three_months(tenant: Tenant) -> None:
+    channel = webhook(tenant, "https://hook.example/")
+    long_ago = NOON - timedelta(days=94)
+    told = {"tenant_id": "acme", "scope": "tenant", "kind": "threshold", "spent_ticks": 1, "starts_at": long_ago}
+    for percent, (period, at, ends_at, state) in enumerate(
+        [
+            ("day", long_ago, long_ago + timedelta(hours=1), "delivered"),
+            ("day", long_ago, long_ago + timedelta(hours=1), "pending"),
+            ("week", long_ago, NOON, "failed"),
+            ("total", long_ago, None, "delivered"),
+            ("day", NOON, NOON, "delivered"),
+        ]
+    ):
+        alert = Alert.objects.create(**told, percent=percent, period=period, at=at, ends_at=ends_at)
+        Delivery.objects.create(alert=alert, channel=channel, state=state, due_at=at)
+    assert forget(NOON) == 4
+    assert sorted(Alert.objects.values_list("percent", flat=True)) == [1, 2, 3, 4]
+    assert sorted(Delivery.objects.values_list("alert__percent", flat=True)) == [1, 4]
 
 
 def test_operators_set_channels_see_alerts_and_send_again(client: Client, tenant: Tenant) -> None:
