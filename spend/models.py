@@ -603,7 +603,7 @@ class Alert(models.Model):
     kind = models.CharField(max_length=9, choices=AlertKind)
     percent = models.PositiveSmallIntegerField(default=0)
     limit_ticks = TicksField("limit", default=0)
-    armed_at = models.DateTimeField(default=BEGINNING)
+    armed_at = models.DateTimeField(default=BEGINNING, db_default=BEGINNING)
     spent_ticks = TicksField("spent")
     at = models.DateTimeField()
 
