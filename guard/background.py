@@ -1,8 +1,8 @@
 """What runs beside the web processes: the beat that starts jobs, and workers for the task queue.
 
 `manage.py serve` supervises one such process and starts it again should it die; with `BACKGROUND` off
-it runs elsewhere, as a service of its own.  Two workers, so that a long job never keeps an alert from
-its channel.
+it runs elsewhere, as a service of its own.  Deliveries have workers of their own, so that a long job
+never keeps an alert from its channel, and two of them, so that a slow channel does not either.
 """
 
 import logging
@@ -29,7 +29,8 @@ BEAT_S = 1.0
 POLL_S = 0.5
 RESTART_S = 2.0
 STOP_S = 20.0
-QUEUES = ("default", "deliveries")
+QUEUES = ("default", "deliveries", "deliveries")
+"""One worker each."""
 
 
 class Background:

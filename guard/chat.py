@@ -339,8 +339,13 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
     status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
     if result.by_holds:
         raise BudgetHeld(retry_after_s=1, headers=status.headers(tenant, now))
+    binding = [limits[position] for position in result.binding]
+    for limit in binding:  # which `spend.alerts` reads: whose budget it was, and under which bounds
+        scope, period, starts_at = limit.key.scope, limit.key.period, limit.key.starts_at.isoformat()
+        bounds = {"limit_ticks": limit.limit_ticks, "hard_ticks": limit.hard_ticks}
+        story.note("", "refused", scope=scope, period=period, starts_at=starts_at, **bounds)
     # Several may bind, and all of them must turn over; a budget in total never does.
-    ends = [limits[position].ends_at for position in result.binding]
+    ends = [limit.ends_at for limit in binding]
     retry_after_s = None if None in ends else max(1, seconds_until(max(filter(None, ends), default=now), now))
     raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.stopped().headers(tenant, now))
 

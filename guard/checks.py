@@ -9,6 +9,7 @@ guard.E006  a route or downgrade leads to a model that cannot be called
 guard.W007  a route or downgrade leads to a model that its provider ends soon
 guard.W008  a downgrade leads to a model that costs as much or more
 guard.W009  a tenant asks for prompts and answers to be kept, and there is no key to encrypt them
+guard.W010  alerts are to be sent by email, and there is no mail server
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ from django.utils import timezone
 from spend.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.catalogue import prices_in_force, tiers_of
 from spend.models import Price
-from tenants.models import DowngradeRule, Tenant
+from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 
 SHORTEST_KEY = 32
 NAMES_SHOWN = 3
@@ -102,6 +103,25 @@ def check_content_keys(**_: Any) -> list[CheckMessage]:
             f"Prompts and answers of {_some(asking)} are to be kept, but are not: CONTENT_KEYS has no key.",
             hint="Set CONTENT_KEYS to a Fernet key, or the tenants' days to 0.",
             id="guard.W009",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_mail_server(**_: Any) -> list[CheckMessage]:
+    if settings.EMAIL_BACKEND != "django.core.mail.backends.console.EmailBackend":
+        return []
+    try:
+        is_used = AlertChannel.objects.filter(kind=ChannelKind.EMAIL, is_active=True).exists()
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if not is_used:
+        return []
+    return [
+        Warn(
+            "Alerts go to an email channel, but EMAIL_URL is the console: they are printed, and count as delivered.",
+            hint="Set EMAIL_URL to your mail server, such as smtp+tls://user:password@host:587.",
+            id="guard.W010",
         )
     ]
 

@@ -34,6 +34,16 @@ def said_if_readable(content: CallContent) -> dict[str, Any] | None:
         return None
 
 
+def answer_if_readable(call: IdempotentCall) -> dict[str, Any] | None:
+    """The answer that is kept for a replay, as `guard.idempotency` packs it; None where there is none yet, too."""
+    try:
+        packed = unseal(call.answer) if call.answer.startswith(SEALED_BEGINS) else call.answer
+    except UnreadableError:
+        return None
+    answer: dict[str, Any] | None = orjson.loads(packed) if packed else None
+    return answer
+
+
 def forget(now: datetime) -> int:
     """Delete what is older than its tenant's present `content_days`; how much."""
     return sum(_forget(tenant, now - timedelta(days=tenant.content_days)) for tenant in Tenant.objects.all())

@@ -17,6 +17,7 @@ from spend.models import (
     Call,
     CallContent,
     ConversationTotal,
+    IdempotentCall,
     LedgerEntry,
     Reservation,
     ReservationState,
@@ -25,6 +26,8 @@ from spend.models import (
 from tenants.models import Scope
 
 MOST_AT_ONCE = 500
+COUNTING: dict[str, type[Model]] = {"windows": Window, "archived": ArchivedSpend, "alerts": Alert}
+"""By their tables' names: what is kept of a scope and its subject."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,24 @@ class Conversations:
         pending = Reservation.objects.filter(tenant=self.tenant_id, state=ReservationState.PENDING)
         return any(name in self.own for name in pending.values_list("conversation", flat=True).iterator())
 
+    def parts(self) -> Iterator[tuple[str, QuerySet[Any]]]:
+        """What is kept of its own and does not name the customer: the name of a table and rows of it."""
+        for names in _chunks(self.own):
+            unnamed: dict[str, type[Model]] = {"calls": Call, "reservations": Reservation, "entries": LedgerEntry}
+            for table, model in unnamed.items():
+                yield table, self._in(model, names).filter(customer="")
+            for table, counting in COUNTING.items():
+                yield table, self._counting(counting, names)
+            yield "conversations", self._in(ConversationTotal, names)
+
+    def contents(self) -> Iterator[CallContent]:
+        for names in _chunks(self.own):
+            yield from self._in(CallContent, names).filter(customer="").iterator(100)
+
+    def answers(self) -> Iterator[IdempotentCall]:
+        for names in _chunks(self.own):
+            yield from self._answers(names).iterator(100)
+
     def rename(self) -> int:
         """Replace the ids of its own by random ones, and delete what was said in them; how many ids."""
         for some in _chunks(self.own):
@@ -53,6 +74,7 @@ class Conversations:
 
     def _rename(self, pseudonyms: dict[str, str]) -> None:
         names = list(pseudonyms)
+        self._answers(names).delete()
         for rows in (self._in(Call, names), self._in(ConversationTotal, names)):
             rows.update(conversation=_renamed("conversation", pseudonyms))
         # An entry is renamed only with its reservation: one that is written meanwhile keeps the id in both.
@@ -60,10 +82,18 @@ class Conversations:
         ended.update(conversation=_renamed("conversation", pseudonyms))
         entries = self._in(LedgerEntry, names).filter(reservation__conversation__in=list(pseudonyms.values()))
         entries.update(conversation=_renamed("conversation", pseudonyms))
-        counted = {"tenant_id": self.tenant_id, "scope": Scope.CONVERSATION, "subject__in": names}
-        for counting in (Window, ArchivedSpend, Alert):
-            counting._default_manager.filter(**counted).update(subject=_renamed("subject", pseudonyms))
+        for counting in COUNTING.values():
+            self._counting(counting, names).update(subject=_renamed("subject", pseudonyms))
         self._in(CallContent, names).delete()  # after the calls: see guard.content.store
+
+    def _counting(self, model: type[Model], names: Iterable[str]) -> QuerySet[Any]:
+        counted = {"tenant_id": self.tenant_id, "scope": Scope.CONVERSATION, "subject__in": names}
+        return model._default_manager.filter(**counted).order_by()
+
+    def _answers(self, names: Iterable[str]) -> QuerySet[IdempotentCall]:
+        """Of calls that name no customer; those of the customer's calls are the customer's."""
+        calls = self._in(Call, names).filter(customer="")
+        return IdempotentCall.objects.filter(call_id__in=calls.values("id"))
 
     def _in(self, model: type[Model], names: Iterable[str]) -> QuerySet[Any]:
         return model._default_manager.filter(tenant=self.tenant_id, conversation__in=names).order_by()

@@ -7,12 +7,13 @@ pseudonym, which is random: nobody can work it out from the name, nor the name f
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from spend.contents import said_if_readable
+from spend.contents import answer_if_readable, said_if_readable
 from spend.conversations import Conversations
 from spend.models import (
     Alert,
@@ -60,26 +61,34 @@ class Customer:
     def contents(self) -> QuerySet[CallContent]:
         return CallContent.objects.filter(tenant=self.tenant_id, customer=self.name)
 
+    def answers(self) -> QuerySet[IdempotentCall]:
+        """What is kept for a day, to replay it."""
+        return IdempotentCall.objects.filter(call_id__in=self.calls().values("id"))
+
     def days(self) -> QuerySet[DailyCustomer]:
         return DailyCustomer.objects.filter(tenant=self.tenant_id, customer=self.name)
 
 
 def export(customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Everything kept of a customer: the name of a table and a row, row by row."""
-    parts: dict[str, QuerySet[Any]] = {
-        "calls": customer.calls().order_by("at"),
-        "reservations": customer.reservations().order_by("created_at"),
-        "entries": customer.entries().order_by("at"),
-        "windows": customer.windows().order_by("starts_at"),
-        "alerts": customer.alerts().order_by("at"),
-        "days": customer.days().order_by("day"),
-        "archived": customer.archived(),
-    }
-    for name, rows in parts.items():
+    """Everything kept of a customer and of its own conversations: the name of a table and a row, row by row."""
+    conversations = Conversations.of(customer.tenant_id, customer.name)
+    for name, rows in chain(_parts(customer), conversations.parts()):
         for row in rows.values().iterator(2000):
             yield name, row
-    for content in customer.contents().order_by("at").iterator(100):
+    for content in chain(customer.contents().order_by("at").iterator(100), conversations.contents()):
         yield "contents", {"call_id": content.call_id, "at": content.at, "said": said_if_readable(content)}
+    for call in chain(customer.answers().iterator(100), conversations.answers()):
+        yield "answers", {"call_id": call.call_id, "at": call.claimed_at, "answer": answer_if_readable(call)}
+
+
+def _parts(customer: Customer) -> Iterator[tuple[str, QuerySet[Any]]]:
+    yield "calls", customer.calls().order_by("at")
+    yield "reservations", customer.reservations().order_by("created_at")
+    yield "entries", customer.entries().order_by("at")
+    yield "windows", customer.windows().order_by("starts_at")
+    yield "alerts", customer.alerts().order_by("at")
+    yield "days", customer.days().order_by("day")
+    yield "archived", customer.archived()
 
 
 def erase(customer: Customer) -> dict[str, int]:
@@ -92,11 +101,9 @@ def erase(customer: Customer) -> dict[str, int]:
         # Nothing of it is removed meanwhile, which would archive it under the old name.
         RollupMark.objects.select_for_update().filter(tenant=customer.tenant_id).first()
         conversations = Conversations.of(customer.tenant_id, customer.name)
-        pending = customer.reservations().filter(state=ReservationState.PENDING)
-        if pending.exists() or conversations.are_in_flight():
-            raise InFlightError(f"{customer.name!r} has calls in flight.")
-        return {
-            "answers": _forget_answers(customer),
+        _refuse_in_flight(customer, conversations)
+        counts = {
+            "answers": customer.answers().delete()[0],
             **_rename_attempts(customer, pseudonym),
             "calls": customer.calls().update(customer=pseudonym),
             "contents": customer.contents().delete()[0],  # after the calls: see guard.content.store
@@ -107,11 +114,15 @@ def erase(customer: Customer) -> dict[str, int]:
             "conversations": conversations.rename(),
             "shared conversations, which keep their ids": len(conversations.shared),
         }
+        # No call is held against the windows from here on, but one may have been since they were looked at.
+        _refuse_in_flight(customer, conversations)
+        return counts
 
 
-def _forget_answers(customer: Customer) -> int:
-    answers = IdempotentCall.objects.filter(call_id__in=customer.calls().values("id"))
-    return answers.delete()[0]
+def _refuse_in_flight(customer: Customer, conversations: Conversations) -> None:
+    pending = customer.reservations().filter(state=ReservationState.PENDING)
+    if pending.exists() or conversations.are_in_flight():
+        raise InFlightError(f"{customer.name!r} has calls in flight.")
 
 
 def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:

@@ -1,20 +1,23 @@
 """Deliveries: each alert reaches each of its channels, if not at once then later.
 
-`dispatch` claims what is due, a channel at a time, and queues a task for it in the same transaction.
+`dispatch` claims what is due, a channel at a time, and queues a task for it.
 The claim is a lease: `due_at` moves on by one conditional update, so whatever becomes of the task, the
 delivery is due again and never lost.  A channel that fails is left alone for a while, longer each
-time; others don't wait for it more than one timeout.
+time; one that is slow has a turn like every other, and then waits for its next.
 """
 
 import logging
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_tasks import task
 
-from spend.models import Delivery, DeliveryState
+from spend.models import Alert, Delivery, DeliveryState
+from spend.schedule import enqueue
 from spend.telling import UndeliveredError, send
 
 logger = logging.getLogger(__name__)
@@ -23,7 +26,11 @@ LEASE = timedelta(minutes=2)
 FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(hours=1)
 MOST_ATTEMPTS = 30
+KEPT = timedelta(days=93)
+STEP = 500
 QUEUE = "deliveries"
+TURN_S = 20.0
+"""Of one channel, after which others have theirs; its last attempt may take as long again."""
 
 
 def dispatch(now: datetime) -> int:
@@ -37,7 +44,7 @@ def _dispatch_to(channel_id: int, now: datetime) -> bool:
     with transaction.atomic():
         if not _due(now).filter(channel_id=channel_id).update(due_at=lease):
             return False
-        deliver.using(queue_name=QUEUE).enqueue(channel_id, lease.isoformat())
+        enqueue(deliver.using(queue_name=QUEUE), channel_id, lease.isoformat())
     return True
 
 
@@ -46,13 +53,19 @@ def _due(now: datetime) -> QuerySet[Delivery]:
 
 
 @task
-def deliver(channel_id: int, lease: str) -> str:
-    """Send the deliveries claimed by `lease` until one fails; then put the rest of them off too."""
+def deliver(channel_id: int, lease: str, turn_s: float = TURN_S) -> str:
+    """Send the deliveries claimed by `lease` until one fails; then put the rest of them off too.
+
+    What is left when the channel's turn is over is due again at once.
+    """
     claimed = Delivery.objects.filter(
         channel_id=channel_id, state=DeliveryState.PENDING, due_at=datetime.fromisoformat(lease)
     )
-    sent = 0
+    sent, turn_ends = 0, monotonic() + turn_s
     for delivery in list(claimed.select_related("alert", "channel").order_by("attempts", "id")):
+        if monotonic() > turn_ends:
+            claimed.update(due_at=timezone.now())
+            break
         if not begin(delivery, claimed):
             continue
         try:
@@ -104,3 +117,21 @@ def _end(delivery: Delivery, **outcome: object) -> None:
 def resend(deliveries: QuerySet[Delivery], now: datetime) -> int:
     """Send these again, whatever became of them; how many."""
     return deliveries.update(state=DeliveryState.PENDING, attempts=0, due_at=now, delivered_at=None, last_error="")
+
+
+def forget(now: datetime) -> int:
+    """Delete what is older than KEPT: deliveries that are done, and alerts of periods that are over; how many rows.
+
+    An alert stays as long as its period: it is what keeps the same from being told again.
+    """
+    old = now - KEPT
+    done = Delivery.objects.exclude(state=DeliveryState.PENDING).filter(alert__at__lt=old)
+    over = Alert.objects.filter(at__lt=old, ends_at__lt=old).exclude(deliveries__state=DeliveryState.PENDING)
+    return _delete(done) + _delete(over)
+
+
+def _delete(rows: QuerySet[Any]) -> int:
+    deleted = 0
+    while some := list(rows.order_by("pk").values_list("pk", flat=True)[:STEP]):
+        deleted += rows.model._default_manager.filter(pk__in=some).delete()[0]
+    return deleted

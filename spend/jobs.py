@@ -5,14 +5,14 @@ from io import StringIO
 
 from django.conf import settings
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend import contents
+from spend import contents, deliveries, room
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
-from spend.deliveries import dispatch
 from spend.leases import expire_reservations
 from spend.partitions import keep_months
 from spend.retention import retain
@@ -22,6 +22,7 @@ FINISHED_TASKS_KEPT = timedelta(days=2)
 FAILED_TASKS_KEPT = timedelta(days=30)
 LONGEST_TASK = timedelta(hours=2)
 LONGEST_RETENTION = timedelta(hours=1)
+LONGEST_GIVING_BACK = timedelta(minutes=10)
 
 
 @task
@@ -80,6 +81,20 @@ def forget_content() -> str:
 
 
 @task
+def forget_alerts() -> str:
+    return f"{deliveries.forget(timezone.now())} alerts and deliveries are forgotten"
+
+
+@task
+def give_room_back() -> str:
+    if connection.vendor != "sqlite":
+        return "Postgres vacuums by itself"
+    if not room.gives_back():
+        return "the file was made without auto_vacuum: run manage.py vacuum once"
+    return f"{room.give_back(LONGEST_GIVING_BACK.total_seconds()):,} bytes given back"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -88,7 +103,7 @@ def alert() -> None:
     """Quick, and done by the beat itself: a task every other second would fill the queue's log."""
     now = timezone.now()
     look_at_changed(now)
-    dispatch(now)
+    deliveries.dispatch(now)
 
 
 JOBS = [
@@ -98,6 +113,8 @@ JOBS = [
     Job("roll up", timedelta(minutes=5), roll_up),
     Job("sync prices", timedelta(days=1), sync_prices),
     Job("retain entries", timedelta(days=1), retain_entries),
+    Job("forget alerts", timedelta(days=1), forget_alerts),
+    Job("give room back", timedelta(days=1), give_room_back),
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
     Job("forget content", timedelta(hours=1), forget_content),

@@ -17,7 +17,7 @@ from django.db.models import F, Q
 from spend.ids import new_id
 from tenants.fields import TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
-from tenants.periods import Period
+from tenants.periods import BEGINNING, Period
 
 AUTO = "auto"
 """What a call names for its tenant's route, instead of a model."""
@@ -134,6 +134,9 @@ class PriceTier(models.Model):
         return f"above {self.above_tokens:,} tokens" if self.above_tokens else "base"
 
 
+WINDOW_KEY = ("tenant_id", "scope", "subject", "period", "starts_at")
+
+
 class Window(models.Model):
     """One budget in one period: spent and held. A new period is a new row.
 
@@ -153,6 +156,11 @@ class Window(models.Model):
     spent_ticks = TicksField("spent", default=0)
     held_ticks = TicksField("held", default=0)
     looked_ticks = TicksField("spent when alerts last looked", default=0, db_default=0)
+    looked_limit_ticks = TicksField("limit when alerts last looked", default=0, db_default=0)
+    looked_hard_ticks = TicksField("hard cap when alerts last looked", default=0, db_default=0)
+    armed_at = models.DateTimeField(
+        default=BEGINNING, db_default=BEGINNING, help_text="When alerts last saw another limit or hard cap."
+    )
     archived_ticks = TicksField("spent by entries since removed", default=0, db_default=0)
 
     class Meta:
@@ -161,9 +169,7 @@ class Window(models.Model):
             models.Index(fields=["id"], condition=Q(spent_ticks__gt=F("looked_ticks")), name="window_to_look_at"),
         ]
         constraints = [
-            models.UniqueConstraint(
-                fields=["tenant_id", "scope", "subject", "period", "starts_at"], name="one_window_a_period"
-            ),
+            models.UniqueConstraint(fields=WINDOW_KEY, name="one_window_a_period"),
             models.CheckConstraint(condition=Q(held_ticks__gte=0), name="held_not_negative"),
             models.CheckConstraint(condition=Q(spent_ticks__gte=F("opening_ticks")), name="spent_covers_opening"),
         ]
@@ -595,9 +601,10 @@ class AlertKind(models.TextChoices):
 
 
 class Alert(models.Model):
-    """Something channels were told: once for each window, kind, percent and limit, which the constraint sees to.
+    """Something channels were told: once for each window, arming, kind and percent, which the constraint sees to.
 
-    Keyed like a window, so a limit that is raised arms its thresholds again, and a new period all.
+    Keyed like a window, so a new period arms everything again; and by when the window was armed last, which
+    a changed limit or hard cap does.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id)
@@ -610,6 +617,7 @@ class Alert(models.Model):
     kind = models.CharField(max_length=9, choices=AlertKind)
     percent = models.PositiveSmallIntegerField(default=0)
     limit_ticks = TicksField("limit", default=0)
+    armed_at = models.DateTimeField(default=BEGINNING, db_default=BEGINNING)
     spent_ticks = TicksField("spent")
     at = models.DateTimeField()
 
@@ -617,7 +625,7 @@ class Alert(models.Model):
         ordering = ["-at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["tenant_id", "scope", "subject", "period", "starts_at", "kind", "percent", "limit_ticks"],
+                fields=[*WINDOW_KEY, "kind", "percent", "limit_ticks", "armed_at"],
                 name="told_once",
             )
         ]

@@ -6,7 +6,7 @@ so two workers can wait for each other but never deadlock.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -39,7 +39,10 @@ PENDING = ("state", ReservationState.PENDING.value)
 
 
 class Posting:
-    """Posts batches on one thread's connection. It remembers the ids of windows, never their balances."""
+    """Posts batches on one thread's connection. It remembers the ids of windows, never their balances.
+
+    A window's subject changes when a customer is erased: it is read again with the balance, under the lock.
+    """
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self.using = using
@@ -52,13 +55,15 @@ class Posting:
         answer the commit. So a batch may be posted again, as a retry, and counts once.
         """
         sql = Sql.on(connections[self.using])
-        self._ensure_windows(sql, commands)
-        with sql.turn(), transaction.atomic(using=self.using, durable=True):
-            book = self._read(sql, commands)
-            book.recorded |= self._recorded(commands) if is_retry else set()
-            results = apply(commands, book)
-            self._write(sql, book)
-        return results
+        while True:
+            self._ensure_windows(sql, commands)
+            with sql.turn(), transaction.atomic(using=self.using, durable=True):
+                book = self._read(sql, commands)
+                if book is not None:
+                    book.recorded |= self._recorded(commands) if is_retry else set()
+                    results = apply(commands, book)
+                    self._write(sql, book)
+                    return results
 
     def _ensure_windows(self, sql: Sql, commands: Sequence[Command]) -> None:
         """Make the windows that a batch is the first to need, in a transaction of its own.
@@ -86,7 +91,8 @@ class Posting:
                 Window.objects.using(self.using).values_list("id", flat=True).get(**key._asdict())
             )
 
-    def _read(self, sql: Sql, commands: Sequence[Command]) -> Book:
+    def _read(self, sql: Sql, commands: Sequence[Command]) -> Book | None:
+        """What the batch needs, locked; None where a window is not what its id was remembered for any more."""
         ending = sorted({command.reserved.id for command in commands if isinstance(command, Settle | Void | Expire)})
         pending = sql.lock(Reservation, ["id"], ending, only=PENDING)
         window_ids = {
@@ -99,9 +105,13 @@ class Posting:
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
-        rows = sql.lock(Window, ["id", "spent_ticks", "held_ticks"], sorted(needed))
+        rows = sql.lock(Window, ["id", "spent_ticks", "held_ticks", "subject"], sorted(needed))
+        if stale := _stale(window_ids, {row[0]: row[3] for row in rows}):
+            for key in stale:
+                del self.known_window_ids[key]
+            return None
         return Book(
-            windows={row[0]: Balance(*row) for row in rows},
+            windows={row[0]: Balance(*row[:3]) for row in rows},
             window_ids=window_ids,
             pending={sql.uuid(row[0]) for row in pending},
             in_flight=self._count_in_flight(commands),
@@ -143,6 +153,11 @@ class Posting:
             added(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book)),
         )
         assert count == len(ended), "a reservation ended twice"  # noqa: S101
+
+
+def _stale(window_ids: Mapping[WindowKey, int], subjects: Mapping[int, str]) -> list[WindowKey]:
+    """The keys whose window has another subject since its customer was erased, or is gone."""
+    return [key for key, window_id in window_ids.items() if subjects.get(window_id) != key.subject]
 
 
 MOST_KNOWN_WINDOWS = 100_000

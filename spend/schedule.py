@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -51,13 +52,12 @@ def _start_safely(job: Job, now: datetime) -> bool:
 
 
 def _start(job: Job, now: datetime) -> bool:
-    # A task is queued in the transaction that takes it: with the database's queue, both or neither.
     with transaction.atomic():
         if not claim(job, now):
             return False
         if isinstance(job.work, Task):
             if not is_waiting(job.work):
-                job.work.enqueue()
+                enqueue(job.work)
             return True
     job.work()
     return True
@@ -74,6 +74,18 @@ def is_waiting(task: Task[..., Any]) -> bool:
     if not uses_database_queue():
         return False
     return bool(DBTaskResult.objects.ready().filter(task_path=task.module_path).exists())
+
+
+def enqueue(task: Task[..., Any], *args: Any) -> None:
+    """Queue a task for what the present transaction writes.
+
+    The database's queue takes it in that transaction: both or neither. Another engine may run it at once,
+    and so hears of it once the transaction is committed; what it then loses is due again later.
+    """
+    if uses_database_queue():
+        task.enqueue(*args)
+    else:
+        transaction.on_commit(partial(task.enqueue, *args))
 
 
 def uses_database_queue() -> bool:

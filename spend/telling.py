@@ -1,15 +1,17 @@
 """How an alert is put into words, and how it is sent to each kind of channel. What goes wrong is UndeliveredError."""
 
+import asyncio
 import hashlib
 import hmac
+import html
 import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import httpx2
 import orjson
-import requests
 from django.core.mail import EmailMessage
 
 from spend.models import Alert, AlertKind
@@ -17,7 +19,7 @@ from tenants.models import AlertChannel, ChannelKind, Scope, Tenant
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period
 
-TIMEOUT_S = (5.0, 10.0)
+DEADLINE_S = 15.0
 HTTP_OK = range(200, 300)
 
 
@@ -44,7 +46,9 @@ def _send_email(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
 
 
 def _send_slack(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
-    _post(channel.target, orjson.dumps({"text": f"*{subject_of(alert)}*\n{text_of(alert)}"}), {})
+    # Slack reads <!channel> and <https://…|pay here> as markup, and a customer may be called so.
+    text = html.escape(f"*{subject_of(alert)}*\n{text_of(alert)}", quote=False)
+    post(channel.target, orjson.dumps({"text": text}), {})
 
 
 def _send_webhook(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
@@ -54,7 +58,7 @@ def _send_webhook(alert: Alert, channel: AlertChannel, delivery_id: int) -> None
         "X-Guard-Timestamp": timestamp,
         "X-Guard-Signature": f"sha256={signature_of(channel.secret, timestamp, body)}",
     }
-    _post(channel.target, body, headers)
+    post(channel.target, body, headers)
 
 
 def signature_of(secret: str, timestamp: str, body: bytes) -> str:
@@ -62,19 +66,27 @@ def signature_of(secret: str, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
+def post(url: str, body: bytes, headers: dict[str, str], within_s: float = DEADLINE_S) -> None:
+    """Send `body`; nothing of the answer is read but its status. Raises UndeliveredError.
+
+    The deadline is for all of it: a server that answers a byte now and then cannot keep its sender busy.
+    """
+    sent = {"Content-Type": "application/json", "User-Agent": "guard", **headers}
     try:
-        answer = requests.post(
-            url,
-            data=body,
-            headers={"Content-Type": "application/json", "User-Agent": "guard", **headers},
-            timeout=TIMEOUT_S,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
+        status = asyncio.run(_status_of(url, body, sent, within_s))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         raise UndeliveredError(type(error).__name__) from None
-    if answer.status_code not in HTTP_OK:
-        raise UndeliveredError(f"answered {answer.status_code}")
+    if status not in HTTP_OK:
+        raise UndeliveredError(f"answered {status}")
+
+
+async def _status_of(url: str, body: bytes, headers: dict[str, str], within_s: float) -> int:
+    async with (
+        asyncio.timeout(within_s),
+        httpx2.AsyncClient(timeout=within_s) as client,
+        client.stream("POST", url, content=body, headers=headers) as answer,
+    ):
+        return answer.status_code
 
 
 def subject_of(alert: Alert) -> str:
@@ -93,7 +105,13 @@ def text_of(alert: Alert) -> str:
         return f"{spent} were spent since the hour began. {when}"
     limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
     reset = f" A new period starts on {alert.ends_at:%Y-%m-%d %H:%M} UTC." if alert.ends_at else ""
-    return f"{spent} of {limit} are spent. {when}{reset}"
+    # A budget that refuses calls is told as used up before its last tick is spent.
+    rest = " Calls that need more than what is left are refused." if _is_refusing(alert) else ""
+    return f"{spent} of {limit} are spent.{rest} {when}{reset}"
+
+
+def _is_refusing(alert: Alert) -> bool:
+    return alert.percent == 100 and alert.spent_ticks < alert.limit_ticks
 
 
 def body_of(alert: Alert) -> dict[str, Any]:

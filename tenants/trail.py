@@ -5,6 +5,7 @@ model, whoever saves it. Beside it a counter is raised in the same transaction a
 poll that one row instead of reading the configuration again and again.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,13 @@ def watch(*models: type[Model], m2m: Mapping[type[Model], set[str]] | None = Non
     """
     for model in models:
         m2m_fields = (m2m or {}).get(model, set())
-        auditlog.register(model, m2m_fields=m2m_fields, exclude_fields=_untold(model))
+        auditlog.register(
+            model,
+            m2m_fields=m2m_fields,
+            exclude_fields=_untold(model),
+            mask_fields=_masked(model),
+            mask_callable="tenants.trail.without_address",
+        )
         post_save.connect(raise_revision, sender=model)
         post_delete.connect(raise_revision, sender=model)
         for field in m2m_fields:
@@ -38,6 +45,20 @@ def _untold(model: type[Model]) -> list[str]:
     """Fields that the trail leaves out: what other rows say of this one, a secret, and the hash of one."""
     fields = model._meta.get_fields()
     return [field.name for field in fields if not field.concrete or field.name in {"digest", "secret"}]
+
+
+def _masked(model: type[Model]) -> list[str]:
+    """Fields that the trail shows in part: auditors read it, to whom a channel's page shows no address either."""
+    return [field.name for field in model._meta.get_fields() if field.name == "target"]
+
+
+def without_address(target: str) -> str:
+    """Of a webhook's address, which may be its password, only the host; anything else as it is."""
+    scheme, separator, rest = target.partition("://")
+    if not separator:
+        return target
+    host = re.split(r"[/?#\\]", rest)[0].rpartition("@")[2]
+    return f"{scheme}://{host}/…"
 
 
 def raise_revision(**_signal: Any) -> None:

@@ -2,27 +2,33 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from auditlog.models import LogEntry
+from django.apps import apps
+from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
-from responses import RequestsMock
 
 from guard.background import new_worker
 from spend.alerts import look_at_all, look_at_changed, tell
-from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, dispatch, resend, wait_after
+from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
-from spend.telling import signature_of
+from spend.posting import bucket_of
+from spend.telling import UndeliveredError, post, signature_of, text_of
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 from tenants.roles import role
+from tenants.trail import without_address
 from tests.factories import (
     ApiKeyFactory,
     BudgetFactory,
@@ -31,10 +37,11 @@ from tests.factories import (
     TenantFactory,
     UserFactory,
 )
+from tests.support.agents import eventually
 from tests.support.provider import Provider
 from tests.support.race import at_once, on_postgres
 from tests.support.server import GuardServer
-from tests.support.sink import Sink, http_sink
+from tests.support.sink import Sink, dripping_server, http_sink
 
 NOON = datetime(2026, 5, 20, 12, tzinfo=UTC)
 USD = TICKS_PER_USD
@@ -117,6 +124,68 @@ def test_a_raised_limit_arms_it_again(tenant: Tenant) -> None:
     assert sorted(Alert.objects.filter(percent=50).values_list("limit_ticks", flat=True)) == [10 * USD, 20 * USD]
 
 
+def limit(tenant: Tenant, usd: int, now: datetime) -> None:
+    tenant.budgets.update(limit_ticks=usd * USD)
+    look_at_all(now)
+
+
+def test_a_limit_that_comes_back_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="50")
+    window_of(tenant, 6)
+    for minute, usd in enumerate((10, 5, 10, 10)):
+        limit(tenant, usd, NOON + timedelta(minutes=minute))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [10, 5, 10]
+
+
+def test_a_raised_hard_cap_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="100", hard_cap="0.9")
+    window = window_of(tenant, 9)
+    look_at_changed(NOON)
+    tenant.budgets.update(hard_cap="1")
+    look_at_all(NOON + timedelta(minutes=1))
+    spend(window, 10)
+    look_at_changed(NOON + timedelta(minutes=2))
+    assert told(kind=AlertKind.THRESHOLD) == [100, 100]
+
+
+def test_a_second_top_up_to_the_same_limit_arms_it_again(tenant: Tenant) -> None:
+    tenant.budgets.update(alert_percents="50")
+    window_of(tenant, 8)
+    for hours in (0, 2):
+        starts_at = NOON + timedelta(hours=hours)
+        ends_at = starts_at + timedelta(hours=1)
+        TopUp.objects.create(tenant=tenant, amount_ticks=5 * USD, starts_at=starts_at, ends_at=ends_at)
+    for hours in range(4):
+        look_at_all(NOON + timedelta(hours=hours))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [15, 10, 15, 10]
+
+
+def test_a_pass_that_is_late_arms_nothing(tenant: Tenant) -> None:
+    """Its clock still says that the top-up runs, when another has told how the budget stands without it."""
+    tenant.budgets.update(alert_percents="50")
+    TopUp.objects.create(tenant=tenant, amount_ticks=5 * USD, starts_at=NOON, ends_at=NOON + timedelta(minutes=1))
+    window_of(tenant, 8)
+    for seconds in (1, 61, 59, 62):
+        look_at_all(NOON + timedelta(seconds=seconds))
+    alerts = Alert.objects.filter(kind=AlertKind.THRESHOLD).order_by("at")
+    assert [alert.limit_ticks // USD for alert in alerts] == [15, 10]
+
+
+@on_postgres
+@pytest.mark.django_db(transaction=True)
+def test_many_passes_at_once_arm_a_changed_limit_once() -> None:
+    tenant = TenantFactory.create(id="acme")
+    BudgetFactory.create(tenant=tenant, limit_ticks=10 * USD, alert_percents="50")
+    window_of(tenant, 6)
+    look_at_changed(NOON)
+    for minute, usd in enumerate((9, 10, 9), start=1):
+        tenant.budgets.update(limit_ticks=usd * USD)
+        passes = at_once(6, look_at_all, NOON + timedelta(minutes=minute))
+        assert [alert.kind for new in passes for alert in new].count(AlertKind.THRESHOLD) == 1
+
+
 def test_a_lowered_limit_and_an_ended_top_up_are_noticed_without_a_spend(tenant: Tenant) -> None:
     TopUp.objects.create(tenant=tenant, amount_ticks=90 * USD, starts_at=NOON, ends_at=NOON + timedelta(minutes=1))
     window_of(tenant, 8.5)
@@ -153,17 +222,85 @@ def test_a_hard_cap_below_the_limit_is_the_end_of_it(tenant: Tenant) -> None:
     assert told() == [50, 80, 100]
 
 
+def refuse(tenant: Tenant, at: datetime = NOON, **bound: Any) -> None:
+    """As the guard notes a call that the tenant's daily budget of 10 USD refused."""
+    day = bounds(Period.DAY, tenant.zone, at)
+    facts = {"scope": "tenant", "period": "day", "limit_ticks": 10 * USD, "hard_ticks": 10 * USD, **bound}
+    step = {"model": "", "decision": "refused", "starts_at": day.starts_at.isoformat(), **facts}
+    key = ApiKeyFactory.create(tenant=tenant)
+    steps = [{"model": "grok", "decision": "does_not_fit", "hold_ticks": 5}, step]
+    call = Call(id=new_id(), request_id="r", tenant=tenant, key=key, at=at, outcome="refused", code="budget_exceeded")
+    call.steps = steps
+    Call.objects.bulk_create([call])
+    Rollup.objects.create(tenant=tenant, bucket=bucket_of(at), refused=1)
+
+
 def test_a_budget_that_refuses_is_used_up_though_its_last_tick_is_not_spent(tenant: Tenant) -> None:
     window_of(tenant, 9.95)
     look_at_all(NOON)
     assert told(kind=AlertKind.THRESHOLD) == [50, 80]
-    key = ApiKeyFactory.create(tenant=tenant)
-    Call.objects.bulk_create(
-        [Call(id=new_id(), request_id="r", tenant=tenant, key=key, at=NOON, outcome="refused", code="budget_exceeded")]
-    )
-    Rollup.objects.create(tenant=tenant, bucket=NOON, refused=1)
+    refuse(tenant)
     look_at_all(NOON + timedelta(seconds=30))
     assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
+    text = text_of(Alert.objects.get(percent=100))
+    assert "9.9500 USD of 10.0000 USD are spent. Calls that need more than what is left are refused." in text
+
+
+def test_a_refusal_under_another_limit_or_hard_cap_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, hard_ticks=9 * USD)
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50, 80]
+    tenant.budgets.update(limit_ticks=1000 * USD, soft_cap="0.001")
+    look_at_all(NOON + timedelta(seconds=30))
+    assert told(limit_ticks=1000 * USD) == []
+
+
+def test_a_refusal_in_another_period_or_of_another_budget_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, NOON, starts_at=bounds(Period.DAY, tenant.zone, NOON - timedelta(days=1)).starts_at.isoformat())
+    refuse(TenantFactory.create(id="other"))
+    look_at_all(NOON)
+    assert told(tenant_id="acme", kind=AlertKind.THRESHOLD) == [50, 80]
+
+
+def test_a_customers_refusal_is_not_its_tenants(tenant: Tenant) -> None:
+    window_of(tenant, 9)
+    refuse(tenant, scope="customer")
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50, 80]
+
+
+def test_a_call_too_large_for_an_open_budget_tells_nothing(tenant: Tenant) -> None:
+    window_of(tenant, 7.9)
+    refuse(tenant)
+    look_at_all(NOON)
+    assert told(kind=AlertKind.THRESHOLD) == [50]
+
+
+def test_an_installation_that_refuses_is_used_up(tenant: Tenant) -> None:
+    BudgetFactory.create(tenant=None, scope=Scope.INSTALLATION, limit_ticks=10 * USD)
+    window_of(tenant, 9, tenant_id="", scope=Scope.INSTALLATION)
+    refuse(tenant, scope="installation")
+    look_at_all(NOON)
+    assert told(tenant_id="", kind=AlertKind.THRESHOLD) == [50, 80, 100]
+
+
+def test_a_refusal_of_the_running_guard_is_told(guard_server: Callable[..., GuardServer], provider: Provider) -> None:
+    server = guard_server(start=False)
+    with server.database():
+        key = ApiKeyFactory.create(tenant__id="acme")
+        RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id="any-model"))
+        BudgetFactory.create(tenant=key.tenant, limit_ticks=1000)
+        day = bounds(Period.DAY, key.tenant.zone, timezone.now())
+        window_of(key.tenant, 0.9 * 1000 / USD, starts_at=day.starts_at, ends_at=day.ends_at)
+    server.start()
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+    assert server.client_of(key.secret).post("/v1/chat/completions", json=body).status_code == 429
+    with server.database():
+        eventually(Call.objects.exists)
+        look_at_all(timezone.now())
+        assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
 
 
 def test_a_forecast_is_told_once_when_the_rate_is_too_high(tenant: Tenant) -> None:
@@ -188,6 +325,13 @@ def test_a_spike_is_an_hour_of_over_three_times_the_usual(tenant: Tenant) -> Non
     Rollup.objects.filter(pk=rollup.pk).update(cost_ticks=3 * USD // 10 + 1)
     assert [alert.kind for alert in look_at_all(now)] == ["spike"]
     assert look_at_all(now + timedelta(minutes=1)) == []
+
+
+def test_a_tenant_that_slept_for_days_has_a_usual_hour_of_nothing(tenant: Tenant) -> None:
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(days=10), cost_ticks=USD)
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=2), cost_ticks=USD // 100)
+    Rollup.objects.create(tenant=tenant, bucket=NOON, cost_ticks=500 * USD)
+    assert [alert.kind for alert in look_at_all(NOON + timedelta(minutes=20))] == ["spike"]
 
 
 def test_a_new_tenant_has_no_usual_hour(tenant: Tenant) -> None:
@@ -304,6 +448,14 @@ class TestDeliveries:
         deliver_all()
         assert sink.received[0].json["text"].startswith("*acme: 50 % of the daily budget is used*")
 
+    def test_slack_is_sent_no_markup_of_a_customers_making(self, tenant: Tenant, sink: Sink) -> None:
+        BudgetFactory.create(tenant=tenant, scope=Scope.CUSTOMER, limit_ticks=USD)
+        AlertChannel.objects.create(tenant=tenant, kind=ChannelKind.SLACK, target=sink.url)
+        window_of(tenant, 0.6, scope=Scope.CUSTOMER, subject="<!channel> R&D")
+        look_at_changed(NOON)
+        deliver_all()
+        assert "customer &lt;!channel&gt; R&amp;D" in sink.received[0].json["text"]
+
     def test_a_mail_server_that_is_down_fails_the_attempt_and_nothing_else(self, tenant: Tenant, settings: Any) -> None:
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
@@ -339,15 +491,43 @@ class TestDeliveries:
         deliver_all()
         assert len(sink.received) == 3
 
-    def test_a_redirect_is_not_followed(self, tenant: Tenant) -> None:
-        webhook(tenant, "https://hook.example/")
+    def test_a_redirect_is_not_followed(self, tenant: Tenant, sink: Sink) -> None:
+        webhook(tenant, sink.url)
         window_of(tenant, 5)
         look_at_changed(NOON)
-        with RequestsMock() as mocked:
-            mocked.post("https://hook.example/", status=302, headers={"Location": "http://internal.example/"})
-            deliver_all()
-            assert len(mocked.calls) == 1
+        sink.status, sink.headers = 302, {"Location": f"{sink.url}/internal"}
+        deliver_all()
+        assert [received.path for received in sink.received] == ["/"]
         assert Delivery.objects.get().last_error == "answered 302"
+
+    def test_an_answer_that_never_ends_is_not_read(self, tenant: Tenant) -> None:
+        """Without its status the delivery would be tried again and again; with its body never come to an end."""
+        with dripping_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n") as url:
+            webhook(tenant, url)
+            window_of(tenant, 10)
+            look_at_changed(NOON)
+            deliver_all()
+        assert Delivery.objects.filter(state=DeliveryState.DELIVERED).count() == 3
+
+    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX-Drip: "], ids=["status", "headers"])
+    def test_a_status_that_drips_in_is_given_up_at_the_deadline(self, answer: bytes) -> None:
+        with dripping_server(answer) as url, pytest.raises(UndeliveredError, match="Timeout"):
+            post(url, b"{}", {}, within_s=0.5)
+
+    def test_a_channel_gives_way_to_others_when_its_turn_is_over(self, tenant: Tenant, sink: Sink) -> None:
+        webhook(tenant, sink.url)
+        window_of(tenant, 10)
+        look_at_changed(NOON)
+        lease = timezone.now() + LEASE
+        Delivery.objects.update(due_at=lease)
+        assert deliver.func(AlertChannel.objects.get().pk, lease.isoformat(), turn_s=-1) == "0 delivered"
+        deliver_all()
+        assert len(sink.received) == 3
+
+    @pytest.mark.parametrize("target", ["http://[", "http://no.such.host.invalid/"])
+    def test_an_address_that_leads_nowhere_fails_the_attempt(self, target: str) -> None:
+        with pytest.raises(UndeliveredError):
+            post(target, b"{}", {})
 
     def test_waits_double_up_to_an_hour_and_end(self, tenant: Tenant, sink: Sink) -> None:
         assert [wait_after(attempt).total_seconds() for attempt in (1, 2, 3, 11, 12, 30)] == [
@@ -405,6 +585,26 @@ class TestDeliveries:
         assert len(sink.received) == 2
 
 
+def test_what_is_told_and_over_is_forgotten_after_three_months(tenant: Tenant) -> None:
+    channel = webhook(tenant, "https://hook.example/")
+    long_ago = NOON - timedelta(days=94)
+    told = {"tenant_id": "acme", "scope": "tenant", "kind": "threshold", "spent_ticks": 1, "starts_at": long_ago}
+    for percent, (period, at, ends_at, state) in enumerate(
+        [
+            ("day", long_ago, long_ago + timedelta(hours=1), "delivered"),
+            ("day", long_ago, long_ago + timedelta(hours=1), "pending"),
+            ("week", long_ago, NOON, "failed"),
+            ("total", long_ago, None, "delivered"),
+            ("day", NOON, NOON, "delivered"),
+        ]
+    ):
+        alert = Alert.objects.create(**told, percent=percent, period=period, at=at, ends_at=ends_at)
+        Delivery.objects.create(alert=alert, channel=channel, state=state, due_at=at)
+    assert forget(NOON) == 4
+    assert sorted(Alert.objects.values_list("percent", flat=True)) == [1, 2, 3, 4]
+    assert sorted(Delivery.objects.values_list("alert__percent", flat=True)) == [1, 4]
+
+
 def test_operators_set_channels_see_alerts_and_send_again(client: Client, tenant: Tenant) -> None:
     client.force_login(UserFactory.create(is_staff=True, is_superuser=True))
     form = {"tenant": "acme", "kind": "webhook", "target": "https://hook.example/secret-path", "is_active": "on"}
@@ -430,6 +630,52 @@ def test_operators_set_channels_see_alerts_and_send_again(client: Client, tenant
     delivery = Delivery.objects.get()
     client.post("/admin/spend/delivery/", {"action": "send_again", "_selected_action": [delivery.pk]})
     assert Delivery.objects.get().state == DeliveryState.PENDING
+
+
+SLACK = "https://hooks.slack.example/services/T0/B0/secret-path"
+
+
+def test_no_address_of_a_channel_is_in_the_trail(client: Client, tenant: Tenant) -> None:
+    client.force_login(UserFactory.create(is_staff=True, is_superuser=True))
+    form = {"tenant": "acme", "kind": "slack", "target": SLACK, "is_active": "on"}
+    client.post("/admin/tenants/alertchannel/add/", form)
+    channel = AlertChannel.objects.get()
+    client.post(f"/admin/tenants/alertchannel/{channel.pk}/change/", {**form, "target": f"{SLACK}2"})
+    client.post(f"/admin/tenants/alertchannel/{channel.pk}/delete/", {"post": "yes"})
+    entries = LogEntry.objects.get_for_model(AlertChannel)
+    assert sorted(entries.values_list("action", flat=True)) == [0, 1, 2]
+    assert all(entry.changes["target"] for entry in entries)
+    assert "secret-path" not in str(list(LogEntry.objects.values()))
+    assert "https://hooks.slack.example/…" in str(list(entries.values()))
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("ann@example.com, bob@example.com", "ann@example.com, bob@example.com"),
+        ("http://ann:secret@hook.example:81?key=secret", "http://hook.example:81/…"),
+        ("https://hook.example#secret", "https://hook.example/…"),
+        ("None", "None"),
+    ],
+)
+def test_of_an_address_the_trail_shows_the_host(target: str, shown: str) -> None:
+    assert without_address(target) == shown
+
+
+@pytest.mark.django_db
+def test_addresses_that_the_trail_had_before_are_masked() -> None:
+    of = ContentType.objects.get_for_model(AlertChannel)
+    entry = LogEntry.objects.create(
+        content_type=of,
+        object_pk="1",
+        object_repr="x",
+        action=1,
+        changes={"target": ["None", SLACK], "kind": ["a", "b"]},
+    )
+    migration = import_module("tenants.migrations.0003_no_addresses_in_the_trail")
+    migration.mask(apps, SimpleNamespace(connection=connection))
+    entry.refresh_from_db()
+    assert entry.changes == {"target": ["None", "https://hooks.slack.example/…"], "kind": ["a", "b"]}
 
 
 def test_calls_that_cross_thresholds_are_told_while_the_server_runs(

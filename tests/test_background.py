@@ -10,18 +10,26 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
-from django_tasks import TaskResultStatus, task
+from django_tasks import TaskResult, TaskResultStatus, task
+from django_tasks.base import Task
+from django_tasks.signals import task_finished
 from django_tasks_db.models import DBTaskResult
 
 from guard.background import Background, new_worker
+from spend.deliveries import dispatch
 from spend.jobs import JOBS, clear_tasks
-from spend.models import Schedule
+from spend.models import Alert, Delivery, Reservation, Schedule
+from spend.posting import Posting
 from spend.schedule import Job, beat, claim, make_schedules
+from tenants.models import AlertChannel
 from tests.factories import UserFactory
+from tests.support.commands import limit_of, reserve_of
 from tests.support.race import at_once, on_postgres
 from tests.support.server import GuardServer
+from tests.support.sink import http_sink
 
 StartServer = Callable[..., GuardServer]
 
@@ -92,6 +100,57 @@ def test_every_real_job_runs_on_an_empty_installation() -> None:
     assert sorted(beat(JOBS, now)) == sorted(job.name for job in JOBS)
     work()
     assert not DBTaskResult.objects.exclude(status=TaskResultStatus.SUCCESSFUL).exists()
+
+
+@pytest.fixture
+def immediate(settings: Any) -> None:
+    """Another engine, which runs a task as soon as it hears of it."""
+    settings.TASKS = {"default": {"BACKEND": "django_tasks.backends.immediate.ImmediateBackend", "QUEUES": []}}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_engine_runs_every_job(immediate: None) -> None:
+    results: list[TaskResult[Any]] = []
+
+    def note(task_result: TaskResult[Any], **_: Any) -> None:
+        results.append(task_result)
+
+    now = timezone.now()
+    make_schedules(JOBS, now)
+    task_finished.connect(note)
+    try:
+        assert sorted(beat(JOBS, now)) == sorted(job.name for job in JOBS)
+    finally:
+        task_finished.disconnect(note)
+    assert len(results) == sum(isinstance(job.work, Task) for job in JOBS)
+    assert [result.errors for result in results if result.status != TaskResultStatus.SUCCESSFUL] == []
+    assert Background().workers == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_engine_expires_holds(immediate: None) -> None:
+    """Which needs a transaction of its own, and so cannot run inside the one that takes the job."""
+    now = timezone.now()
+    held = reserve_of([limit_of(1_000)], 100, now - timedelta(hours=1))
+    Posting().post([held])
+    make_schedules(JOBS, now)
+    beat(JOBS, now)
+    assert Reservation.objects.get().state == "expired"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_engine_hears_of_a_delivery_once_it_is_claimed(immediate: None) -> None:
+    now = timezone.now()
+    with http_sink() as sink:
+        channel = AlertChannel.objects.create(kind="webhook", target=sink.url)
+        told = {"tenant_id": "acme", "scope": "tenant", "period": "day", "kind": "threshold", "spent_ticks": 1}
+        alert = Alert.objects.create(**told, starts_at=now, at=now)
+        Delivery.objects.create(alert=alert, channel=channel, due_at=now)
+        with transaction.atomic():
+            dispatch(now)
+            assert sink.received == []
+        assert len(sink.received) == 1
+    assert Delivery.objects.get().state == "delivered"
 
 
 @on_postgres

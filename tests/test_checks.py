@@ -9,8 +9,9 @@ from django.core.checks import CheckMessage
 from django.db import connection
 from django.utils import timezone
 
-from guard.checks import check_provider_keys, check_routes, check_secret_key, check_sqlite
+from guard.checks import check_mail_server, check_provider_keys, check_routes, check_secret_key, check_sqlite
 from spend.models import CatalogueModel, Price
+from tenants.models import AlertChannel, ChannelKind
 from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory
 
 
@@ -53,6 +54,17 @@ def test_what_no_provider_key_means(settings: Any, debug: bool, said: str) -> No
     settings.XAI_API_KEY, settings.OPENAI_API_KEY, settings.DEBUG = "", "", debug
     (warning,) = check_provider_keys()
     assert said in warning.msg
+
+
+@pytest.mark.django_db
+def test_email_channels_want_a_mail_server(settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+    AlertChannel.objects.create(kind=ChannelKind.WEBHOOK, target="https://hook.example/")
+    assert check_mail_server() == []
+    AlertChannel.objects.create(kind=ChannelKind.EMAIL, target="ann@example.com")
+    assert ids(check_mail_server()) == ["guard.W010"]
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    assert check_mail_server() == []
 
 
 @pytest.fixture

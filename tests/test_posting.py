@@ -1,8 +1,9 @@
 """Posting: batches on a real database, several at once."""
 
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
@@ -12,6 +13,8 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
 
+from spend.customers import Customer, InFlightError, erase
+from spend.ids import new_id
 from spend.leases import expire_reservations
 from spend.ledger import (
     Command,
@@ -209,6 +212,67 @@ def test_a_worker_that_knows_very_many_windows_forgets_them_and_goes_on() -> Non
     (result,) = posting.post([reserve_of([DAY, new], 1)])
     assert isinstance(result, Held)
     assert len(posting.known_window_ids) == 2
+
+
+@pytest.mark.parametrize("scope", ["customer", "conversation"])
+def test_a_worker_that_knew_an_erased_customer_counts_its_next_call_anew(scope: str) -> None:
+    posting, caller = Posting(), caller_of(customer="ann", conversation="talk")
+    mine = limit_of(1_000, scope=scope, subject=getattr(caller, scope))
+    (held,) = posting.post([reserve_of([DAY, mine], 100, caller=caller)])
+    assert isinstance(held, Held)
+    posting.post([settle_of(held.reserved, 100)])
+    erase(Customer("acme", "ann"))
+    again = replace(caller, call_id=new_id())
+    (held,) = posting.post([reserve_of([DAY, mine], 70, caller=again)])
+    assert isinstance(held, Held)
+    erased, window = Window.objects.filter(scope=scope).order_by("id")
+    assert (window.subject, window.opening_ticks, window.held_ticks) == (mine.key.subject, 0, 70)
+    assert erased.subject.startswith("erased-")
+    assert (erased.spent_ticks, erased.held_ticks) == (100, 0)
+    posting.post([settle_of(held.reserved, 70)])
+    assert_the_books_balance()
+
+
+@several_at_once
+@only_postgres
+def test_a_call_that_is_held_while_its_customer_is_erased_keeps_the_erasure_from_ending() -> None:
+    """The erasure has seen no hold, then waits for the window that a hold is just being counted in."""
+    mine = limit_of(1_000, scope="customer", subject="ann")
+    post(Void(hold([mine], customer="ann"), NOON))
+    window = Window.objects.get()
+    is_locked, is_erasing = threading.Event(), threading.Event()
+
+    def count() -> None:
+        with transaction.atomic():
+            Window.objects.select_for_update().get()
+            is_locked.set()
+            is_erasing.wait(10)
+            wait_for_a_lock()
+            row = reserve_of([mine], 10, caller=caller_of(customer="ann"))
+            Reservation.objects.create(
+                id=row.id, **asdict(row.caller), provider="xai", model="m", route="primary", price_id=1,
+                hold_ticks=10, max_tokens=1, window_ids=[window.id], created_at=NOON, lease_expires_at=NOON + LEASE,
+            )  # fmt: skip
+
+    def erase_it() -> None:
+        is_locked.wait(10)
+        is_erasing.set()
+        with pytest.raises(InFlightError):
+            erase(Customer("acme", "ann"))
+
+    at_once([count, erase_it])
+    assert Window.objects.get().subject == "ann"
+
+
+def wait_for_a_lock() -> None:
+    """Until another connection waits for one."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    for _ in range(500):
+        with connection.cursor() as cursor:
+            cursor.execute(waiting)
+            if cursor.fetchone()[0]:
+                return
+        time.sleep(0.02)
 
 
 # Openings

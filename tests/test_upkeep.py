@@ -3,21 +3,40 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
-from spend.models import Alert, Call, LedgerEntry, Reservation, Window
+from spend.jobs import give_room_back
+from spend.models import (
+    Alert,
+    ArchivedSpend,
+    CacheEntry,
+    Call,
+    CallContent,
+    ConversationTotal,
+    IdempotentCall,
+    LedgerEntry,
+    Reservation,
+    Window,
+)
 from tenants.models import Scope
 from tenants.money import TICKS_PER_USD
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, RouteStepFactory
+from tests.support.agents import eventually
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
 StartServer = Callable[..., GuardServer]
+NOON = datetime(2026, 5, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -94,11 +113,55 @@ def test_a_customer_can_have_all_that_is_kept(served: GuardServer) -> None:
     assert all("bob" not in json.dumps(row) for row in rows)
 
 
+def talk(server: GuardServer, secret: str, customer: str, conversation: str, key: str) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+    named = {"user": customer} if customer else {}
+    asked = {**body, **named, "metadata": {"conversation_id": conversation}}
+    answer = server.client_of(secret).post("/v1/chat/completions", json=asked, headers={"Idempotency-Key": key})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("content_keys", ["", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="])
+def test_an_export_has_what_an_erasure_would_take(
+    guard_server: StartServer, provider: Provider, content_keys: str
+) -> None:
+    server = guard_server(start=False, CONTENT_KEYS=content_keys)
+    with server.database():
+        key = ApiKeyFactory.create(tenant__id="acme", tenant__content_days=30)
+        RouteStepFactory.create(tenant=key.tenant, model=CatalogueModelFactory.create(id="any-model"))
+        BudgetFactory.create(tenant=key.tenant, scope=Scope.CONVERSATION, limit_ticks=TICKS_PER_USD)
+    server.start()
+    for number, (customer, conversation) in enumerate([("ann", "own"), ("", "own"), ("ann", "both"), ("bob", "both")]):
+        talk(server, key.secret, customer, conversation, str(number))
+    with server.database():
+        eventually(lambda: CallContent.objects.count() == (4 if content_keys else 0))
+        counted = {"tenant_id": "acme", "scope": "conversation", "subject": "own"}
+        Alert.objects.create(**counted, period="day", starts_at=NOON, kind="threshold", spent_ticks=1, at=NOON)
+        ArchivedSpend.objects.create(**counted, cost_ticks=1)
+        ConversationTotal.objects.create(tenant=key.tenant, conversation="own", began_on=NOON, cost_ticks=1)
+    rows = [json.loads(line) for line in run(server, "export_customer", "acme", "ann").splitlines()]
+    counts = Counter(row["table"] for row in rows)
+    contents = {"contents": 3} if content_keys else {}
+    assert counts == {
+        "calls": 3, "reservations": 3, "entries": 3, "windows": 1, "alerts": 1, "archived": 1, "conversations": 1,
+        "answers": 3, **contents,
+    }  # fmt: skip
+    for row in rows:
+        assert row["table"] != "answers" or row["answer"]["completion"]["choices"][0]["message"]["content"]
+        assert row["table"] != "contents" or row["said"]["answer"]
+    run(server, "erase_customer", "acme", "ann", "--yes")
+    with server.database():
+        assert IdempotentCall.objects.count() == 1
+        assert not CallContent.objects.exclude(customer="bob").exists()
+
+
 def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardServer, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     path = postgres_programs()
     backed_up = served.manage("backup", str(backup), PATH=path)
     assert backed_up.returncode == 0, backed_up.stderr
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob("*.partial")) == []
     assert served.manage("backup", str(backup), PATH=path).returncode != 0  # nothing is overwritten
     with served.database():
         Window.objects.update(spent_ticks=10**12)  # what happens after the backup is not in it
@@ -109,6 +172,22 @@ def test_a_backup_of_a_running_guard_is_one_that_can_be_started(served: GuardSer
     assert served.client.get("/api/health").ok
     with served.database():
         assert LedgerEntry.objects.count() == 4
+
+
+@pytest.mark.skipif(settings.IS_SQLITE, reason="for Postgres")
+def test_pg_dump_connects_by_all_that_the_url_says(guard_server: StartServer, tmp_path: Path) -> None:
+    server = guard_server(start=False)
+    refused = server.database_url + "?options=-c%20no_such_setting%3D1"
+    done = server.manage("backup", str(tmp_path / "backup"), DATABASE_URL=refused, PATH=postgres_programs())
+    assert done.returncode != 0
+    assert "no_such_setting" in done.stderr
+    assert list(tmp_path.glob("backup*")) == []
+
+
+def test_a_backup_that_cannot_be_written_says_why(guard_server: StartServer, tmp_path: Path) -> None:
+    done = guard_server(start=False).manage("backup", str(tmp_path / "no" / "backup"))
+    assert "No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def postgres_programs() -> str:
@@ -133,10 +212,62 @@ def restore(server: GuardServer, backup: Path) -> None:
         subprocess.run(command, check=True, env={**os.environ, "PATH": postgres_programs()})
 
 
-def test_vacuum_gives_room_back(served: GuardServer) -> None:
-    done = served.manage("vacuum")
-    if served.database_url.startswith("sqlite"):
-        assert done.returncode == 0, done.stderr
-        assert "bytes before" in done.stdout
-    else:
-        assert "Only SQLite needs it" in done.stderr
+on_sqlite = pytest.mark.skipif(not settings.IS_SQLITE, reason="Postgres vacuums by itself")
+
+
+def fill_and_empty(server: GuardServer, rows: int = 3000) -> None:
+    """Rows that come and go, some megabytes."""
+    with server.database():
+        CacheEntry.objects.bulk_create(
+            CacheEntry(cache_key=str(number), value="x" * 2000, expires=NOON) for number in range(rows)
+        )
+        CacheEntry.objects.all().delete()
+
+
+def size_of(server: GuardServer) -> int:
+    """Once all that is in the log is in the file."""
+    path = Path(server.database_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return path.stat().st_size
+
+
+@on_sqlite
+def test_the_file_shrinks_by_itself_once_rows_are_gone(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    before = size_of(server)
+    fill_and_empty(server)
+    assert size_of(server) > before + 3000 * 2000
+    with server.database():
+        said = give_room_back.func()
+    assert said.endswith("bytes given back")
+    assert size_of(server) < before + 300_000
+    with server.database():
+        assert give_room_back.func() == "0 bytes given back"
+
+
+@on_sqlite
+def test_a_file_made_without_auto_vacuum_gets_it_by_one_vacuum(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    path = Path(server.database_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in ("PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=NONE", "VACUUM"):
+            connection.execute(statement).fetchall()
+    fill_and_empty(server)
+    before = size_of(server)
+    with server.database():
+        assert "run manage.py vacuum once" in give_room_back.func()
+    assert "bytes before" in run(server, "vacuum")
+    assert size_of(server) < before - 3000 * 2000
+    fill_and_empty(server)
+    with server.database():
+        assert give_room_back.func().endswith("bytes given back")
+    assert size_of(server) < before - 3000 * 2000
+
+
+@pytest.mark.skipif(settings.IS_SQLITE, reason="for Postgres")
+def test_postgres_needs_no_vacuum(guard_server: StartServer) -> None:
+    server = guard_server(start=False)
+    assert "Only SQLite needs it" in server.manage("vacuum").stderr
+    with server.database():
+        assert give_room_back.func() == "Postgres vacuums by itself"

@@ -1,9 +1,10 @@
 """A real HTTP server on loopback that keeps what it is sent, and answers as it is told."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -72,3 +73,29 @@ def http_sink() -> Iterator[Sink]:
         sink.server.shutdown()
         thread.join()
         sink.server.server_close()
+
+
+@contextmanager
+def dripping_server(answer: bytes) -> Iterator[str]:
+    """A server that answers each connection with `answer`, and then a byte now and then: its address."""
+    listener, is_over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(answer)
+            while not is_over.wait(0.1):
+                connection.sendall(b"x")
+
+    def serve() -> None:
+        with suppress(OSError):  # it is closed
+            while True:
+                threading.Thread(target=drip, args=[listener.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        is_over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

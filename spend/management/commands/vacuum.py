@@ -5,6 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
+from spend.room import file_bytes
+
 
 class Command(BaseCommand):
     help = "Rebuild the SQLite file without its empty pages. Calls wait meanwhile: choose a quiet hour."
@@ -13,13 +15,8 @@ class Command(BaseCommand):
         if connection.vendor != "sqlite":
             raise CommandError("Only SQLite needs it: Postgres vacuums by itself.")
         with connection.cursor() as cursor:
-            before = _bytes(cursor)
+            before = file_bytes()
             cursor.execute("VACUUM")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             cursor.execute("PRAGMA optimize")
-            self.stdout.write(f"{before:,} bytes before, {_bytes(cursor):,} after")
-
-
-def _bytes(cursor: Any) -> int:
-    pages, size = (cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    return int(pages * size)
+            self.stdout.write(f"{before:,} bytes before, {file_bytes():,} after")

@@ -1,0 +1,51 @@
+"""Room: the pages of a SQLite file that deleted rows left empty go back to the disk, a few at a time.
+
+`auto_vacuum=INCREMENTAL`, which `guard.settings` asks for, keeps a file such that this needs no rebuilding.
+A file made without it gets it by one `manage.py vacuum`. Postgres vacuums by itself.
+"""
+
+import time
+
+from django.db import connection
+
+from spend.sql import Sql
+
+PAGES = 500
+"""Given back in one transaction, some milliseconds."""
+
+PAUSE_S = 0.05
+"""Between two of them, for calls."""
+
+INCREMENTAL = 2
+
+
+def gives_back() -> bool:
+    """Whether the file is one that can be made smaller without being rebuilt."""
+    return _pragma("auto_vacuum") == INCREMENTAL
+
+
+def give_back(within_s: float = float("inf")) -> int:
+    """Give the empty pages back, until none is left or `within_s` is over; how many bytes.
+
+    Raises django.db.Error.
+    """
+    before, deadline = file_bytes(), time.monotonic() + within_s
+    while (free := _pragma("freelist_count")) and time.monotonic() < deadline:
+        with Sql.on(connection).turn(), connection.cursor() as cursor:
+            # A page goes with each step of the statement: it must be read to its end.
+            cursor.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+        if _pragma("freelist_count") >= free:
+            break  # others empty pages faster, or this file gives none back
+        time.sleep(PAUSE_S)
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return before - file_bytes()
+
+
+def file_bytes() -> int:
+    return _pragma("page_count") * _pragma("page_size")
+
+
+def _pragma(name: str) -> int:
+    with connection.cursor() as cursor:
+        return int(cursor.execute(f"PRAGMA {name}").fetchone()[0])
