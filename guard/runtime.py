@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -83,6 +84,7 @@ class Runtime:
         self.telemetry.start()
         self.contents.start()
         _keep(self._sweep(), self.background)
+        _keep(self._renew_leases(), self.background)
         _keep(asyncio.to_thread(count_tokens, ""), self.background)  # its tables take half a second to load
 
     async def stop(self) -> None:
@@ -145,6 +147,13 @@ class Runtime:
             await self.note(expire_reservations)
             await self.note(forget_old, timezone.now())
             await asyncio.sleep(min(SWEEP_S, settings.RESERVATION_LEASE_SECONDS))
+
+    async def _renew_leases(self) -> None:
+        """While a worker lives its calls may take their time: a provider's timeout may be longer than a lease."""
+        lease_s = settings.RESERVATION_LEASE_SECONDS
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            self.writer.renew(timezone.now() + timedelta(seconds=lease_s))
 
 
 def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":

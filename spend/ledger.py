@@ -5,6 +5,7 @@
     Settle   ──> Ended │ NotPending     the hold becomes an entry at the true cost
     Void     ──> Ended │ NotPending     the hold goes; the provider surely billed nothing
     Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown
+    Renew    ──> None                   the worker lives, and so do the leases of its calls in flight
     Record   ──> None                   the story of a call, for the pages
     Remember ──> None                   its answer, for a replay under the same idempotency key
 
@@ -99,7 +100,7 @@ class Caller:
     requested_model: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reserved:
     """A reservation as it was made."""
 
@@ -156,6 +157,14 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Those of these reservations that are pending still."""
+
+    ids: tuple[UUID, ...]
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     caller: Caller
     outcome: Outcome
@@ -177,7 +186,7 @@ class Remember:
 
 
 Ending = Settle | Void | Expire
-Command = Reserve | Ending | Record | Remember
+Command = Reserve | Ending | Renew | Record | Remember
 
 
 class Standing(NamedTuple):
@@ -272,6 +281,7 @@ class Book:
     recorded: set[UUID] = field(default_factory=set)
     reserved: list[Reserved] = field(default_factory=list)
     ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
+    renewed: dict[UUID, datetime] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     remembered: list[Remember] = field(default_factory=list)
@@ -292,6 +302,9 @@ def _apply_one(command: Command, book: Book) -> Result:
             return _end(reserved, ReservationState.VOIDED, at, None, book)
         case Expire(reserved, at):
             return _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
+        case Renew(ids, lease_expires_at):
+            book.renewed.update((id_, lease_expires_at) for id_ in ids if id_ in book.pending)
+            return None
         case Record():
             if command.caller.call_id not in book.recorded:
                 book.records.append(command)
@@ -388,6 +401,7 @@ def _end(
         return NotPending(tuple(balance.standing() for balance in found) if is_whole else ())
     balances = [book.windows[window_id] for window_id in reserved.window_ids]
     book.pending.remove(reserved.id)
+    book.renewed.pop(reserved.id, None)
     _count_in_flight(reserved.caller, -1, book)
     book.ended.append((reserved.id, state, at))
     cost_ticks = 0

@@ -23,6 +23,7 @@ from spend.ledger import (
     Entry,
     Expire,
     Record,
+    Renew,
     Reserve,
     Reserved,
     Result,
@@ -87,8 +88,7 @@ class Posting:
             )
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book:
-        ending = sorted({command.reserved.id for command in commands if isinstance(command, Settle | Void | Expire)})
-        pending = sql.lock(Reservation, ["id"], ending, only=PENDING)
+        pending = sql.lock(Reservation, ["id"], _touched_ids(commands), only=PENDING)
         window_ids = {
             limit.key: self.known_window_ids[limit.key]
             for command in commands
@@ -132,11 +132,13 @@ class Posting:
     def _write(self, sql: Sql, book: Book) -> None:
         balances = [(balance.id, balance.spent_ticks, balance.held_ticks) for balance in book.windows.values()]
         ended = [(ended_id, state.value, at) for ended_id, state, at in book.ended]
+        renewed = sorted(book.renewed.items())
         answers = [(remember.id, remember.answer) for remember in book.remembered]
         _, _, count, *_ = sql.write(
             Update(Window, ["spent_ticks", "held_ticks"], balances),
             Insert(Reservation, RESERVATION_FIELDS, [_reservation_row(reserved) for reserved in book.reserved]),
             Update(Reservation, ["state", "ended_at"], ended, only=PENDING),
+            Update(Reservation, ["lease_expires_at"], renewed, only=PENDING),
             Insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries]),
             Insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records]),
             Update(IdempotentCall, ["answer"], answers),
@@ -169,6 +171,12 @@ ROLLUP_SUMS = [
     "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
     "served", "refused", "failed",
 ]  # fmt: skip
+
+
+def _touched_ids(commands: Sequence[Command]) -> list[UUID]:
+    """The reservations that a batch may end or renew."""
+    ids = {command.reserved.id for command in commands if isinstance(command, Settle | Void | Expire)}
+    return sorted(ids.union(*(command.ids for command in commands if isinstance(command, Renew))))
 
 
 def _attempted_row(reserved: Reserved) -> tuple[Any, ...]:

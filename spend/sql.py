@@ -82,7 +82,7 @@ class Sql:
         return nullcontext()
 
     def write(self, *changes: Change) -> list[int]:
-        """Make all the changes, of different tables, and return how many rows each of them touched."""
+        """Make all the changes, of different rows, and return how many rows each of them touched."""
         raise NotImplementedError
 
     def lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None = None) -> Rows:

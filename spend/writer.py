@@ -12,12 +12,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from queue import Empty, SimpleQueue
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 from django.db import DEFAULT_DB_ALIAS, DataError, Error, IntegrityError, connections
 from django.utils import timezone
 
-from spend.ledger import Command, Held, LedgerError, Reserve, Result, Void
+from spend.ledger import Command, Held, LedgerError, Renew, Reserve, Reserved, Result, Void
 from spend.posting import Posting
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,8 @@ class Writer:
         self.queue: SimpleQueue[Unit | None] = SimpleQueue()
         self.kept: deque[Unit] = deque()
         self.is_retrying = False
+        # A call refers to its hold while it runs: one that was lost, by whatever defect, is renewed no more.
+        self.in_flight: WeakValueDictionary[UUID, Reserved] = WeakValueDictionary()
         self.thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def start(self) -> None:
@@ -78,13 +83,20 @@ class Writer:
         self.queue.put(Unit(commands, loop, future))
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await future
+                results = await future
         except TimeoutError:
             raise LedgerError("the ledger did not answer in time") from None
+        self.in_flight.update((held.reserved.id, held.reserved) for held in results if isinstance(held, Held))
+        return results
 
     def post_later(self, *commands: Command) -> None:
         """Post `commands` without waiting for them."""
         self.queue.put(Unit(commands))
+
+    def renew(self, lease_expires_at: datetime) -> None:
+        """Renew the leases of this writer's calls in flight: only those of a dead worker are to end."""
+        if ids := tuple(self.in_flight):
+            self.post_later(Renew(ids, lease_expires_at))
 
     def _run(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """The writer: what arrives together commits together, and nothing that was spent is ever dropped."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -13,12 +14,12 @@ import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
 
-from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
+from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Renew, Reserved, Result, Standing
 from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, Window
 from spend.posting import Posting
 from spend.writer import Writer
 from tests.support.books import assert_the_books_balance
-from tests.support.commands import NOON, caller_of, limit_of, record_of, reserve_of, settle_of
+from tests.support.commands import LEASE, NOON, caller_of, limit_of, record_of, reserve_of, settle_of
 from tests.support.postgres import with_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -289,6 +290,41 @@ def test_a_commit_whose_answer_is_lost_is_posted_again_and_counts_once(writer: W
     assert standing() == Standing(40, 0)
     assert Call.objects.count() == 1
     assert Rollup.objects.get(route="primary").served == 1
+    assert_the_books_balance()
+
+
+# Leases
+
+
+def test_the_leases_of_calls_in_flight_are_renewed_and_of_those_that_are_lost_are_not(writer: Writer) -> None:
+    later = NOON + 4 * LEASE
+
+    async def main() -> None:
+        writer.start()
+        in_flight, settled, lost = [await hold(writer, ticks) for ticks in (10, 20, 30)]
+        await writer.post(settle_of(settled, 5))
+        del lost
+        gc.collect()
+        writer.renew(later)
+        writer.stop()
+        assert writer.in_flight[in_flight.id] is in_flight
+
+    run(main())
+    leases = dict(Reservation.objects.values_list("hold_ticks", "lease_expires_at"))
+    assert leases == {10: later, 20: NOON + LEASE, 30: NOON + LEASE}
+
+
+def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands(writer: Writer) -> None:
+    async def main() -> None:
+        posting, reserved = writer.posting, [await hold(writer, ticks) for ticks in (10, 20, 30)]
+        ids = tuple(each.id for each in reserved)
+        renew = Renew(ids, NOON + 4 * LEASE)
+        await asyncio.to_thread(posting.post, [settle_of(reserved[0], 5), renew, settle_of(reserved[1], 5)])
+
+    writer.start()
+    run(main())
+    states = {row.hold_ticks: (row.state, row.lease_expires_at - NOON) for row in Reservation.objects.all()}
+    assert states == {10: ("settled", LEASE), 20: ("settled", LEASE), 30: ("pending", 4 * LEASE)}
     assert_the_books_balance()
 
 
