@@ -271,12 +271,13 @@ class Entry:
 class Book:
     """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
 
+    `pending` are their ids with the windows that count them: those they were held against, and since made ones.
     `recorded` are the calls whose record was written before: only a batch that is tried again has some.
     """
 
     windows: dict[int, Balance]
     window_ids: dict[WindowKey, int]
-    pending: set[UUID]
+    pending: dict[UUID, tuple[int, ...]]
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
     recorded: set[UUID] = field(default_factory=set)
     reserved: list[Reserved] = field(default_factory=list)
@@ -367,7 +368,7 @@ def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balanc
         lease_expires_at=command.lease_expires_at,
     )
     book.reserved.append(reserved)
-    book.pending.add(reserved.id)
+    book.pending[reserved.id] = reserved.window_ids
     _count_in_flight(reserved.caller, +1, book)
     return reserved
 
@@ -395,12 +396,9 @@ def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[
 def _end(
     reserved: Reserved, state: ReservationState, at: datetime, bill: Bill | None, book: Book
 ) -> Ended | NotPending:
-    if reserved.id not in book.pending:
-        found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
-        is_whole = len(found) == len(reserved.window_ids)
-        return NotPending(tuple(balance.standing() for balance in found) if is_whole else ())
-    balances = [book.windows[window_id] for window_id in reserved.window_ids]
-    book.pending.remove(reserved.id)
+    window_ids = book.pending.pop(reserved.id, None)
+    if window_ids is None:
+        return NotPending(_standings(reserved, book))
     book.renewed.pop(reserved.id, None)
     _count_in_flight(reserved.caller, -1, book)
     book.ended.append((reserved.id, state, at))
@@ -416,8 +414,14 @@ def _end(
                 is_expired=state is ReservationState.EXPIRED,
             )
         )
-    for balance in balances:
+    for balance in [book.windows[window_id] for window_id in window_ids]:
         balance.held_ticks -= reserved.hold_ticks
         balance.spent_ticks += cost_ticks
         assert balance.held_ticks >= 0, "more was released than was held"  # noqa: S101
-    return Ended(tuple(balance.standing() for balance in balances), cost_ticks)
+    return Ended(_standings(reserved, book), cost_ticks)
+
+
+def _standings(reserved: Reserved, book: Book) -> tuple[Standing, ...]:
+    """Of the windows that the call was held against, in their order; none where some are removed."""
+    found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
+    return tuple(balance.standing() for balance in found) if len(found) == len(reserved.window_ids) else ()

@@ -33,7 +33,7 @@ from spend.ledger import (
     apply,
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
-from spend.opening import opening_ticks
+from spend.opening import open_windows
 from spend.sql import Insert, Sql, Update, added
 
 PENDING = ("state", ReservationState.PENDING.value)
@@ -62,10 +62,7 @@ class Posting:
         return results
 
     def _ensure_windows(self, sql: Sql, commands: Sequence[Command]) -> None:
-        """Make the windows that a batch is the first to need, in a transaction of its own.
-
-        Two workers may make one at once: insert or ignore, then read whose it became.
-        """
+        """Open the windows that a batch is the first to need here, in a transaction of its own."""
         if len(self.known_window_ids) > MOST_KNOWN_WINDOWS:
             self.known_window_ids.clear()
         ends = {
@@ -77,25 +74,20 @@ class Posting:
         }
         if not ends:
             return
-        keys = sorted(ends)
         with transaction.atomic(using=self.using):
-            openings = {key: opening_ticks(key, ends[key], self.using) for key in keys}
-            rows = [(*key, ends[key], opening, opening, 0) for key, opening in openings.items()]
-            sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
-        for key in keys:
-            self.known_window_ids[key] = (
-                Window.objects.using(self.using).values_list("id", flat=True).get(**key._asdict())
-            )
+            made = open_windows(sql, ends, self.using)
+        self.known_window_ids |= made
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book:
-        pending = sql.lock(Reservation, ["id"], _touched_ids(commands), only=PENDING)
+        touched = sql.lock(Reservation, ["id", "window_ids"], _touched_ids(commands), only=PENDING)
+        pending = {sql.uuid(id_): tuple(sql.json(ids)) for id_, ids in touched}
         window_ids = {
             limit.key: self.known_window_ids[limit.key]
             for command in commands
             if isinstance(command, Reserve)
             for limit in command.limits
         }
-        needed = set(window_ids.values())
+        needed = set(window_ids.values()).union(*pending.values())
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
@@ -103,7 +95,7 @@ class Posting:
         return Book(
             windows={row[0]: Balance(*row) for row in rows},
             window_ids=window_ids,
-            pending={sql.uuid(row[0]) for row in pending},
+            pending=pending,
             in_flight=self._count_in_flight(commands),
         )
 
@@ -149,7 +141,6 @@ class Posting:
 
 MOST_KNOWN_WINDOWS = 100_000
 
-WINDOW_FIELDS = [*WindowKey._fields, "ends_at", "opening_ticks", "spent_ticks", "held_ticks"]
 ATTEMPTED_FIELDS = [
     "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
     "provider", "model", "route", "price_id",

@@ -14,7 +14,7 @@ import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
 
-from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Renew, Reserved, Result, Standing
+from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
 from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, Window
 from spend.posting import Posting
 from spend.writer import Writer
@@ -171,14 +171,14 @@ def test_callers_on_different_loops_are_answered_on_their_own(writer: Writer) ->
 # One bad command
 
 
-@pytest.mark.parametrize("poison", ["a reservation made already", "a window that is not there", "a hold too large"])
+@pytest.mark.parametrize("poison", ["a reservation made already", "a bill too large", "a hold too large"])
 def test_a_bad_command_fails_alone(writer: Writer, poison: str) -> None:
     async def main() -> None:
         writer.start()
         first = await hold(writer)
         bad: dict[str, Command] = {
             "a reservation made already": replace(reserve_of([DAY], 7), id=first.id),
-            "a window that is not there": settle_of(replace(first, window_ids=(0,)), 7),
+            "a bill too large": settle_of(first, 2**70),
             "a hold too large": reserve_of([limit_of(2**80)], 2**70),
         }
         neighbours = [asyncio.create_task(hold(writer)) for _ in range(3)]
@@ -312,20 +312,6 @@ def test_the_leases_of_calls_in_flight_are_renewed_and_of_those_that_are_lost_ar
     run(main())
     leases = dict(Reservation.objects.values_list("hold_ticks", "lease_expires_at"))
     assert leases == {10: later, 20: NOON + LEASE, 30: NOON + LEASE}
-
-
-def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands(writer: Writer) -> None:
-    async def main() -> None:
-        posting, reserved = writer.posting, [await hold(writer, ticks) for ticks in (10, 20, 30)]
-        ids = tuple(each.id for each in reserved)
-        renew = Renew(ids, NOON + 4 * LEASE)
-        await asyncio.to_thread(posting.post, [settle_of(reserved[0], 5), renew, settle_of(reserved[1], 5)])
-
-    writer.start()
-    run(main())
-    states = {row.hold_ticks: (row.state, row.lease_expires_at - NOON) for row in Reservation.objects.all()}
-    assert states == {10: ("settled", LEASE), 20: ("settled", LEASE), 30: ("pending", 4 * LEASE)}
-    assert_the_books_balance()
 
 
 # Callers who go away
