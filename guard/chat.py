@@ -271,8 +271,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     """Send the call to the model that was held for. Raises Failed, or InvalidRequest where it rejects."""
     offer = hold.reserved.offer
     state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
-    is_closed = state is breaker.State.CLOSED
-    if not is_closed and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
+    if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
     payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
@@ -282,8 +281,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     except Rejected as rejection:
         story.trace.failed("rejected", 0)
         await void(hold, runtime)
-        if not is_closed:  # it refuses the request, and so is well
-            await runtime.note(breaker.record_success, offer.model, timezone.now())
+        await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
         raise InvalidRequest(str(rejection), param=rejection.param) from None
 
 
@@ -293,7 +291,7 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     story.failed[model] = failure.code
     story.note(model, "failed", code=failure.code)
     if failure.code != "circuit_open":
-        await runtime.note(breaker.record_failure, model, failure.code, timezone.now())
+        await runtime.record_failure(hold.reserved, failure.code)
     if failure.billed is False:
         story.trace.failed(failure.code, 0)
         await void(hold, runtime)
@@ -346,5 +344,5 @@ async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
     if policy and is_out_of_bounds(bill.usage, ask, policy, max_tokens):
         explained = explained_input(ask, policy)
         await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)
-    if model not in story.failed and breaker.needs_success(runtime.keeper.breakers.get(model)):
-        await runtime.note(breaker.record_success, model, timezone.now())
+    if model not in story.failed:
+        await runtime.record_success(hold.reserved)

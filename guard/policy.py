@@ -260,6 +260,10 @@ class PolicyKeeper:
             self.policy = load()
             self.loaded_at = monotonic()
 
+    def learn_breaker(self, breaker: Breaker) -> None:
+        """What this worker has just written it knows at once: else a success right after a failure would not count."""
+        self.breakers = {**self.breakers, breaker.model_id: breaker}
+
     def _is_stale(self) -> bool:
         good_until = self.policy.good_until
         return (

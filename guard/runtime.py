@@ -26,7 +26,7 @@ from guard.policy import Policy, PolicyKeeper
 from guard.providers import Providers, demo_stands_in
 from guard.telemetry import Telemetry
 from spend.leases import expire_reservations
-from spend.ledger import LedgerError
+from spend.ledger import LedgerError, Reserved
 from spend.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,26 @@ class Runtime:
 
     def open_circuits(self) -> set[str]:
         return breaker.open_circuits(self.keeper.breakers, timezone.now())
+
+    async def record_failure(self, reserved: Reserved, code: str) -> None:
+        """An attempt failed: the breaker counts it."""
+
+        def record() -> None:
+            failed = breaker.record_failure(reserved.offer.model, code, reserved.created_at, timezone.now())
+            self.keeper.learn_breaker(failed)
+
+        await self.note(record)
+
+    async def record_success(self, reserved: Reserved) -> None:
+        """An attempt succeeded, which the breaker hears of after failures."""
+        model = reserved.offer.model
+
+        def record() -> None:
+            if succeeded := breaker.record_success(model, reserved.created_at):
+                self.keeper.learn_breaker(succeeded)
+
+        if breaker.needs_success(self.keeper.breakers.get(model)):
+            await self.note(record)
 
     async def _sweep(self) -> None:
         """Expire reservations whose lease is over: the guarantee behind every hold."""
