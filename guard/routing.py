@@ -1,8 +1,9 @@
 """Routing: which models may serve a call, in which order, and why. Pure.
 
 Below the soft cap the model that was asked for comes first.  Past it, the tenant's downgrade rules
-put a cheaper model first, where it really is cheaper for this call at today's prices.  Where a model
-does not fit what is left of the budget, a cheaper one on the route may.
+put a cheaper model first, where it really is cheaper for this call at today's prices: by the tokens to
+expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
+Where a model does not fit what is left of the budget, a cheaper one on the route may.
 """
 
 from collections.abc import Collection
@@ -12,7 +13,10 @@ from datetime import datetime
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.ledger import Offer
 from spend.models import Route
-from spend.pricing import PriceList, Usage, WorstCase, worst_case
+from spend.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
+
+BYTES_PER_TOKEN = 4
+"""Of usual text, of which the bound is one token a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,8 @@ class Candidate:
     model: ModelPolicy
     price: PriceList
     worst: WorstCase
+    expected_ticks: int
     max_tokens: int
-
-    @property
-    def ticks(self) -> int:
-        return self.worst.ticks(self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,14 @@ def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], ten
     cheaper = [
         candidates[name]
         for name in _downgrades_of(first.model.id, tenant)
-        if name in candidates and candidates[name].ticks < first.ticks
+        if name in candidates and candidates[name].expected_ticks < first.expected_ticks
     ]
     offers = [_offer(first, otherwise, tenant, only_below_soft=True)] if cheaper else []
     offers += [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in cheaper]
     offers.append(_offer(first, otherwise, tenant))
     named = {offer.model for offer in offers}
-    rest = [candidates[name] for name in usable if name not in named and candidates[name].ticks < first.ticks]
+    others = [candidates[name] for name in usable if name not in named]
+    rest = [candidate for candidate in others if candidate.expected_ticks < first.expected_ticks]
     return offers + [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in rest]
 
 
@@ -122,7 +124,14 @@ def _candidate(name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: d
         reasoning_tokens=model.reasoning_allowance_tokens,
         choices=ask.choices,
     )
-    return Candidate(model, price, worst, min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens))
+    max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
+    return Candidate(model, price, worst, cost_ticks(expected_usage(ask, model, max_tokens), price), max_tokens)
+
+
+def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int) -> Usage:
+    """What a call usually comes to, for comparing prices: its text's tokens, and all of its answers."""
+    images = explained_input(ask, model) - ask.input_tokens
+    return Usage(input_tokens=ask.input_tokens // BYTES_PER_TOKEN + images, output_tokens=max_tokens * ask.choices)
 
 
 def explained_input(ask: Ask, model: ModelPolicy) -> int:
