@@ -37,7 +37,7 @@ from guard.idempotency import Claim
 from guard.pace import take_turn
 from guard.policy import Pace, TenantPolicy, limits_of
 from guard.providers import Failed, Provider, ProviderStream, Rejected
-from guard.routing import Ask, Plan, explained_input, is_out_of_bounds, plan
+from guard.routing import Ask, Plan, explained_input, plan, teaches
 from guard.runtime import Runtime
 from guard.telemetry import PLAIN, Trace
 from spend.allowances import raise_allowances
@@ -338,10 +338,10 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
 
 
 async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
-    """What a served call teaches: that the model is well, and whether its bill passed its bounds."""
+    """What a served call teaches: that the model is well, and what its bill says of its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
-    if policy and is_out_of_bounds(bill.usage, ask, policy, max_tokens):
+    if policy and teaches(bill.usage, ask, policy, max_tokens, timezone.now()):
         explained = explained_input(ask, policy)
         await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)
     if model not in story.failed:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
+from spend.allowances import NOTED_EVERY, bound_tokens
 from spend.ledger import Offer
 from spend.models import Route
 from spend.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
@@ -140,13 +141,16 @@ def explained_input(ask: Ask, model: ModelPolicy) -> int:
 
 
 def _bound_input(ask: Ask, model: ModelPolicy) -> int:
-    return -(-explained_input(ask, model) * model.input_allowance_percent // 100)
+    return bound_tokens(explained_input(ask, model), model.input_allowance_percent, model.input_surplus_tokens)
 
 
-def is_out_of_bounds(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int) -> bool:
-    """Whether a bill shows more tokens than `model`'s bounds allow for such a call."""
+def teaches(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int, now: datetime) -> bool:
+    """Whether a bill shows more tokens than `model`'s bounds allow for such a call, or that they are needed still."""
     most_output_tokens = (max_tokens + model.reasoning_allowance_tokens) * ask.choices
-    return usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens
+    if usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens:
+        return True
+    is_needed = usage.input_tokens > explained_input(ask, model)
+    return is_needed and model.input_raised_at is not None and now - model.input_raised_at > NOTED_EVERY
 
 
 def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_below_soft: bool = False) -> Offer:

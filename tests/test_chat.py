@@ -482,7 +482,7 @@ def test_an_overrun_is_recorded_in_full_and_the_bound_learns_from_it(
     entry = agent.entry()
     assert (entry.cost_ticks, entry.hold_ticks, entry.is_overrun) == (cost, hold_of(10), True)
     with server.database():
-        assert CatalogueModel.objects.get(pk=agent.model).input_allowance_percent == 300
+        assert CatalogueModel.objects.get(pk=agent.model).input_surplus_tokens == BOUND * 2
     eventually(lambda: agent.chat(max_tokens=10).ok and agent.entries()[-1].hold_ticks >= cost, within_s=2)
     assert not agent.entries()[-1].is_overrun
 
@@ -499,7 +499,7 @@ def test_the_bound_that_learns_knows_of_images(hire: Hire, server: GuardServer, 
     provider.behave(upstream(agent.model), usage={"prompt_tokens": twice, "completion_tokens": 1})
     assert agent.chat(messages=seen, max_tokens=10).status_code == 200
     with server.database():
-        assert CatalogueModel.objects.get(pk=agent.model).input_allowance_percent == 200
+        assert CatalogueModel.objects.get(pk=agent.model).input_surplus_tokens == text + 1_000
 
 
 # Downgrades

@@ -37,6 +37,8 @@ def model_of(name: str, input_ticks: int, output_ticks: int, **changes: Any) -> 
         max_output_tokens=10_000,
         reasoning_allowance_tokens=0,
         input_allowance_percent=100,
+        input_surplus_tokens=0,
+        input_raised_at=None,
         image_allowance_tokens=None,
         is_enabled=True,
         shutdown_on=None,
@@ -243,9 +245,9 @@ def test_past_the_soft_cap_a_call_never_moves_to_a_model_that_costs_more(
 
 
 def test_an_offer_bounds_the_call() -> None:
-    model = replace(LARGE, input_allowance_percent=150, reasoning_allowance_tokens=30)
+    model = replace(LARGE, input_allowance_percent=150, input_surplus_tokens=7, reasoning_allowance_tokens=30)
     (offer,) = planned(tenant_of(["large"]), Ask("auto", 101, max_tokens=20, choices=2), models=[model]).offers
-    assert offer.fixed_ticks == 152 * 100 + 30 * 500 * 2
+    assert offer.fixed_ticks == (152 + 7) * 100 + 30 * 500 * 2
     assert (offer.token_ticks, offer.max_tokens, offer.floor_tokens) == (500 * 2, 20, 64)
 
 
