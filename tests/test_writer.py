@@ -293,6 +293,27 @@ def test_a_commit_whose_answer_is_lost_is_posted_again_and_counts_once(writer: W
     assert_the_books_balance()
 
 
+def test_a_hold_whose_commit_was_not_answered_is_given_back(writer: Writer) -> None:
+    """Its caller is told that the ledger is away, and calls no provider."""
+    posting = writer.posting
+    assert isinstance(posting, Watched)
+
+    async def main() -> None:
+        writer.start()
+        await hold(writer, 7)
+        posting.loses_answers = 1
+        with pytest.raises(LedgerError):
+            await hold(writer)
+        await hold(writer, 5)
+        await asyncio.to_thread(writer.stop)
+
+    run(main())
+    states = dict(Reservation.objects.values_list("hold_ticks", "state"))
+    assert states == {7: ReservationState.PENDING, 100: ReservationState.VOIDED, 5: ReservationState.PENDING}
+    assert standing() == Standing(0, 12)
+    assert_the_books_balance()
+
+
 # Leases
 
 
