@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from guard import breaker, idempotency
 from guard.bills import read_bill
-from guard.budget import BudgetStatus, seconds_until, tightest
+from guard.budget import BudgetStatus, refusing, seconds_until, tightest
 from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
@@ -258,13 +258,14 @@ def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str,
 def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: datetime) -> NoReturn:
     """Say which it is: spent, or only held; and when the window that binds turns over."""
     tenant = story.call.tenant
-    status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
     if result.by_holds:
+        status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
         raise BudgetHeld(retry_after_s=1, headers=status.headers(tenant, now))
+    status = refusing(limits, result.standings, result.binding, can_downgrade=bool(tenant.downgrades))
     # Several may bind, and all of them must turn over; a budget in total never does.
     ends = [limits[position].ends_at for position in result.binding]
     retry_after_s = None if None in ends else max(1, seconds_until(max(filter(None, ends), default=now), now))
-    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.stopped().headers(tenant, now))
+    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.headers(tenant, now))
 
 
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:

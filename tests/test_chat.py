@@ -552,6 +552,8 @@ def test_a_downgrade_that_would_cost_more_is_not_taken(hire: Hire, provider: Pro
         ({"status": 401}, "provider_refused_key", False),
         ({"status": 403}, "provider_refused_key", False),
         ({"status": 404}, "model_not_found", False),
+        ({"status": 408}, "timeout", True),
+        ({"status": 504}, "timeout", True),
         ({"hang": True}, "timeout", True),
         ({"break_connection": "before"}, "connection_failed", True),
         ({"break_connection": "mid"}, "connection_failed", True),
