@@ -22,9 +22,12 @@ DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
 def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
-    """The provider's own figure wins over ours; where neither can be had, the hold stands."""
+    """The provider's own figure wins over ours; where neither can be had, the hold stands.
+
+    A figure of nothing for a usage that nobody knows is no figure: it would make the call free.
+    """
     usage = read_usage(raw_usage, reasoning_on_top=reserved.offer.provider == Provider.XAI)
-    provider_ticks = read_provider_ticks(raw_usage)
+    provider_ticks = read_provider_ticks(raw_usage) if usage else read_provider_ticks(raw_usage) or None
     computed_ticks = cost_ticks(usage, reserved.offer.price) if usage else None
     billed_ticks = computed_ticks if provider_ticks is None else provider_ticks
     return Bill(

@@ -3,6 +3,9 @@
 Opens after FAILURES_TO_OPEN failures in a row, for OPEN_S; then lets PROBES calls through. So many
 successes close it, one failure opens it again.  The state is one row per model, shared by all
 workers, each step one conditional update; while all is well a call touches no row.
+
+A half-open breaker hears of its probes only: a call that began earlier, and failed or succeeded since,
+says nothing of how the provider is now.
 """
 
 from collections.abc import Mapping
@@ -50,20 +53,29 @@ def claim_probe(model: str, now: datetime) -> bool:
     )
 
 
-def record_failure(model: str, code: str, now: datetime) -> None:
+def _half_open_at(began_at: datetime) -> Q:
+    """A call that began then was let through as a probe."""
+    return Q(opened_at__lte=began_at - timedelta(seconds=OPEN_S))
+
+
+def record_failure(model: str, code: str, began_at: datetime, now: datetime) -> Breaker:
+    """Of a call that began at `began_at`. Returns the breaker as it stands then."""
     Breaker.objects.get_or_create(pk=model)
     breaker = Breaker.objects.filter(pk=model)
     breaker.update(failures=F("failures") + 1, last_failure=code, last_failure_at=now)
-    half_open = Q(opened_at__lte=now - timedelta(seconds=OPEN_S))
     closed_too_often = Q(opened_at__isnull=True, failures__gte=FAILURES_TO_OPEN)
-    breaker.filter(half_open | closed_too_often).update(opened_at=now, probes=0, successes=0, probed_at=None)
+    failed = breaker.filter(_half_open_at(began_at) | closed_too_often)
+    failed.update(opened_at=now, probes=0, successes=0, probed_at=None)
+    return breaker.get()
 
 
-def record_success(model: str, now: datetime) -> None:
+def record_success(model: str, began_at: datetime) -> Breaker | None:
+    """Of a call that began at `began_at`. Returns the breaker as it stands then."""
     breaker = Breaker.objects.filter(pk=model)
     breaker.filter(opened_at__isnull=True, failures__gt=0).update(failures=0)
-    half_open = breaker.filter(opened_at__lte=now - timedelta(seconds=OPEN_S))
+    half_open = breaker.filter(_half_open_at(began_at))
     if half_open.update(successes=F("successes") + 1):
         half_open.filter(successes__gte=PROBES).update(
             opened_at=None, failures=0, probes=0, successes=0, probed_at=None
         )
+    return breaker.first()

@@ -66,6 +66,20 @@ def tightest(limits: Sequence[Limit], standings: Sequence[Standing], *, can_down
     return min(statuses, key=lambda status: (-SEVERITY.index(status.state), status.remaining_ticks))
 
 
+def refusing(
+    limits: Sequence[Limit], standings: Sequence[Standing], binding: Sequence[int], *, can_downgrade: bool
+) -> BudgetStatus:
+    """The tightest of the windows that a call does not fit: stopped.
+
+    Where only the installation's do not fit it, the tenant's own say how they stand, which is not stopped.
+    """
+    own = [position for position in binding if limits[position].key.scope != Scope.INSTALLATION]
+    if not own:
+        return tightest(limits, standings, can_downgrade=can_downgrade)
+    chosen = [(limits[position], standings[position]) for position in own]
+    return tightest(*zip(*chosen, strict=True), can_downgrade=can_downgrade).stopped()
+
+
 def _status(limit: Limit, standing: Standing, can_downgrade: bool) -> BudgetStatus:
     spent, held = standing
     return BudgetStatus(

@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from guard import breaker, idempotency
 from guard.bills import read_bill
-from guard.budget import STATE_HEADER, BudgetStatus, seconds_until, tightest
+from guard.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
@@ -38,7 +38,7 @@ from guard.idempotency import Claim
 from guard.pace import take_turn
 from guard.policy import Pace, TenantPolicy, limits_of
 from guard.providers import Failed, Provider, ProviderStream, Rejected
-from guard.routing import Ask, Plan, explained_input, is_out_of_bounds, plan
+from guard.routing import Ask, Plan, explained_input, plan, teaches
 from guard.runtime import Runtime
 from guard.telemetry import Line, Trace
 from spend.allowances import raise_allowances
@@ -336,26 +336,26 @@ def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str,
 def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: datetime) -> NoReturn:
     """Say which it is: spent, or only held; and when the window that binds turns over."""
     tenant = story.call.tenant
-    status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
     if result.by_holds:
+        status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
         raise BudgetHeld(retry_after_s=1, headers=status.headers(tenant, now))
     binding = [limits[position] for position in result.binding]
     for limit in binding:  # which `spend.alerts` reads: whose budget it was, and under which bounds
         scope, period, starts_at = limit.key.scope, limit.key.period, limit.key.starts_at.isoformat()
         bounds = {"limit_ticks": limit.limit_ticks, "hard_ticks": limit.hard_ticks}
         story.note("", "refused", scope=scope, period=period, starts_at=starts_at, **bounds)
+    status = refusing(limits, result.standings, result.binding, can_downgrade=bool(tenant.downgrades))
     # Several may bind, and all of them must turn over; a budget in total never does.
     ends = [limit.ends_at for limit in binding]
     retry_after_s = None if None in ends else max(1, seconds_until(max(filter(None, ends), default=now), now))
-    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.stopped().headers(tenant, now))
+    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.headers(tenant, now))
 
 
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
     """Send the call to the model that was held for. Raises Failed, or InvalidRequest where it rejects."""
     offer = hold.reserved.offer
     state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
-    is_closed = state is breaker.State.CLOSED
-    if not is_closed and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
+    if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
     payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
@@ -366,8 +366,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     except Rejected as rejection:
         story.trace.failed("rejected", 0)
         await void(hold, runtime)
-        if not is_closed:  # it refuses the request, and so is well
-            await runtime.note(breaker.record_success, offer.model, timezone.now())
+        await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
         raise InvalidRequest(words_of(rejection, story.call.tenant), param=rejection.param) from None
 
 
@@ -383,7 +382,7 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     story.failed[model] = failure.code
     story.note(model, "failed", code=failure.code)
     if failure.code != "circuit_open":
-        await runtime.note(breaker.record_failure, model, failure.code, timezone.now())
+        await runtime.record_failure(hold.reserved, failure.code)
     await end_unserved(hold, failure.code, failure.billed, story, runtime)
 
 
@@ -439,13 +438,13 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
 
 
 async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
-    """What a served call teaches: that the model is well, and whether its bill passed its bounds."""
+    """What a served call teaches: that the model is well, and what its bill says of its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
     if not bill.is_estimated:
         runtime.lengths.note((story.call.tenant.id, model), bill.usage.output_tokens // ask.choices)
-    if policy and is_out_of_bounds(bill.usage, ask, policy, max_tokens):
+    if policy and teaches(bill.usage, ask, policy, max_tokens, timezone.now()):
         explained = explained_input(ask, policy)
         await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)
-    if model not in story.failed and breaker.needs_success(runtime.keeper.breakers.get(model)):
-        await runtime.note(breaker.record_success, model, timezone.now())
+    if model not in story.failed:
+        await runtime.record_success(hold.reserved)

@@ -104,6 +104,8 @@ class ModelPolicy:
     max_output_tokens: int
     reasoning_allowance_tokens: int
     input_allowance_percent: int
+    input_surplus_tokens: int
+    input_raised_at: datetime | None
     image_allowance_tokens: int | None
     is_enabled: bool
     shutdown_on: date | None
@@ -229,6 +231,8 @@ def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod]) -> Model
         max_output_tokens=model.max_output_tokens,
         reasoning_allowance_tokens=model.reasoning_allowance_tokens,
         input_allowance_percent=model.input_allowance_percent,
+        input_surplus_tokens=model.input_surplus_tokens,
+        input_raised_at=model.input_raised_at,
         image_allowance_tokens=model.image_allowance_tokens,
         is_enabled=model.is_enabled,
         shutdown_on=model.shutdown_on,
@@ -259,6 +263,10 @@ class PolicyKeeper:
         if self._is_stale():
             self.policy = load()
             self.loaded_at = monotonic()
+
+    def learn_breaker(self, breaker: Breaker) -> None:
+        """What this worker has just written it knows at once: else a success right after a failure would not count."""
+        self.breakers = {**self.breakers, breaker.model_id: breaker}
 
     def _is_stale(self) -> bool:
         good_until = self.policy.good_until

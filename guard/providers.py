@@ -38,6 +38,8 @@ FAILURE_CODES = {
     404: "model_not_found",
     408: "timeout",
     429: "rate_limited",
+    504: "timeout",
+    524: "timeout",
 }
 CLIENT_ERRORS = (
     openai.OpenAIError,
@@ -48,6 +50,8 @@ CLIENT_ERRORS = (
     ValueError,
 )
 """What the package, its transport or the reading of an answer raises; the transport lets some of aiohttp's through."""
+GAVE_UP_WAITING = {408, 504, 524}
+"""Somebody on the way did, while the model may have answered, and billed."""
 
 
 class ProviderError(Exception):
@@ -285,7 +289,8 @@ def _status_error(error: openai.APIStatusError) -> ProviderError:
         return Failed(FAILURE_CODES[401])
     if error.status_code in CALLERS_ERRORS:
         return Rejected(message or "The provider rejected the request.", str(param) if param else None)
-    return Failed(FAILURE_CODES.get(error.status_code, "server_error"))
+    billed = None if error.status_code in GAVE_UP_WAITING else False
+    return Failed(FAILURE_CODES.get(error.status_code, "server_error"), billed=billed)
 
 
 def _connection_error(error: openai.APIConnectionError) -> Failed:

@@ -130,7 +130,7 @@ def _try(reserve: Reserve, standings: tuple[Standing, ...]) -> Reservable:
     book = Book(
         windows={number: Balance(number, *standing) for number, standing in enumerate(standings)},
         window_ids={limit.key: number for number, limit in enumerate(reserve.limits)},
-        pending=set(),
+        pending={},
         in_flight={limit.group: _in_flight(limit.group) for limit in reserve.in_flight_limits},
     )
     (result,) = apply([reserve], book)

@@ -1,8 +1,9 @@
 """Routing: which models may serve a call, in which order, and why. Pure.
 
 Below the soft cap the model that was asked for comes first.  Past it, the tenant's downgrade rules
-put a cheaper model first, where it really is cheaper for this call at today's prices.  Where a model
-does not fit what is left of the budget, a cheaper one on the route may.
+put a cheaper model first, where it really is cheaper for this call at today's prices: by the tokens to
+expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
+Where a model does not fit what is left of the budget, a cheaper one on the route may.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,9 +12,13 @@ from datetime import datetime
 from types import MappingProxyType
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
+from spend.allowances import NOTED_EVERY, bound_tokens
 from spend.ledger import Offer
 from spend.models import AUTO, Route, is_shut_down
-from spend.pricing import PriceList, Usage, WorstCase, worst_case
+from spend.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
+
+BYTES_PER_TOKEN = 4
+"""Of usual text, of which the bound is one token a byte."""
 
 SHARE_WITHOUT_HISTORY = 4
 """Most answers need far less than the tenant's default maximum; until some came, a quarter is taken for enough."""
@@ -40,12 +45,9 @@ class Candidate:
     model: ModelPolicy
     price: PriceList
     worst: WorstCase
+    expected_ticks: int
     max_tokens: int
     modest_tokens: int | None
-
-    @property
-    def ticks(self) -> int:
-        return self.worst.ticks(self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,14 @@ def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], ten
     cheaper = [
         candidates[name]
         for name in _downgrades_of(first.model.id, tenant)
-        if name in candidates and candidates[name].ticks < first.ticks
+        if name in candidates and candidates[name].expected_ticks < first.expected_ticks
     ]
     offers = [_offer(first, otherwise, tenant, only_below_soft=True)] if cheaper else []
     offers += [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in cheaper]
     offers.append(_offer(first, otherwise, tenant))
     named = {offer.model for offer in offers}
-    rest = [candidates[name] for name in usable if name not in named and candidates[name].ticks < first.ticks]
+    others = [candidates[name] for name in usable if name not in named]
+    rest = [candidate for candidate in others if candidate.expected_ticks < first.expected_ticks]
     return offers + [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in rest]
 
 
@@ -143,9 +146,9 @@ def _candidate(
         choices=ask.choices,
     )
     max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
-    return Candidate(
-        model, price, worst, max_tokens, None if ask.max_tokens else _modest(name, max_tokens, tenant, lengths)
-    )
+    expected_ticks = cost_ticks(expected_usage(ask, model, max_tokens), price)
+    modest_tokens = None if ask.max_tokens else _modest(name, max_tokens, tenant, lengths)
+    return Candidate(model, price, worst, expected_ticks, max_tokens, modest_tokens)
 
 
 def _modest(model: str, max_tokens: int, tenant: TenantPolicy, lengths: Lengths) -> int:
@@ -154,19 +157,28 @@ def _modest(model: str, max_tokens: int, tenant: TenantPolicy, lengths: Lengths)
     return min(max_tokens, max(enough, tenant.floor_max_tokens))
 
 
+def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int) -> Usage:
+    """What a call usually comes to, for comparing prices: its text's tokens, and all of its answers."""
+    images = explained_input(ask, model) - ask.input_tokens
+    return Usage(input_tokens=ask.input_tokens // BYTES_PER_TOKEN + images, output_tokens=max_tokens * ask.choices)
+
+
 def explained_input(ask: Ask, model: ModelPolicy) -> int:
     """The most input tokens that the call's own text and images can explain, before what the model learned."""
     return ask.input_tokens + ask.images * (model.image_allowance_tokens or 0)
 
 
 def _bound_input(ask: Ask, model: ModelPolicy) -> int:
-    return -(-explained_input(ask, model) * model.input_allowance_percent // 100)
+    return bound_tokens(explained_input(ask, model), model.input_allowance_percent, model.input_surplus_tokens)
 
 
-def is_out_of_bounds(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int) -> bool:
-    """Whether a bill shows more tokens than `model`'s bounds allow for such a call."""
+def teaches(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int, now: datetime) -> bool:
+    """Whether a bill shows more tokens than `model`'s bounds allow for such a call, or that they are needed still."""
     most_output_tokens = (max_tokens + model.reasoning_allowance_tokens) * ask.choices
-    return usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens
+    if usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens:
+        return True
+    is_needed = usage.input_tokens > explained_input(ask, model)
+    return is_needed and model.input_raised_at is not None and now - model.input_raised_at > NOTED_EVERY
 
 
 def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_below_soft: bool = False) -> Offer:

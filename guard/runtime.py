@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from math import ceil
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from guard.policy import Policy, PolicyKeeper
 from guard.providers import Providers, demo_stands_in
 from guard.telemetry import Telemetry
 from spend.leases import expire_reservations
-from spend.ledger import LedgerError
+from spend.ledger import LedgerError, Reserved
 from spend.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Runtime:
         self.telemetry.start()
         self.contents.start()
         _keep(self._sweep(), self.background)
+        _keep(self._renew_leases(), self.background)
         _keep(asyncio.to_thread(count_tokens, ""), self.background)  # its tables take half a second to load
 
     async def stop(self) -> None:
@@ -164,12 +166,39 @@ class Runtime:
     def open_circuits(self) -> set[str]:
         return breaker.open_circuits(self.keeper.breakers, timezone.now())
 
+    async def record_failure(self, reserved: Reserved, code: str) -> None:
+        """An attempt failed: the breaker counts it."""
+
+        def record() -> None:
+            failed = breaker.record_failure(reserved.offer.model, code, reserved.created_at, timezone.now())
+            self.keeper.learn_breaker(failed)
+
+        await self.note(record)
+
+    async def record_success(self, reserved: Reserved) -> None:
+        """An attempt succeeded, which the breaker hears of after failures."""
+        model = reserved.offer.model
+
+        def record() -> None:
+            if succeeded := breaker.record_success(model, reserved.created_at):
+                self.keeper.learn_breaker(succeeded)
+
+        if breaker.needs_success(self.keeper.breakers.get(model)):
+            await self.note(record)
+
     async def _sweep(self) -> None:
         """Expire reservations whose lease is over: the guarantee behind every hold."""
         while True:
             await self.note(expire_reservations)
             await self.note(forget_old, timezone.now())
             await asyncio.sleep(min(SWEEP_S, settings.RESERVATION_LEASE_SECONDS))
+
+    async def _renew_leases(self) -> None:
+        """While a worker lives its calls may take their time: a provider's timeout may be longer than a lease."""
+        lease_s = settings.RESERVATION_LEASE_SECONDS
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            self.writer.renew(timezone.now() + timedelta(seconds=lease_s))
 
 
 def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":

@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from django.utils import timezone
-
-from guard import breaker, idempotency
+from guard import idempotency
 from guard.bills import counted_bill, read_bill, texts_in, tokens_only
 from guard.chat import Answer, Opened, settle
 from guard.content import keeps_content
@@ -168,7 +166,7 @@ class Relay:
         story.failed[self.model] = failure.code
         story.note(self.model, "broke_off", code=failure.code)
         await self.aclose()
-        await self.runtime.note(breaker.record_failure, self.model, failure.code, timezone.now())
+        await self.runtime.record_failure(self.opened.hold.reserved, failure.code)
         attempts = [{"model": self.model, "code": failure.code}]
         return self._error(AllModelsFailed("The model's provider broke off.", attempts=attempts))
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend import contents, deliveries, room
+from spend import allowances, contents, deliveries, room
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.leases import expire_reservations
@@ -95,6 +95,11 @@ def give_room_back() -> str:
 
 
 @task
+def forget_allowances() -> str:
+    return f"{len(allowances.forget(timezone.now()))} models' input is held by its text alone again"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -117,5 +122,6 @@ JOBS = [
     Job("give room back", timedelta(days=1), give_room_back),
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
+    Job("forget allowances", timedelta(days=1), forget_allowances),
     Job("forget content", timedelta(hours=1), forget_content),
 ]

@@ -21,7 +21,7 @@ def expire_reservations() -> int:
     posting, expired = Posting(), 0
     while due := _due():
         now = timezone.now()
-        results = posting.post([Expire(_reserved(row), now) for row in due])
+        results = posting.post([Expire(reserved_of(row), now) for row in due])
         expired += sum(isinstance(result, Ended) for result in results)
     return expired
 
@@ -31,7 +31,8 @@ def _due() -> list[Reservation]:
     return list(pending.order_by("lease_expires_at")[:MOST_AT_ONCE])
 
 
-def _reserved(row: Reservation) -> Reserved:
+def reserved_of(row: Reservation) -> Reserved:
+    """A reservation as the ledger's commands want it."""
     caller = Caller(**{field.name: getattr(row, field.name) for field in fields(Caller)})
     offer = Offer(
         model=row.model,

@@ -5,6 +5,7 @@
     Settle   ──> Ended │ NotPending     the hold becomes an entry at the true cost
     Void     ──> Ended │ NotPending     the hold goes; the provider surely billed nothing
     Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown
+    Renew    ──> None                   the worker lives, and so do the leases of its calls in flight
     Record   ──> None                   the story of a call, for the pages
     Remember ──> None                   its answer, for a replay under the same idempotency key
 
@@ -108,7 +109,7 @@ class Caller:
     requested_model: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reserved:
     """A reservation as it was made."""
 
@@ -167,6 +168,14 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Those of these reservations that are pending still."""
+
+    ids: tuple[UUID, ...]
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     caller: Caller
     outcome: Outcome
@@ -188,7 +197,7 @@ class Remember:
 
 
 Ending = Settle | Void | Expire
-Command = Reserve | Ending | Record | Remember
+Command = Reserve | Ending | Renew | Record | Remember
 
 
 class Standing(NamedTuple):
@@ -273,16 +282,18 @@ class Entry:
 class Book:
     """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
 
+    `pending` are their ids with the windows that count them: those they were held against, and since made ones.
     `recorded` are the calls whose record was written before: only a batch that is tried again has some.
     """
 
     windows: dict[int, Balance]
     window_ids: dict[WindowKey, int]
-    pending: set[UUID]
+    pending: dict[UUID, tuple[int, ...]]
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
     recorded: set[UUID] = field(default_factory=set)
     reserved: list[Reserved] = field(default_factory=list)
     ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
+    renewed: dict[UUID, datetime] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     remembered: list[Remember] = field(default_factory=list)
@@ -303,6 +314,9 @@ def _apply_one(command: Command, book: Book) -> Result:
             return _end(reserved, ReservationState.VOIDED, at, None, book)
         case Expire(reserved, at):
             return _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
+        case Renew(ids, lease_expires_at):
+            book.renewed.update((id_, lease_expires_at) for id_ in ids if id_ in book.pending)
+            return None
         case Record():
             if command.caller.call_id not in book.recorded:
                 book.records.append(command)
@@ -390,7 +404,7 @@ def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balanc
         lease_expires_at=command.lease_expires_at,
     )
     book.reserved.append(reserved)
-    book.pending.add(reserved.id)
+    book.pending[reserved.id] = reserved.window_ids
     _count_in_flight(reserved.caller, +1, book)
     return reserved
 
@@ -418,12 +432,10 @@ def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[
 def _end(
     reserved: Reserved, state: ReservationState, at: datetime, bill: Bill | None, book: Book
 ) -> Ended | NotPending:
-    if reserved.id not in book.pending:
-        found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
-        is_whole = len(found) == len(reserved.window_ids)
-        return NotPending(tuple(balance.standing() for balance in found) if is_whole else ())
-    balances = [book.windows[window_id] for window_id in reserved.window_ids]
-    book.pending.remove(reserved.id)
+    window_ids = book.pending.pop(reserved.id, None)
+    if window_ids is None:
+        return NotPending(_standings(reserved, book))
+    book.renewed.pop(reserved.id, None)
     _count_in_flight(reserved.caller, -1, book)
     book.ended.append((reserved.id, state, at))
     cost_ticks = 0
@@ -438,8 +450,14 @@ def _end(
                 is_expired=state is ReservationState.EXPIRED,
             )
         )
-    for balance in balances:
+    for balance in [book.windows[window_id] for window_id in window_ids]:
         balance.held_ticks -= reserved.hold_ticks
         balance.spent_ticks += cost_ticks
         assert balance.held_ticks >= 0, "more was released than was held"  # noqa: S101
-    return Ended(tuple(balance.standing() for balance in balances), cost_ticks)
+    return Ended(_standings(reserved, book), cost_ticks)
+
+
+def _standings(reserved: Reserved, book: Book) -> tuple[Standing, ...]:
+    """Of the windows that the call was held against, in their order; none where some are removed."""
+    found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
+    return tuple(balance.standing() for balance in found) if len(found) == len(reserved.window_ids) else ()

@@ -54,7 +54,17 @@ class CatalogueModel(models.Model):
     )
     input_allowance_percent = models.PositiveIntegerField(
         default=100,
-        help_text="Input held, in percent of the text's own bound. Raised by itself when a bill shows more.",
+        help_text="Input held, in percent of the text's own bound. Raised by itself when the bill of a long text shows "
+        "more, and 100 again once no bill needed it for 30 days.",
+    )
+    input_surplus_tokens = models.PositiveIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Input held on top of that, for a provider's own prompt. Raised by itself when a bill shows more, "
+        "and 0 again once no bill needed it for 30 days.",
+    )
+    input_raised_at = models.DateTimeField(
+        null=True, editable=False, help_text="When a bill last raised or needed these two; empty where none did."
     )
     image_allowance_tokens = models.PositiveIntegerField(
         null=True, blank=True, help_text="Most input tokens one image can cost. Empty: images are refused."

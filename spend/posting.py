@@ -23,6 +23,7 @@ from spend.ledger import (
     Entry,
     Expire,
     Record,
+    Renew,
     Reserve,
     Reserved,
     Result,
@@ -32,7 +33,7 @@ from spend.ledger import (
     apply,
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
-from spend.opening import opening_ticks
+from spend.opening import open_windows
 from spend.sql import Insert, Sql, Update, added
 
 PENDING = ("state", ReservationState.PENDING.value)
@@ -66,10 +67,7 @@ class Posting:
                     return results
 
     def _ensure_windows(self, sql: Sql, commands: Sequence[Command]) -> None:
-        """Make the windows that a batch is the first to need, in a transaction of its own.
-
-        Two workers may make one at once: insert or ignore, then read whose it became.
-        """
+        """Open the windows that a batch is the first to need here, in a transaction of its own."""
         if len(self.known_window_ids) > MOST_KNOWN_WINDOWS:
             self.known_window_ids.clear()
         ends = {
@@ -81,27 +79,21 @@ class Posting:
         }
         if not ends:
             return
-        keys = sorted(ends)
         with transaction.atomic(using=self.using):
-            openings = {key: opening_ticks(key, ends[key], self.using) for key in keys}
-            rows = [(*key, ends[key], opening, opening, 0) for key, opening in openings.items()]
-            sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
-        for key in keys:
-            self.known_window_ids[key] = (
-                Window.objects.using(self.using).values_list("id", flat=True).get(**key._asdict())
-            )
+            made = open_windows(sql, ends, self.using)
+        self.known_window_ids |= made
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book | None:
         """What the batch needs, locked; None where a window is not what its id was remembered for any more."""
-        ending = sorted({command.reserved.id for command in commands if isinstance(command, Settle | Void | Expire)})
-        pending = sql.lock(Reservation, ["id"], ending, only=PENDING)
+        touched = sql.lock(Reservation, ["id", "window_ids"], _touched_ids(commands), only=PENDING)
+        pending = {sql.uuid(id_): tuple(sql.json(ids)) for id_, ids in touched}
         window_ids = {
             limit.key: self.known_window_ids[limit.key]
             for command in commands
             if isinstance(command, Reserve)
             for limit in command.limits
         }
-        needed = set(window_ids.values())
+        needed = set(window_ids.values()).union(*pending.values())
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
@@ -113,7 +105,7 @@ class Posting:
         return Book(
             windows={row[0]: Balance(*row[:3]) for row in rows},
             window_ids=window_ids,
-            pending={sql.uuid(row[0]) for row in pending},
+            pending=pending,
             in_flight=self._count_in_flight(commands),
         )
 
@@ -142,11 +134,13 @@ class Posting:
     def _write(self, sql: Sql, book: Book) -> None:
         balances = [(balance.id, balance.spent_ticks, balance.held_ticks) for balance in book.windows.values()]
         ended = [(ended_id, state.value, at) for ended_id, state, at in book.ended]
+        renewed = sorted(book.renewed.items())
         answers = [(remember.id, remember.answer) for remember in book.remembered]
         _, _, count, *_ = sql.write(
             Update(Window, ["spent_ticks", "held_ticks"], balances),
             Insert(Reservation, RESERVATION_FIELDS, [_reservation_row(reserved) for reserved in book.reserved]),
             Update(Reservation, ["state", "ended_at"], ended, only=PENDING),
+            Update(Reservation, ["lease_expires_at"], renewed, only=PENDING),
             Insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries]),
             Insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records]),
             Update(IdempotentCall, ["answer"], answers),
@@ -162,7 +156,6 @@ def _stale(window_ids: Mapping[WindowKey, int], subjects: Mapping[int, str]) -> 
 
 MOST_KNOWN_WINDOWS = 100_000
 
-WINDOW_FIELDS = [*WindowKey._fields, "ends_at", "opening_ticks", "spent_ticks", "held_ticks"]
 ATTEMPTED_FIELDS = [
     "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
     "provider", "model", "route", "price_id",
@@ -184,6 +177,12 @@ ROLLUP_SUMS = [
     "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
     "served", "refused", "failed",
 ]  # fmt: skip
+
+
+def _touched_ids(commands: Sequence[Command]) -> list[UUID]:
+    """The reservations that a batch may end or renew."""
+    ids = {command.reserved.id for command in commands if isinstance(command, Settle | Void | Expire)}
+    return sorted(ids.union(*(command.ids for command in commands if isinstance(command, Renew))))
 
 
 def _attempted_row(reserved: Reserved) -> tuple[Any, ...]:

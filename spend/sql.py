@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+import orjson
 from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -82,7 +83,7 @@ class Sql:
         return nullcontext()
 
     def write(self, *changes: Change) -> list[int]:
-        """Make all the changes, of different tables, and return how many rows each of them touched."""
+        """Make all the changes, of different rows, and return how many rows each of them touched."""
         raise NotImplementedError
 
     def lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None = None) -> Rows:
@@ -91,6 +92,9 @@ class Sql:
 
     def uuid(self, value: Any) -> UUID:
         return value if isinstance(value, UUID) else UUID(value)
+
+    def json(self, value: Any) -> Any:
+        return orjson.loads(value) if isinstance(value, str) else value
 
     def _lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None) -> Rows:
         raise NotImplementedError
@@ -205,7 +209,7 @@ def _statement(change: Change, given: int) -> str:
         arrays = _arrays(change.model, columns, given)
         return f"INSERT INTO {table} ({names}) SELECT {chosen} FROM unnest({arrays}) AS rows ({names}){change.tail}"
     names = ", ".join(["id", *columns])
-    assignments = ", ".join(f"{column} = rows.{column}" for column in columns)
+    assignments = ", ".join(f"{column} = rows.{column}{_from_text(change.model, column)}" for column in columns)
     return (
         f"UPDATE {table} SET {assignments} "
         f"FROM unnest({_arrays(change.model, ['id', *columns], given)}) AS rows ({names}) "

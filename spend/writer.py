@@ -12,17 +12,23 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from queue import Empty, SimpleQueue
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 from django.db import DEFAULT_DB_ALIAS, DataError, Error, IntegrityError, connections
 from django.utils import timezone
 
-from spend.ledger import Command, Held, LedgerError, Reserve, Result, Void
+from spend.leases import reserved_of
+from spend.ledger import Command, Held, LedgerError, Renew, Reserve, Reserved, Result, Void
+from spend.models import Reservation, ReservationState
 from spend.posting import Posting
 
 logger = logging.getLogger(__name__)
 
 MOST_UNITS = 500
+MOST_DOUBTFUL = 5_000
 RETRY_S = 0.25
 PATIENCE_S = 10.0
 
@@ -57,6 +63,9 @@ class Writer:
         self.queue: SimpleQueue[Unit | None] = SimpleQueue()
         self.kept: deque[Unit] = deque()
         self.is_retrying = False
+        self.doubtful: list[UUID] = []
+        # A call refers to its hold while it runs: one that was lost, by whatever defect, is renewed no more.
+        self.in_flight: WeakValueDictionary[UUID, Reserved] = WeakValueDictionary()
         self.thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def start(self) -> None:
@@ -78,13 +87,20 @@ class Writer:
         self.queue.put(Unit(commands, loop, future))
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await future
+                results = await future
         except TimeoutError:
             raise LedgerError("the ledger did not answer in time") from None
+        self.in_flight.update((held.reserved.id, held.reserved) for held in results if isinstance(held, Held))
+        return results
 
     def post_later(self, *commands: Command) -> None:
         """Post `commands` without waiting for them."""
         self.queue.put(Unit(commands))
+
+    def renew(self, lease_expires_at: datetime) -> None:
+        """Renew the leases of this writer's calls in flight: only those of a dead worker are to end."""
+        if ids := tuple(self.in_flight):
+            self.post_later(Renew(ids, lease_expires_at))
 
     def _run(self) -> None:
         try:
@@ -134,6 +150,7 @@ class Writer:
             self._split(units, LedgerError("the ledger refused the command"))
         else:
             self._deliver(units, results)
+            self._give_back_doubtful()
 
     def _post_failed(self, units: list[Unit], error: Error) -> None:
         if _is_about_data(error) and len(units) > 1:
@@ -143,7 +160,27 @@ class Writer:
         connections[self.using].close()
         refused = [unit for unit in units if unit.asks_for_hold or _is_about_data(error)]
         self.kept.extend(unit for unit in units if unit not in refused)
+        if not _is_about_data(error):
+            self._doubt(refused)
         self._resolve(refused, [LedgerError(str(error))] * len(refused))
+
+    def _doubt(self, refused: list[Unit]) -> None:
+        """The database may have failed to answer a commit only. It did so at the beginning, if at all."""
+        ids = [command.id for unit in refused for command in unit.commands if isinstance(command, Reserve)]
+        self.doubtful += ids[: MOST_DOUBTFUL - len(self.doubtful)]
+
+    def _give_back_doubtful(self) -> None:
+        """Void the holds that were refused, and yet are there: no provider was called."""
+        ids, self.doubtful = self.doubtful, []
+        try:
+            pending = Reservation.objects.using(self.using).filter(pk__in=ids, state=ReservationState.PENDING)
+            held = [reserved_of(row) for row in pending] if ids else []
+        except Error as error:
+            logger.warning("the ledger cannot be read: %s", error)
+            self.doubtful = ids
+            return
+        if held:
+            self.post_later(*[Void(reserved, timezone.now()) for reserved in held])
 
     def _split(self, units: list[Unit], error: Exception) -> None:
         """One bad command must not fail its neighbours: post them one by one."""

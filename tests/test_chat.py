@@ -535,7 +535,7 @@ def test_an_overrun_is_recorded_in_full_and_the_bound_learns_from_it(
     entry = agent.entry()
     assert (entry.cost_ticks, entry.hold_ticks, entry.is_overrun) == (cost, hold_of(10), True)
     with server.database():
-        assert CatalogueModel.objects.get(pk=agent.model).input_allowance_percent == 300
+        assert CatalogueModel.objects.get(pk=agent.model).input_surplus_tokens == BOUND * 2
     eventually(lambda: agent.chat(max_tokens=10).ok and agent.entries()[-1].hold_ticks >= cost, within_s=2)
     assert not agent.entries()[-1].is_overrun
 
@@ -551,7 +551,7 @@ def test_the_bound_that_learns_knows_of_images(hire: Hire, server: GuardServer, 
     provider.behave(upstream(agent.model), usage={"prompt_tokens": twice, "completion_tokens": 1})
     assert agent.chat(messages=SEEN, max_tokens=10).status_code == 200
     with server.database():
-        assert CatalogueModel.objects.get(pk=agent.model).input_allowance_percent == 200
+        assert CatalogueModel.objects.get(pk=agent.model).input_surplus_tokens == text + 1_000
 
 
 # Downgrades
@@ -604,6 +604,8 @@ def test_a_downgrade_that_would_cost_more_is_not_taken(hire: Hire, provider: Pro
         ({"status": 401}, "provider_refused_key", False),
         ({"status": 403}, "provider_refused_key", False),
         ({"status": 404}, "model_not_found", False),
+        ({"status": 408}, "timeout", True),
+        ({"status": 504}, "timeout", True),
         ({"hang": True}, "timeout", True),
         ({"break_connection": "before"}, "connection_failed", True),
         ({"break_connection": "mid"}, "connection_failed", True),

@@ -42,7 +42,7 @@ DAY, CUSTOMER, ALL = (
 def book_of(*limits: Limit, spent: int = 0, held: int = 0) -> Book:
     """A book with one window for each limit, all with the same balance."""
     ids = {limit.key: number for number, limit in enumerate(limits, 1)}
-    return Book({number: Balance(number, spent, held) for number in ids.values()}, ids, set())
+    return Book({number: Balance(number, spent, held) for number in ids.values()}, ids, {})
 
 
 def held(result: Result) -> Reserved:
@@ -379,7 +379,7 @@ class AnySequence(RuleBasedStateMachine):
         assert len(set(ended)) == len(ended)
         assert len(set(entered)) == len(entered)
         assert set(ended) == {reserved.id for reserved in self.book.reserved} - self.kept.pending.keys()
-        assert self.book.pending == self.kept.pending.keys()
+        assert self.book.pending.keys() == self.kept.pending.keys()
 
 
 TestAnySequence = AnySequence.TestCase

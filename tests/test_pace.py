@@ -89,7 +89,7 @@ def book_of(**in_flight: int) -> Book:
     return Book(
         windows={1: Balance(1, 0, 0)},
         window_ids={limit.key: 1},
-        pending=set(),
+        pending={},
         in_flight={{"tenant": TENANT, "key": KEY}[name]: number for name, number in in_flight.items()},
     )
 

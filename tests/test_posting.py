@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from fcntl import LOCK_EX, LOCK_UN, flock
@@ -25,16 +25,18 @@ from spend.ledger import (
     Limit,
     NotPending,
     Record,
+    Renew,
     Reserved,
     Result,
     Standing,
     Void,
 )
 from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
+from spend.opening import opening_ticks
 from spend.posting import MOST_KNOWN_WINDOWS, Posting
 from spend.pricing import Usage
 from tests.factories import CatalogueModelFactory, PriceFactory
-from tests.support.books import assert_the_books_balance, at_once
+from tests.support.books import WAIT_S, assert_the_books_balance, at_once
 from tests.support.commands import (
     LEASE,
     MIDNIGHT,
@@ -328,12 +330,63 @@ def test_what_was_spent_before_the_budget_counts_against_it() -> None:
     assert result.standings == (Standing(998, 0),)
 
 
-def test_a_call_in_flight_counts_where_it_was_held_and_not_in_a_window_made_meanwhile() -> None:
-    month = limit_of(1_000, starts_at=TODAY.replace(day=1), ends_at=None)
+TOTAL = limit_of(1_000, starts_at=TODAY.replace(day=1), ends_at=None)
+
+
+@pytest.mark.parametrize(
+    ("end", "spent"),
+    [(partial(settle_of, ticks=40), 40), (partial(Void, at=NOON), 0), (partial(Expire, at=NOON), 100)],
+)
+def test_a_call_in_flight_joins_a_window_made_meanwhile_and_ends_in_it(end: Callable[..., Command], spent: int) -> None:
     in_flight = hold([DAY])
-    hold([DAY, month], ticks=5)
-    post(settle_of(in_flight, 40))
-    assert standings() == {"acme tenant day": Standing(40, 5), "acme tenant total": Standing(0, 5)}
+    hold([DAY, TOTAL], ticks=5)
+    assert standings() == {"acme tenant day": Standing(0, 105), "acme tenant total": Standing(0, 105)}
+    (ended,) = post(end(in_flight))
+    assert ended == Ended((Standing(spent, 5),), spent)
+    assert standings() == {"acme tenant day": Standing(spent, 5), "acme tenant total": Standing(spent, 5)}
+    assert_the_books_balance()
+
+
+def test_calls_in_flight_leave_no_room_in_a_budget_that_is_added_meanwhile() -> None:
+    in_flight = [hold([DAY], 400), hold([DAY], 400)]
+    total = replace(TOTAL, hard_ticks=1_000)
+    (result,) = post(reserve_of([total], 201))
+    assert isinstance(result, DoesNotFit)
+    assert result.by_holds
+    post(*[settle_of(each, 400) for each in in_flight])
+    assert standings()["acme tenant total"] == Standing(800, 0)
+    assert_the_books_balance()
+
+
+@pytest.mark.parametrize(
+    ("limit", "joined"),
+    [
+        (limit_of(9_000, "", scope="installation"), 2 + 4 + 8 + 16),
+        (limit_of(9_000, scope="customer", subject="ada"), 2),
+        (limit_of(9_000, scope="key", subject="7"), 4),
+        (limit_of(9_000, scope="conversation", subject="about ada"), 0),
+        (limit_of(9_000, starts_at=NOON), 2 + 4 + 8),
+    ],
+)
+def test_a_window_is_joined_by_what_its_scope_has_in_flight_in_its_period(limit: Limit, joined: int) -> None:
+    hold([DAY], 1, TODAY - timedelta(microseconds=1))
+    hold([DAY], 2, customer="ada")
+    hold([DAY], 4, key_id=7)
+    hold([DAY], 8, conversation="about bob")
+    hold([limit_of(9_000, "other")], 16, tenant_id="other")
+    hold([DAY], 32, MIDNIGHT)
+    hold([limit], 64)
+    assert Window.objects.latest("id").held_ticks == joined + 64
+    assert_the_books_balance()
+
+
+def test_each_worker_that_meets_a_window_lets_join_what_was_held_without_it() -> None:
+    """By a worker that had not heard of the budget when another made its window."""
+    hold([DAY, TOTAL], 1)
+    hold([DAY], 100)
+    for _ in range(2):
+        hold([DAY, TOTAL], 1)
+    assert standings() == {"acme tenant day": Standing(0, 103), "acme tenant total": Standing(0, 103)}
     assert_the_books_balance()
 
 
@@ -367,6 +420,41 @@ def test_workers_that_make_a_window_at_once_share_it() -> None:
     assert sum(isinstance(result, Held) for batch in results for result in batch) == 1_000 // 50
     assert Window.objects.count() == 1 + len(keys)
     assert Window.objects.get(scope="tenant").held_ticks == 1_000
+    assert_the_books_balance()
+
+
+@only_postgres
+@several_at_once
+def test_without_the_guard_a_call_that_ends_while_a_window_is_made_counts_nowhere() -> None:
+    """What was spent is summed before it ends, and what is in flight is looked for after."""
+    in_flight = hold([DAY])
+    has_summed, has_ended = threading.Barrier(2), threading.Event()
+
+    def make_the_window() -> int:
+        opening = opening_ticks(TOTAL.key, None)
+        has_summed.wait(WAIT_S)
+        has_ended.wait(WAIT_S)
+        pending = Reservation.objects.filter(state=ReservationState.PENDING)
+        return opening + sum(pending.values_list("hold_ticks", flat=True))
+
+    def end_the_call() -> int:
+        has_summed.wait(WAIT_S)
+        post(settle_of(in_flight, 100))
+        has_ended.set()
+        return 100
+
+    assert at_once([make_the_window, end_the_call]) == [0, 100]
+
+
+@several_at_once
+def test_with_it_calls_that_end_while_windows_are_made_count_in_them_once() -> None:
+    for number in range(1, 16):
+        limit = limit_of(10**6, starts_at=TODAY + timedelta(seconds=number))
+        in_flight = [hold([DAY], 10) for _ in range(4)]
+        endings = [partial(post, settle_of(each, 10)) for each in in_flight]
+        at_once([*endings, partial(post, reserve_of([limit], 0)), partial(post, reserve_of([limit], 0))])
+        window = Window.objects.latest("id")
+        assert Standing(window.spent_ticks, window.held_ticks) == Standing(number * 40, 0)
     assert_the_books_balance()
 
 
@@ -448,6 +536,15 @@ def test_what_is_due_expires_at_its_hold_and_is_flagged_and_nothing_else_does() 
     assert states == {due.id: "expired", running.id: "pending", ended.id: "settled"}
     assert standings() == {"acme tenant day": Standing(130, 100)}
     assert expire_reservations() == 0
+    assert_the_books_balance()
+
+
+def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands() -> None:
+    holds = [hold(ticks=ticks) for ticks in (10, 20, 30)]
+    renew = Renew(tuple(each.id for each in holds), NOON + 4 * LEASE)
+    post(settle_of(holds[0], 5), renew, settle_of(holds[1], 5))
+    states = {row.hold_ticks: (row.state, row.lease_expires_at - NOON) for row in Reservation.objects.all()}
+    assert states == {10: ("settled", LEASE), 20: ("settled", LEASE), 30: ("pending", 4 * LEASE)}
     assert_the_books_balance()
 
 

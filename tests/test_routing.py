@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from guard.routing import Ask, Plan, plan
+from spend.ledger import Offer
 from spend.models import Route
 from spend.prices import PricePeriod
-from spend.pricing import PriceList, TierPrice
+from spend.pricing import PriceList, TierPrice, Usage, cost_ticks
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 ASK = Ask(model="auto", input_tokens=100)
@@ -36,6 +37,8 @@ def model_of(name: str, input_ticks: int, output_ticks: int, **changes: Any) -> 
         max_output_tokens=10_000,
         reasoning_allowance_tokens=0,
         input_allowance_percent=100,
+        input_surplus_tokens=0,
+        input_raised_at=None,
         image_allowance_tokens=None,
         is_enabled=True,
         shutdown_on=None,
@@ -206,13 +209,58 @@ def test_on_its_last_day_a_model_is_still_called() -> None:
     assert told(planned(tenant_of(["large"]), models=[ending])) == [("large", "primary", False)]
 
 
+# Really cheaper
+
+GROK = model_of("grok", 0, 0, prices=(PricePeriod(NOW - timedelta(days=1), None, PriceList(1, (
+    TierPrice(0, 12_500, 2_000, 12_500, 25_000), TierPrice(200_000, 25_000, 4_000, 25_000, 50_000),
+))),))  # fmt: skip
+GPT = model_of("gpt", 17_500, 140_000)
+
+
+def test_a_model_that_is_cheaper_in_the_worst_case_only_is_no_downgrade() -> None:
+    """250 kB are some 60,000 tokens: the bound alone reaches the first model's higher tier."""
+    tenant, ask = tenant_of(["grok"], [("*", "gpt")]), replace(ASK, input_tokens=250_000)
+    by_bound = [GROK.prices[0].price.tier_of(250_000), GPT.prices[0].price.tier_of(250_000)]
+    assert by_bound[0].input_ticks > by_bound[1].input_ticks
+    assert told(planned(tenant, ask, models=[GROK, GPT])) == [("grok", "primary", False)]
+    assert told(planned(tenant, replace(ASK, input_tokens=10**6), models=[GROK, GPT]))[1][0] == "gpt"
+
+
+def test_what_a_models_bounds_have_learned_does_not_make_it_dearer() -> None:
+    learned = replace(MIDDLE, reasoning_allowance_tokens=8_000, input_allowance_percent=900)
+    tenant = tenant_of(["middle"], [("*", "large")])
+    assert told(planned(tenant, models=[learned, LARGE])) == [("middle", "primary", False)]
+    assert told(planned(tenant_of(["large"], [("*", "middle")]), models=[learned, LARGE]))[1][0] == "middle"
+
+
+TIERS = st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(0, 3_000), st.integers(1, 5))
+
+
+@given(TIERS, TIERS, st.integers(16, 20_000), st.integers(1, 100))
+def test_past_the_soft_cap_a_call_never_moves_to_a_model_that_costs_more(
+    first: tuple[int, ...], second: tuple[int, ...], bound: int, max_tokens: int
+) -> None:
+    """Whatever the tiers: at the tokens of usual text, and an answer as long as it may be."""
+
+    def tiered(name: str, input_ticks: int, output_ticks: int, above: int, factor: int) -> ModelPolicy:
+        low = TierPrice(0, input_ticks, 0, input_ticks, output_ticks)
+        high = TierPrice(above, input_ticks * factor, 0, input_ticks * factor, output_ticks * factor)
+        price = PriceList(1, (low, high) if above else (low,))
+        return model_of(name, 0, 0, prices=(PricePeriod(NOW - timedelta(days=1), None, price),))
+
+    models = [tiered("a", *first), tiered("b", *second)]
+    costs = [cost_ticks(Usage(bound // 4, output_tokens=max_tokens), model.prices[0].price) for model in models]
+    offers = told(planned(tenant_of(["a"], [("*", "b")]), Ask("auto", bound, max_tokens), models=models))
+    assert (("b", "downgrade", False) in offers[1:2]) == (costs[1] < costs[0])
+
+
 # What an offer holds
 
 
 def test_an_offer_bounds_the_call() -> None:
-    model = replace(LARGE, input_allowance_percent=150, reasoning_allowance_tokens=30)
+    model = replace(LARGE, input_allowance_percent=150, input_surplus_tokens=7, reasoning_allowance_tokens=30)
     (offer,) = planned(tenant_of(["large"]), Ask("auto", 101, max_tokens=20, choices=2), models=[model]).offers
-    assert offer.fixed_ticks == 152 * 100 + 30 * 500 * 2
+    assert offer.fixed_ticks == (152 + 7) * 100 + 30 * 500 * 2
     assert (offer.token_ticks, offer.max_tokens, offer.floor_tokens) == (500 * 2, 20, 64)
 
 
@@ -260,10 +308,14 @@ def test_whatever_the_route(
     for offer in offers[1:]:
         is_first_again = offer.model == first.model
         assert is_first_again == (offer.route == first.route)
-        assert is_first_again or offer.hold_ticks(1_000) < first.hold_ticks(1_000)
+        assert is_first_again or usual_ticks(offer) < usual_ticks(first)
     assert [offer.only_below_soft for offer in offers] == [first.only_below_soft, *[False] * (len(offers) - 1)]
     if first.only_below_soft:
         assert any(offer.model == first.model and not offer.only_below_soft for offer in offers)
+
+
+def usual_ticks(offer: Offer) -> int:
+    return cost_ticks(Usage(ASK.input_tokens // 4, output_tokens=1_000), offer.price)
 
 
 def downgrades_from(tenant: TenantPolicy) -> set[str]:

@@ -700,12 +700,14 @@ def test_a_killed_servers_stream_stays_held_and_is_billed_at_the_hold_when_its_l
     audit(agent.server)
 
 
-def test_a_stream_longer_than_its_lease_is_billed_once(guard_server: StartServer, provider: Provider) -> None:
+def test_a_stream_longer_than_its_lease_costs_what_the_provider_billed(
+    guard_server: StartServer, provider: Provider
+) -> None:
     agent = agent_of(guard_server(start=False, RESERVATION_LEASE_SECONDS="1"))
     provider.behave(upstream(agent.model), chunks=8, chunk_delay_s=0.4, usage=USAGE)
     assert text_of(chunks_of(agent.stream()))
     entry = agent.entry()
-    assert (entry.cost_ticks, entry.is_expired) == (entry.hold_ticks, True)
+    assert (entry.cost_ticks, entry.is_expired) == (USAGE_TICKS, False)
     audit(agent.server)
 
 

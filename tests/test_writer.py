@@ -1,6 +1,7 @@
 """The writer: what arrives together commits together, and nothing that was spent is ever dropped."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -18,7 +19,7 @@ from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, W
 from spend.posting import Posting
 from spend.writer import Writer
 from tests.support.books import assert_the_books_balance
-from tests.support.commands import NOON, caller_of, limit_of, record_of, reserve_of, settle_of
+from tests.support.commands import LEASE, NOON, caller_of, limit_of, record_of, reserve_of, settle_of
 from tests.support.postgres import with_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,14 +171,14 @@ def test_callers_on_different_loops_are_answered_on_their_own(writer: Writer) ->
 # One bad command
 
 
-@pytest.mark.parametrize("poison", ["a reservation made already", "a window that is not there", "a hold too large"])
+@pytest.mark.parametrize("poison", ["a reservation made already", "a bill too large", "a hold too large"])
 def test_a_bad_command_fails_alone(writer: Writer, poison: str) -> None:
     async def main() -> None:
         writer.start()
         first = await hold(writer)
         bad: dict[str, Command] = {
             "a reservation made already": replace(reserve_of([DAY], 7), id=first.id),
-            "a window that is not there": settle_of(replace(first, window_ids=(0,)), 7),
+            "a bill too large": settle_of(first, 2**70),
             "a hold too large": reserve_of([limit_of(2**80)], 2**70),
         }
         neighbours = [asyncio.create_task(hold(writer)) for _ in range(3)]
@@ -290,6 +291,48 @@ def test_a_commit_whose_answer_is_lost_is_posted_again_and_counts_once(writer: W
     assert Call.objects.count() == 1
     assert Rollup.objects.get(route="primary").served == 1
     assert_the_books_balance()
+
+
+def test_a_hold_whose_commit_was_not_answered_is_given_back(writer: Writer) -> None:
+    """Its caller is told that the ledger is away, and calls no provider."""
+    posting = writer.posting
+    assert isinstance(posting, Watched)
+
+    async def main() -> None:
+        writer.start()
+        await hold(writer, 7)
+        posting.loses_answers = 1
+        with pytest.raises(LedgerError):
+            await hold(writer)
+        await hold(writer, 5)
+        await asyncio.to_thread(writer.stop)
+
+    run(main())
+    states = dict(Reservation.objects.values_list("hold_ticks", "state"))
+    assert states == {7: ReservationState.PENDING, 100: ReservationState.VOIDED, 5: ReservationState.PENDING}
+    assert standing() == Standing(0, 12)
+    assert_the_books_balance()
+
+
+# Leases
+
+
+def test_the_leases_of_calls_in_flight_are_renewed_and_of_those_that_are_lost_are_not(writer: Writer) -> None:
+    later = NOON + 4 * LEASE
+
+    async def main() -> None:
+        writer.start()
+        in_flight, settled, lost = [await hold(writer, ticks) for ticks in (10, 20, 30)]
+        await writer.post(settle_of(settled, 5))
+        del lost
+        gc.collect()
+        writer.renew(later)
+        writer.stop()
+        assert writer.in_flight[in_flight.id] is in_flight
+
+    run(main())
+    leases = dict(Reservation.objects.values_list("hold_ticks", "lease_expires_at"))
+    assert leases == {10: later, 20: NOON + LEASE, 30: NOON + LEASE}
 
 
 # Callers who go away

@@ -104,8 +104,8 @@ class CatalogueModelAdmin(ModelAdmin):
             {
                 "fields": [
                     ("context_tokens", "max_output_tokens"),
-                    ("reasoning_allowance_tokens", "input_allowance_percent"),
-                    "image_allowance_tokens",
+                    ("input_allowance_percent", "input_surplus_tokens"),
+                    ("reasoning_allowance_tokens", "image_allowance_tokens"),
                 ]
             },
         ),

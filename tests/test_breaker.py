@@ -1,0 +1,90 @@
+"""The breaker: failures in a row open it, and once half-open it hears of its probes only."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES, State, record_failure, record_success, state_of
+from guard.runtime import Runtime
+from spend.ids import new_id
+from spend.ledger import Reserved
+from spend.models import Breaker
+from tests.factories import CatalogueModelFactory
+from tests.support.commands import caller_of, offer_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def model() -> str:
+    return CatalogueModelFactory.create().id
+
+
+def fail(model: str, began_at: datetime | None = None, times: int = 1) -> Breaker:
+    now = timezone.now()
+    return [record_failure(model, "timeout", began_at or now, now) for _ in range(times)][-1]
+
+
+def half_open(model: str) -> datetime:
+    """Opens it; returns when it let probes through again."""
+    fail(model, times=FAILURES_TO_OPEN)
+    opened_at = timezone.now() - timedelta(seconds=OPEN_S + 1)
+    Breaker.objects.filter(pk=model).update(opened_at=opened_at)
+    assert state_of(Breaker.objects.get(pk=model), timezone.now()) is State.HALF_OPEN
+    return opened_at + timedelta(seconds=OPEN_S)
+
+
+def test_failures_in_a_row_open_it_and_a_success_between_them_does_not(model: str) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        assert fail(model, times=FAILURES_TO_OPEN - 1).opened_at is None
+        succeeded = record_success(model, timezone.now())
+        assert succeeded is not None
+        assert succeeded.failures == 0
+    assert fail(model, times=FAILURES_TO_OPEN).opened_at is not None
+
+
+def test_a_probe_that_fails_opens_it_again(model: str) -> None:
+    opened_at = fail(model, half_open(model)).opened_at
+    assert opened_at is not None
+    assert timezone.now() - opened_at < timedelta(seconds=OPEN_S)
+
+
+def test_a_call_that_began_before_the_probes_neither_opens_it_again_nor_closes_it(model: str) -> None:
+    since = half_open(model)
+    earlier = since - timedelta(microseconds=1)
+    failed = fail(model, earlier)
+    assert state_of(failed, timezone.now()) is State.HALF_OPEN
+    for _ in range(PROBES):
+        succeeded = record_success(model, earlier)
+    assert succeeded is not None
+    assert (succeeded.successes, state_of(succeeded, timezone.now())) == (0, State.HALF_OPEN)
+
+
+def test_probes_that_succeed_close_it(model: str) -> None:
+    since = half_open(model)
+    for _ in range(PROBES):
+        succeeded = record_success(model, since)
+    assert (succeeded and succeeded.opened_at, succeeded and succeeded.failures) == (None, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_knows_at_once_what_it_has_written(model: str) -> None:
+    """It reads the breakers four times a second only, here never; a success right after a failure counts."""
+    runtime, now = Runtime(), timezone.now()
+    offer = offer_of(1, model=model)
+    reserved = Reserved(new_id(), caller_of(), offer, 1, 1, (), now, now)
+
+    async def alternate() -> None:
+        for _ in range(FAILURES_TO_OPEN):
+            await runtime.record_failure(reserved, "timeout")
+            await runtime.record_success(reserved)
+        await runtime.providers.close()
+
+    asyncio.run(alternate())
+    runtime.queries.submit(connections.close_all).result()
+    runtime.queries.shutdown()
+    breaker = Breaker.objects.get(pk=model)
+    assert (breaker.failures, breaker.opened_at) == (0, None)
