@@ -57,6 +57,9 @@ class Unit:
 class Writer:
     """The ledger's writer thread. `post` is for coroutines, on any loop."""
 
+    idle_s = 1.0
+    """After so long without a command its connection may be gone, and costs a question to make sure."""
+
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self.using = using
         self.posting = Posting(using)
@@ -131,7 +134,12 @@ class Writer:
 
     def _get(self) -> Unit | None:
         if not self.kept:
-            return self.queue.get()
+            idle_from = time.monotonic()
+            unit = self.queue.get()
+            if time.monotonic() - idle_from >= self.idle_s:
+                # Looked at before it is used: a server that was started anew meanwhile has forgotten it.
+                connections[self.using].health_check_done = False
+            return unit
         time.sleep(RETRY_S)
         try:
             return self.queue.get_nowait()
@@ -149,8 +157,8 @@ class Writer:
             logger.exception("a batch of the ledger failed on a defect")
             self._split(units, LedgerError("the ledger refused the command"))
         else:
+            self._give_back_doubtful()  # before anybody is answered, who may stop this writer
             self._deliver(units, results)
-            self._give_back_doubtful()
 
     def _post_failed(self, units: list[Unit], error: Error) -> None:
         if _is_about_data(error) and len(units) > 1:

@@ -5,7 +5,7 @@ import gc
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -257,6 +257,23 @@ def test_a_connection_that_breaks_is_made_anew(writer: Writer) -> None:
 
     run(main())
     assert standing() == Standing(40, 0)
+    assert_the_books_balance()
+
+
+@pytest.mark.skipif("config.getoption('db') != 'postgres'", reason="SQLite has no connection that could break")
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_connection_that_broke_while_idle_refuses_no_call(writer: Writer, is_guarded: bool) -> None:
+    """As after a restart of the server; without the look at it the first call is refused."""
+    writer.idle_s = 0 if is_guarded else 60
+
+    async def main() -> None:
+        writer.start()
+        await hold(writer)
+        await asyncio.to_thread(terminate_other_backends)
+        with nullcontext() if is_guarded else pytest.raises(LedgerError):
+            await hold(writer)
+
+    run(main())
     assert_the_books_balance()
 
 
