@@ -75,6 +75,7 @@ FRAGMENTS = {
         WHERE price_id = e.price_id AND (above_tokens = 0 OR e.input_tokens > above_tokens))""",
     "owed": """coalesce(provider_ticks, CASE WHEN is_estimated AND computed_ticks > hold_ticks
         THEN hold_ticks ELSE computed_ticks END, hold_ticks)""",  # an estimate takes no more than was held
+    "corrected": "CASE WHEN corrects_id IS NULL THEN 0 ELSE hold_ticks END",  # what the expired one cost already
     "key": "tenant_id, bucket, model, route",
     "figures": ", ".join(FIGURES),
     "outcomes": ", ".join(f"CASE WHEN outcome = '{outcome}' THEN 1 ELSE 0 END" for outcome in OUTCOMES),
@@ -156,7 +157,14 @@ CHECKS = [
     ),
     Check(
         "entry {0}: its cost is {1}, but the provider's figure, else ours, else the hold is {2}",
-        """SELECT reservation_id, cost_ticks, {owed} FROM spend_ledgerentry WHERE cost_ticks <> {owed}""",
+        """SELECT reservation_id, cost_ticks, {owed} FROM spend_ledgerentry WHERE cost_ticks <> {owed} - {corrected}""",
+    ),
+    Check(
+        "entry {0}: it corrects {1}, which is no other attempt of the same call that expired at the same hold",
+        """SELECT c.reservation_id, c.corrects_id FROM spend_ledgerentry c LEFT JOIN spend_ledgerentry e
+            ON e.reservation_id = c.corrects_id AND e.is_expired AND e.call_id = c.call_id
+            AND e.hold_ticks = c.hold_ticks AND e.at = c.at
+            WHERE c.corrects_id IS NOT NULL AND e.reservation_id IS NULL""",
     ),
     Check(
         "entry {0}: its cost by our own figures is {1}, but its tokens and its price make {2}",
@@ -178,7 +186,7 @@ CHECKS = [
     Check(
         "entry {0}: whether it is marked an overrun does not agree with its cost {1} and its hold {2}",
         """SELECT reservation_id, cost_ticks, hold_ticks FROM spend_ledgerentry
-            WHERE is_overrun <> (cost_ticks > hold_ticks)""",
+            WHERE is_overrun <> (cost_ticks + {corrected} > hold_ticks)""",
     ),
     Check(
         "entry {0}: nobody knows its bill, but it is not marked estimated",
@@ -186,7 +194,7 @@ CHECKS = [
             WHERE provider_ticks IS NULL AND computed_ticks IS NULL AND NOT is_estimated""",
     ),
     Check(
-        # One that expired cost the hold, while its call, if it ended later, knew the bill.
+        # One that expired cost the hold, while its call, if it came to an end, knew what it was to cost.
         "call {0}: its cost is {1}, but its entries are {2}",
         """SELECT c.id, c.cost_ticks, coalesce(sum(e.cost_ticks), 0)
             FROM spend_call c LEFT JOIN spend_ledgerentry e ON e.call_id = c.id GROUP BY c.id

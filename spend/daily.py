@@ -124,6 +124,13 @@ def rebuild(tenant_ids: Iterable[str]) -> None:
                 _drop_live_days(mark, mark.archived_through)
 
 
+def reopen(tenant_id: str, at: datetime) -> None:
+    """Something is entered at `at` late, in this transaction: if that day was summed, it is summed anew."""
+    mark = RollupMark.objects.select_for_update().filter(tenant_id=tenant_id).first()
+    if mark and mark.through > at:
+        rebuild([tenant_id])
+
+
 DAILY = (DailyRollup, DailyCustomer, DailyDowngrade)
 
 
@@ -288,7 +295,7 @@ def downgrades(
 ) -> dict[DowngradeKey, list[int]]:
     """Of the downgraded `entries`: attempts, their cost, their cost at the model asked for, unpriced attempts."""
     rows = (
-        entries.filter(route=Route.DOWNGRADE, is_estimated=False, is_expired=False)
+        entries.filter(route=Route.DOWNGRADE, is_estimated=False, is_expired=False, corrects_id=None)
         .order_by()
         .values_list(
             "tenant_id", "at", "requested_model", "model", "cost_ticks",

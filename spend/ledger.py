@@ -3,6 +3,7 @@
     Reserve  ──> Held │ DoesNotFit      hold the worst case of the first offer that fits
                       │ TooMany         as many are pending already as the caller may have
     Settle   ──> Ended │ NotPending     the hold becomes an entry at the true cost
+                                        (after its lease: another entry brings the first to the true cost)
     Void     ──> Ended │ NotPending     the hold goes; the provider surely billed nothing
     Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown
     Renew    ──> None                   the worker lives, and so do the leases of its calls in flight
@@ -15,10 +16,10 @@ below zero, and a reservation ends once.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing import PriceList, Usage
@@ -133,6 +134,9 @@ class Bill:
     provider_ticks: int | None = None
     is_estimated: bool = False
     duration_ms: int = 0
+
+
+NOTHING = Bill(cost_ticks=0, provider_ticks=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +273,14 @@ class Balance:
 
 @dataclass(slots=True)
 class Entry:
-    """A ledger entry to be written."""
+    """A ledger entry to be written; `corrects_id` is the expired one that it brings to its bill."""
 
     reserved: Reserved
     bill: Bill
     cost_ticks: int
     is_overrun: bool
     is_expired: bool
+    corrects_id: UUID | None = None
 
 
 @dataclass(slots=True)
@@ -283,18 +288,21 @@ class Book:
     """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
 
     `pending` are their ids with the windows that count them: those they were held against, and since made ones.
+    `expired` are those that expired and were not corrected yet.
     `recorded` are the calls whose record was written before: only a batch that is tried again has some.
     """
 
     windows: dict[int, Balance]
     window_ids: dict[WindowKey, int]
     pending: dict[UUID, tuple[int, ...]]
+    expired: dict[UUID, tuple[int, ...]] = field(default_factory=dict)
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
     recorded: set[UUID] = field(default_factory=set)
     reserved: list[Reserved] = field(default_factory=list)
     ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
     renewed: dict[UUID, datetime] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    corrections: list[tuple[Reserved, datetime]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     remembered: list[Remember] = field(default_factory=list)
 
@@ -434,7 +442,8 @@ def _end(
 ) -> Ended | NotPending:
     window_ids = book.pending.pop(reserved.id, None)
     if window_ids is None:
-        return NotPending(_standings(reserved, book))
+        late = bill if state is ReservationState.SETTLED else NOTHING if state is ReservationState.VOIDED else None
+        return _correct(reserved, late, at, book)
     book.renewed.pop(reserved.id, None)
     _count_in_flight(reserved.caller, -1, book)
     book.ended.append((reserved.id, state, at))
@@ -455,6 +464,28 @@ def _end(
         balance.spent_ticks += cost_ticks
         assert balance.held_ticks >= 0, "more was released than was held"  # noqa: S101
     return Ended(_standings(reserved, book), cost_ticks)
+
+
+def _correct(reserved: Reserved, bill: Bill | None, at: datetime, book: Book) -> Ended | NotPending:
+    """What is known of an attempt after its lease: a further reservation, ended at once, and its entry.
+
+    It costs what the bill is more or less than the hold, which is what the expired one cost.
+    """
+    if bill is None or bill.cost_ticks is None or reserved.id not in book.expired:
+        return NotPending(_standings(reserved, book))
+    window_ids = book.expired.pop(reserved.id)
+    correction = replace(reserved, id=correction_id(reserved.id), window_ids=window_ids)
+    cost_ticks = bill.cost_ticks - reserved.hold_ticks
+    book.corrections.append((correction, at))
+    book.entries.append(Entry(correction, bill, cost_ticks, cost_ticks > 0, is_expired=False, corrects_id=reserved.id))
+    for window_id in window_ids:
+        book.windows[window_id].spent_ticks += cost_ticks
+    return Ended(_standings(reserved, book), bill.cost_ticks)
+
+
+def correction_id(reservation_id: UUID) -> UUID:
+    """The same each time, so that there is one."""
+    return uuid5(reservation_id, "correction")
 
 
 def _standings(reserved: Reserved, book: Book) -> tuple[Standing, ...]:

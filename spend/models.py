@@ -279,6 +279,9 @@ class LedgerEntry(AppendOnly, Attempted):
     is_overrun = models.BooleanField(default=False, help_text="The provider billed more than was held.")
     is_expired = models.BooleanField(default=False, help_text="Settled at the hold when its lease ended.")
     duration_ms = models.PositiveIntegerField(default=0)
+    corrects_id = models.UUIDField(
+        null=True, help_text="The expired entry that this one's cost brings to the bill, which came late."
+    )
 
     class Meta:
         ordering = ["-at"]

@@ -15,6 +15,7 @@ import orjson
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Count
 
+from spend.daily import reopen
 from spend.ledger import (
     Balance,
     Book,
@@ -31,6 +32,7 @@ from spend.ledger import (
     Void,
     WindowKey,
     apply,
+    correction_id,
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.opening import open_windows
@@ -85,15 +87,18 @@ class Posting:
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book | None:
         """What the batch needs, locked; None where a window is not what its id was remembered for any more."""
-        touched = sql.lock(Reservation, ["id", "window_ids"], _touched_ids(commands), only=PENDING)
-        pending = {sql.uuid(id_): tuple(sql.json(ids)) for id_, ids in touched}
+        touched = sql.lock(Reservation, ["id", "state", "window_ids"], _touched_ids(commands))
+        pending, expired = [
+            {sql.uuid(id_): tuple(sql.json(ids)) for id_, state, ids in touched if state == wanted}
+            for wanted in (ReservationState.PENDING, ReservationState.EXPIRED)
+        ]
         window_ids = {
             limit.key: self.known_window_ids[limit.key]
             for command in commands
             if isinstance(command, Reserve)
             for limit in command.limits
         }
-        needed = set(window_ids.values()).union(*pending.values())
+        needed = set(window_ids.values()).union(*pending.values(), *expired.values())
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
@@ -106,8 +111,17 @@ class Posting:
             windows={row[0]: Balance(*row[:3]) for row in rows},
             window_ids=window_ids,
             pending=pending,
+            expired=self._uncorrected(expired),
             in_flight=self._count_in_flight(commands),
         )
+
+    def _uncorrected(self, expired: dict[UUID, tuple[int, ...]]) -> dict[UUID, tuple[int, ...]]:
+        """Exact across workers: who corrects one has locked it."""
+        if not expired:
+            return expired
+        ids = {correction_id(id_): id_ for id_ in expired}
+        corrected = Reservation.objects.using(self.using).filter(pk__in=ids).values_list("pk", flat=True)
+        return {id_: expired[id_] for id_ in expired.keys() - {ids[found] for found in corrected}}
 
     def _recorded(self, commands: Sequence[Command]) -> set[UUID]:
         ids = [command.caller.call_id for command in commands if isinstance(command, Record)]
@@ -138,7 +152,7 @@ class Posting:
         answers = [(remember.id, remember.answer) for remember in book.remembered]
         _, _, count, *_ = sql.write(
             Update(Window, ["spent_ticks", "held_ticks"], balances),
-            Insert(Reservation, RESERVATION_FIELDS, [_reservation_row(reserved) for reserved in book.reserved]),
+            Insert(Reservation, RESERVATION_FIELDS, _reservation_rows(book)),
             Update(Reservation, ["state", "ended_at"], ended, only=PENDING),
             Update(Reservation, ["lease_expires_at"], renewed, only=PENDING),
             Insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries]),
@@ -147,6 +161,8 @@ class Posting:
             added(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book)),
         )
         assert count == len(ended), "a reservation ended twice"  # noqa: S101
+        for correction, _ in book.corrections:
+            reopen(correction.caller.tenant_id, correction.created_at)
 
 
 def _stale(window_ids: Mapping[WindowKey, int], subjects: Mapping[int, str]) -> list[WindowKey]:
@@ -162,11 +178,12 @@ ATTEMPTED_FIELDS = [
 ]  # fmt: skip
 RESERVATION_FIELDS = [
     "id", *ATTEMPTED_FIELDS, "state", "hold_ticks", "max_tokens", "window_ids", "created_at", "lease_expires_at",
+    "ended_at",
 ]  # fmt: skip
 ENTRY_FIELDS = [
     "reservation_id", *ATTEMPTED_FIELDS, "at", "cost_ticks", "hold_ticks", "computed_ticks", "provider_ticks",
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
-    "is_estimated", "is_overrun", "is_expired", "duration_ms",
+    "is_estimated", "is_overrun", "is_expired", "duration_ms", "corrects_id",
 ]  # fmt: skip
 CALL_FIELDS = [
     "id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
@@ -193,11 +210,16 @@ def _attempted_row(reserved: Reserved) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _reservation_row(reserved: Reserved) -> tuple[Any, ...]:
+def _reservation_rows(book: Book) -> list[tuple[Any, ...]]:
+    made = [_reservation_row(reserved, ReservationState.PENDING, None) for reserved in book.reserved]
+    return made + [_reservation_row(reserved, ReservationState.SETTLED, at) for reserved, at in book.corrections]
+
+
+def _reservation_row(reserved: Reserved, state: ReservationState, ended_at: datetime | None) -> tuple[Any, ...]:
     return (
-        reserved.id, *_attempted_row(reserved), PENDING[1], reserved.hold_ticks,
+        reserved.id, *_attempted_row(reserved), state.value, reserved.hold_ticks,
         reserved.max_tokens, orjson.dumps(reserved.window_ids).decode(), reserved.created_at,
-        reserved.lease_expires_at,
+        reserved.lease_expires_at, ended_at,
     )  # fmt: skip
 
 
@@ -207,7 +229,7 @@ def _entry_row(entry: Entry) -> tuple[Any, ...]:
         reserved.id, *_attempted_row(reserved), reserved.created_at, entry.cost_ticks, reserved.hold_ticks,
         bill.computed_ticks, bill.provider_ticks, usage.input_tokens, usage.cached_input_tokens,
         usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens, bill.is_estimated,
-        entry.is_overrun, entry.is_expired, bill.duration_ms,
+        entry.is_overrun, entry.is_expired, bill.duration_ms, entry.corrects_id,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from django.db import DataError, IntegrityError, OperationalError, connection, t
 from django.utils import timezone
 
 from spend.customers import Customer, InFlightError, erase
+from spend.daily import catch_up, misfits
 from spend.ids import new_id
 from spend.leases import expire_reservations
 from spend.ledger import (
@@ -31,11 +32,11 @@ from spend.ledger import (
     Standing,
     Void,
 )
-from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
+from spend.models import Call, DailyCustomer, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
 from spend.opening import opening_ticks
 from spend.posting import MOST_KNOWN_WINDOWS, Posting
 from spend.pricing import Usage
-from tests.factories import CatalogueModelFactory, PriceFactory
+from tests.factories import CatalogueModelFactory, PriceFactory, TenantFactory
 from tests.support.books import WAIT_S, assert_the_books_balance, at_once
 from tests.support.commands import (
     LEASE,
@@ -510,11 +511,15 @@ def test_batches_that_cross_wait_for_each_other_and_never_deadlock() -> None:
 
 @several_at_once
 def test_a_reservation_that_many_end_at_once_ends_once() -> None:
+    """Where it expires first, one of the others corrects what it cost."""
     for _ in range(5):
         reserved = hold()
         endings: list[Command] = [settle_of(reserved, 30), Void(reserved, NOON), Expire(reserved, NOON)] * 2
         results = at_once([partial(post, ending) for ending in endings])
-        assert sorted(type(result).__name__ for (result,) in results) == ["Ended", *["NotPending"] * 5]
+        corrections = LedgerEntry.objects.filter(corrects_id=reserved.id).count()
+        is_expired = Reservation.objects.get(pk=reserved.id).state == ReservationState.EXPIRED
+        assert corrections == is_expired
+        assert sum(isinstance(result, Ended) for (result,) in results) == 1 + corrections
     assert not Reservation.objects.filter(state=ReservationState.PENDING).exists()
     assert_the_books_balance()
 
@@ -548,10 +553,60 @@ def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands() -> None:
     assert_the_books_balance()
 
 
-def test_who_settles_after_the_lease_finds_it_settled_at_the_hold() -> None:
+def late(end: Callable[[Reserved], Command], cost: int) -> LedgerEntry:
+    """A hold of 100 expires, and its end comes after all, twice; the entry that corrects it."""
     reserved = hold(at=timezone.now() - LEASE)
     expire_reservations()
-    assert post(settle_of(reserved, 30), record_of(reserved, 30)) == [NotPending((Standing(100, 0),)), None]
+    ended, _ = post(end(reserved), record_of(reserved, cost))
+    assert ended == Ended((Standing(cost, 0),), cost)
+    assert post(end(reserved), Expire(reserved, NOON)) == [NotPending((Standing(cost, 0),))] * 2
+    expired, correction = LedgerEntry.objects.order_by("-is_expired")
+    assert (expired.cost_ticks, expired.is_expired, correction.corrects_id) == (100, True, reserved.id)
+    assert standings() == {"acme tenant day": Standing(cost, 0)}
+    assert Rollup.objects.get(route="primary").cost_ticks == cost
+    assert_the_books_balance()
+    return correction
+
+
+@pytest.mark.parametrize(("cost", "is_overrun"), [(130, True), (100, False), (30, False)])
+def test_a_bill_that_comes_after_the_lease_is_entered_in_full(cost: int, is_overrun: bool) -> None:
+    correction = late(partial(settle_of, ticks=cost), cost)
+    assert (correction.cost_ticks, correction.provider_ticks, correction.is_overrun) == (cost - 100, cost, is_overrun)
+
+
+def test_an_attempt_that_surely_cost_nothing_is_entered_so_after_its_lease() -> None:
+    assert late(partial(Void, at=NOON), 0).cost_ticks == -100
+
+
+def test_who_knows_no_bill_after_the_lease_leaves_it_at_the_hold() -> None:
+    reserved = hold(at=timezone.now() - LEASE)
+    expire_reservations()
+    assert post(settle_of(reserved, None)) == [NotPending((Standing(100, 0),))]
+    assert_the_books_balance()
+
+
+@several_at_once
+def test_workers_that_bring_a_late_bill_at_once_enter_it_once() -> None:
+    reserved = hold(at=timezone.now() - LEASE)
+    expire_reservations()
+    results = at_once([partial(post, settle_of(reserved, 130))] * 4)
+    assert sorted(type(result).__name__ for (result,) in results) == ["Ended", *["NotPending"] * 3]
+    assert standings() == {"acme tenant day": Standing(130, 0)}
+    assert_the_books_balance()
+
+
+def test_days_that_were_summed_before_a_late_bill_are_summed_anew() -> None:
+    tenant, now = TenantFactory.create(id="acme"), timezone.now()
+    limit = limit_of(1_000, starts_at=now - timedelta(days=9), ends_at=None)
+    reserved = hold([limit], at=now - timedelta(days=3), customer="ada")
+    expire_reservations()
+    catch_up(now)
+    assert DailyCustomer.objects.get().cost_ticks == 100
+    post(settle_of(reserved, 30))
+    assert not DailyCustomer.objects.exists()
+    catch_up(now)
+    assert DailyCustomer.objects.get(tenant=tenant).cost_ticks == 30
+    assert misfits() == []
     assert_the_books_balance()
 
 

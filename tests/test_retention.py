@@ -244,7 +244,7 @@ def test_a_settlement_that_comes_after_its_windows_went_is_told_so() -> None:
     Tenant.objects.create(id="acme")
     call_command("expire_reservations", stdout=StringIO())
     retain(timezone.now(), KEPT)
-    assert list(Window.objects.values_list("period", "archived_ticks")) == [("total", 200)]
+    assert list(Window.objects.values_list("period", "archived_ticks")) == [("total", 300)]
     late = [Settle(each.reserved, bill_of(30), timezone.now()) for each in (of_the_day, of_both, of_ever)]
     results = [*posting.post(late), *posting.post([Void(of_the_day.reserved, timezone.now())])]
     assert [len(result.standings) for result in results if isinstance(result, NotPending)] == [0, 0, 1, 0]

@@ -133,6 +133,12 @@ class Attempt:
         return self.entry.input_tokens if self.entry else 0
 
     @property
+    def billed_ticks(self) -> int:
+        """Of a bill that came late, whose entry costs what it is more or less than the hold."""
+        cost_ticks: int = self.entry.cost_ticks if self.entry else 0
+        return int(self.reservation.hold_ticks) + cost_ticks
+
+    @property
     def output_tokens(self) -> int:
         return self.entry.output_tokens if self.entry else 0
 
