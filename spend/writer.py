@@ -138,7 +138,7 @@ class Writer:
             unit = self.queue.get()
             if time.monotonic() - idle_from >= self.idle_s:
                 # Looked at before it is used: a server that was started anew meanwhile has forgotten it.
-                connections[self.using].health_check_done = False
+                connections[self.using].health_check_done = False  # type: ignore[attr-defined]
             return unit
         time.sleep(RETRY_S)
         try:
