@@ -124,9 +124,7 @@ if IS_SQLITE:
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
-        # The first is for a file that is just being made: see spend.room.
-        "init_command": "PRAGMA auto_vacuum=INCREMENTAL; "
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON",
     }
 else:
     DATABASES["default"].setdefault("CONN_HEALTH_CHECKS", True)

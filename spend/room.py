@@ -1,12 +1,13 @@
 """Room: the pages of a SQLite file that deleted rows left empty go back to the disk, a few at a time.
 
-`auto_vacuum=INCREMENTAL`, which `guard.settings` asks for, keeps a file such that this needs no rebuilding.
-A file made without it gets it by one `manage.py vacuum`. Postgres vacuums by itself.
+`auto_vacuum=INCREMENTAL` keeps a file such that this needs no rebuilding. `migrate` gives it to a file that is new,
+and `manage.py vacuum` to an old one. Postgres vacuums by itself.
 """
 
 import time
+from typing import Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection
 
 from spend.sql import Sql
 
@@ -17,6 +18,22 @@ PAUSE_S = 0.05
 """Between two of them, for calls."""
 
 INCREMENTAL = 2
+MOST_BYTES_OF_A_NEW_FILE = 8 * 1024 * 1024
+
+
+def make_small(using: str = DEFAULT_DB_ALIAS, **_: Any) -> None:
+    """After `migrate`. To ask for it at each connection would be a write at each, which waits for its turn."""
+    if using != DEFAULT_DB_ALIAS or connection.vendor != "sqlite" or connection.in_atomic_block:
+        return
+    if not gives_back() and file_bytes() < MOST_BYTES_OF_A_NEW_FILE:
+        rebuild()
+
+
+def rebuild() -> None:
+    """Without empty pages, and able to give back those to come. Everybody else waits."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        cursor.execute("VACUUM")
 
 
 def gives_back() -> bool:

@@ -349,10 +349,12 @@ class OwnBudgetSerializer(StrictSerializer):
 
 
 class SpendQuerySerializer(StrictSerializer):
-    tenant_id = Text(required=False, help_text="An agent's own; for an operator default all.")
+    """What is empty counts as absent."""
+
+    tenant_id = Text(required=False, allow_blank=True, help_text="An agent's own; for an operator default all.")
     from_ = DayOrInstant(required=False, help_text="A date in the tenant's time zone, or a time as in RFC 3339.")
     to = DayOrInstant(required=False, help_text="A date counts whole; a time is where the span ends.")
-    group_by = Choice(choices=GroupBy.choices, required=False)
+    group_by = Choice(choices=GroupBy.choices, required=False, allow_blank=True)
 
 
 class SumsSerializer(MoneySerializer):

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from spend.room import file_bytes
+from spend.room import file_bytes, rebuild
 
 
 class Command(BaseCommand):
@@ -16,7 +16,7 @@ class Command(BaseCommand):
             raise CommandError("Only SQLite needs it: Postgres vacuums by itself.")
         with connection.cursor() as cursor:
             before = file_bytes()
-            cursor.execute("VACUUM")
+            rebuild()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             cursor.execute("PRAGMA optimize")
             self.stdout.write(f"{before:,} bytes before, {file_bytes():,} after")
