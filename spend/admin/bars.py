@@ -9,7 +9,7 @@ from django.utils.timezone import localtime
 
 from spend.budgets import Use
 from tenants.models import Scope
-from tenants.money import usd_rounded
+from tenants.money import TICKS_PER_USD, usd_rounded
 from tenants.periods import Period
 
 STATE_COLOURS = {"active": "success", "warned": "warning", "degraded": "warning", "stopped": "danger"}
@@ -37,15 +37,16 @@ class Bar:
 
 def bar_of(use: Use, zone: Any) -> Bar:
     budget, window = use.budget, use.window
+    places = places_of(use)
     spent_share = min(Decimal(100), _share(window.spent_ticks, budget.limit_ticks))
     return Bar(
         title=title_of(use),
         state=use.state,
         colour=STATE_COLOURS[use.state],
-        spent_usd=usd_rounded(window.spent_ticks),
-        held_usd=usd_rounded(window.held_ticks) if window.held_ticks else "",
-        limit_usd=usd_rounded(budget.limit_ticks),
-        left_usd=usd_rounded(use.remaining_ticks),
+        spent_usd=usd_rounded(window.spent_ticks, places),
+        held_usd=usd_rounded(window.held_ticks, places) if window.held_ticks else "",
+        limit_usd=usd_rounded(budget.limit_ticks, places),
+        left_usd=usd_rounded(use.remaining_ticks, places),
         spent_share=spent_share,
         held_share=min(100 - spent_share, _share(window.held_ticks, budget.limit_ticks)),
         soft_share=_share(budget.soft_ticks, budget.limit_ticks),
@@ -53,6 +54,11 @@ def bar_of(use: Use, zone: Any) -> Bar:
         spent_ticks=window.spent_ticks,
         held_ticks=window.held_ticks,
     )
+
+
+def places_of(use: Use) -> int:
+    """Decimals of its amounts: cents, or hundredths of them where the limit is small."""
+    return 2 if use.budget.limit_ticks >= TICKS_PER_USD // 10 else 4
 
 
 def bars_of(uses: Iterable[Use], zone: Any) -> list[Bar]:
@@ -72,9 +78,9 @@ def _share(ticks: int, limit_ticks: int) -> Decimal:
 
 def effect_of(use: Use) -> str:
     """What a budget as it stands does, in a sentence: "Today: 4.10 of 5.00 USD spent. …"."""
-    window = use.window
-    held = f", {usd_rounded(window.held_ticks)} held" if window.held_ticks else ""
-    spent = f"{usd_rounded(window.spent_ticks)} of {usd_rounded(use.budget.limit_ticks)} USD spent"
+    window, places = use.window, places_of(use)
+    held = f", {usd_rounded(window.held_ticks, places)} held" if window.held_ticks else ""
+    spent = f"{usd_rounded(window.spent_ticks, places)} of {usd_rounded(use.budget.limit_ticks, places)} USD spent"
     return f"{title_of(use)}: {spent}{held}. {EFFECTS[use.state]}"
 
 
