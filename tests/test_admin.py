@@ -462,7 +462,7 @@ def test_home_says_what_needs_the_operator(operator: Client, tenant: Tenant, set
     assert [fault.model_id for fault in found.faults] == ["gone"]
     assert (found.expired, found.overruns) == (2, 1)
     shown = re.sub(r"\s+", " ", page(operator, "/admin/"))
-    for words in ("Tenants stopped", "has been failing for", "is not in the catalogue", "2 expired holds", "1 overrun<"):
+    for words in ("Tenants stopped", "has been failing", "is not in the catalogue", "2 expired holds", "1 overrun<"):
         assert words in shown
 
 
