@@ -11,7 +11,7 @@ from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import InterfaceError, OperationalError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -48,6 +48,8 @@ def page(view: View) -> View:
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
+            if any("\0" in text for text in (request.path, *request.GET.values())):
+                raise Http404("Nothing here has such a character in its name, and Postgres takes none.")
             return shown(request, *args, **kwargs)
         except (OperationalError, InterfaceError) as error:
             logger.warning("a page could not be shown, the database failed: %s", error)

@@ -1,23 +1,30 @@
 """The filter of the list of calls, as its address has it."""
 
-from datetime import timedelta
+from datetime import UTC, date, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.dateparse import parse_datetime
 
 from dashboard.queries.calls import CallFilter, Cursor
 from dashboard.spans import midnight
 from spend.models import Outcome, Route
 
+IN_OUR_TIME = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2999, 12, 31))]
+
 
 class CallFilterForm(forms.Form):
     """Days are the tenant's own. What is not valid is shown as such and filters nothing."""
 
-    first = forms.DateField(label="From day", required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    last = forms.DateField(label="To day", required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    first = forms.DateField(
+        label="From day", required=False, widget=forms.DateInput(attrs={"type": "date"}), validators=IN_OUR_TIME
+    )
+    last = forms.DateField(
+        label="To day", required=False, widget=forms.DateInput(attrs={"type": "date"}), validators=IN_OUR_TIME
+    )
     outcome = forms.ChoiceField(required=False, choices=[("", "Any outcome"), *Outcome.choices])
     route = forms.ChoiceField(required=False, choices=[("", "Any route"), *Route.choices])
     model = forms.ChoiceField(label="Served by", required=False)
@@ -53,6 +60,6 @@ def read_cursor(text: str) -> Cursor | None:
     at_text, _, id_text = text.partition("_")
     try:
         at, pk = parse_datetime(at_text), UUID(id_text)
-    except ValueError:
+        return (at.astimezone(UTC), pk) if at is not None and at.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return (at, pk) if at is not None and at.tzinfo is not None else None

@@ -49,7 +49,7 @@ def _turn_on(request: HttpRequest, user: User, form: CodeForm) -> HttpResponse:
         if device.verify_token(form.cleaned_data["code"].replace(" ", "")):
             return _page(request, recovery_codes=_confirm(device))
         form.add_error("code", ValidationError("This is not the code that the app shows now."))
-    qr = mark_safe(segno.make(device.config_url).svg_inline(scale=5, light="#fff"))  # noqa: S308  drawn here
+    qr = mark_safe(segno.make(device.config_url).svg_inline(light="#fff", omitsize=True))  # noqa: S308  drawn here
     return _page(request, form=form, qr=qr, key=b32encode(device.bin_key).decode())
 
 

@@ -126,9 +126,9 @@ def test_a_tenant_without_a_budget_is_shown_the_default_and_what_it_spent(
 def test_a_tenant_that_is_switched_off_is_said_to_be(staff: Client, shop: Tenant) -> None:
     Tenant.objects.filter(pk=shop.pk).update(is_active=False)
     body = page(staff, "overview")
-    assert ">Switched off</span>" in body
-    assert "<strong>1</strong> switched off." in body
-    assert "This tenant is switched off: all its calls are refused." in page(staff, "tenant", "shop")
+    assert ">Paused</span>" in body
+    assert "<strong>1</strong> paused." in body
+    assert "This tenant is paused: all its calls are refused." in page(staff, "tenant", "shop")
 
 
 def test_the_overview_counts_today_and_this_month(staff: Client, shop: Tenant, key: ApiKey) -> None:
@@ -392,13 +392,30 @@ def test_days_of_the_filter_are_the_tenants_own(staff: Client, shop: Tenant, key
 
 def test_a_filter_that_is_not_valid_says_so_and_shows_nothing(staff: Client, shop: Tenant, key: ApiKey) -> None:
     place_call(shop, key, timezone.now(), customer="anna")
-    for wrong in ({"first": "yesterday"}, {"outcome": "perhaps"}, {"route": "x"}):
+    for wrong in (
+        {"first": "yesterday"}, {"first": "9999-12-31"}, {"last": "9999-12-31"}, {"outcome": "perhaps"}, {"route": "x"},
+    ):  # fmt: skip
         body = page(staff, "calls", "shop", **wrong)
         assert 'role="alert"' in body
         assert ">anna<" not in body
         assert staff.get(reverse("calls_csv", args=["shop"]), wrong).status_code == 404
-    for cursor in ("", "x", "2026-01-01_x", "x_y", "2026-01-01T00:00:00_" + "0" * 32):
+    for cursor in (
+        "",
+        "x",
+        "0001-01-01T00:00:00+14:00_" + "0" * 32,
+        "2026-01-01_x",
+        "x_y",
+        "2026-01-01T00:00:00_" + "0" * 32,
+    ):
         assert ">anna<" in page(staff, "calls", "shop", before=cursor)
+
+
+@pytest.mark.parametrize("address", [
+    "/?q=%00", "/live/?q=%00", "/overview.csv?q=%00", "/find/?request_id=%00", "/tenants/a%00/",
+    "/tenants/shop/calls/?model=%00",
+])  # fmt: skip
+def test_a_character_that_no_name_has_is_found_nowhere(staff: Client, shop: Tenant, address: str) -> None:
+    assert staff.get(address).status_code == 404
 
 
 # Statement

@@ -31,6 +31,7 @@ class Bar:
     held_share: Decimal
     soft_share: Decimal
     ends: str
+    limit_ticks: int
     spent_ticks: int
     held_ticks: int
 
@@ -51,6 +52,7 @@ def bar_of(use: Use, zone: Any) -> Bar:
         held_share=min(100 - spent_share, _share(window.held_ticks, budget.limit_ticks)),
         soft_share=_share(budget.soft_ticks, budget.limit_ticks),
         ends=f"{localtime(window.ends_at, zone):%a %-d %b, %H:%M} {zone.key}" if window.ends_at else "",
+        limit_ticks=budget.limit_ticks,
         spent_ticks=window.spent_ticks,
         held_ticks=window.held_ticks,
     )

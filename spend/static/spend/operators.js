@@ -5,20 +5,24 @@
 
 const TICKS_PER_USD = 1e10; // A hint may be a float's breadth off; what is saved never passes through here.
 
-function effectOf(limit, softCap, hardCap, spent, held) {
+function effectOf(who, limit, softCap, hardCap, spent, held) {
   if (!(limit >= 0 && softCap > 0 && hardCap > 0)) return "";
   const usd = (ticks) => (ticks / TICKS_PER_USD).toFixed(2);
   const start = `${usd(spent)} spent; with ${limit.toFixed(2)} `;
   const ticks = limit * TICKS_PER_USD;
-  if (spent >= ticks * hardCap) return start + "the tenant is stopped at once.";
+  if (spent >= ticks * hardCap) return start + `${who} is stopped at once.`;
   if (spent + held >= ticks * softCap) return start + "it is past the soft cap at once.";
   return start + `${usd(ticks * hardCap - spent - held)} is left.`;
 }
 
 function explain(row) {
-  const field = (name) => Number(row.querySelector(`input[name$="-${name}"]`)?.value || NaN);
+  const input = (name) => row.querySelector(`input[name$="-${name}"]`);
+  const field = (name) => Number(input(name)?.value || NaN);
   const bar = row.querySelector("[data-spent]");
   if (!bar) return;
+  const scope = row.querySelector('select[name$="-scope"]')?.value || "tenant";
+  // What the limit in force is above the saved one is topped up, and comes on top of any other.
+  const topUp = Number(bar.dataset.limit) / TICKS_PER_USD - Number(input("limit_ticks").defaultValue);
   let words = bar.querySelector("[data-effect]");
   if (!words) {
     words = document.createElement("p");
@@ -28,7 +32,8 @@ function explain(row) {
     bar.append(words);
   }
   words.textContent = effectOf(
-    field("limit_ticks"),
+    scope === "tenant" ? "the tenant" : `this ${scope}`,
+    field("limit_ticks") + topUp,
     field("soft_cap"),
     field("hard_cap"),
     Number(bar.dataset.spent),
