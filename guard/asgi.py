@@ -6,6 +6,7 @@ the view and send its answer.  Everything else is Django's own.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -154,6 +155,8 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         raise
+    # What is loaded by now stays: collecting garbage need not look through all of Django each time.
+    gc.freeze()
     scope["state"]["runtime"] = runtime
     await send({"type": "lifespan.startup.complete"})
     await receive()
