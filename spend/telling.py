@@ -5,7 +5,8 @@ import hashlib
 import hmac
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -98,13 +99,15 @@ def subject_of(alert: Alert) -> str:
     return f"{whose}: {alert.percent} % of the {_period_of(alert)} budget is used"
 
 
-def text_of(alert: Alert) -> str:
+def text_of(alert: Alert, zone: ZoneInfo | None = None) -> str:
+    """In the tenant's own `zone`, as its people read it; who has many alerts asks `zones_of` once."""
+    zone = zone or zones_of([alert])[alert.tenant_id]
     spent = f"{usd_rounded(alert.spent_ticks, places=4)} USD"
-    when = f"As of {_clock(alert)}."
+    when = f"As of {_clock(alert.at, zone)} {zone.key}."
     if alert.kind == AlertKind.SPIKE:
         return f"{spent} were spent since the hour began. {when}"
     limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
-    reset = f" A new period starts on {alert.ends_at:%Y-%m-%d %H:%M} UTC." if alert.ends_at else ""
+    reset = f" A new period starts on {_clock(alert.ends_at, zone)}." if alert.ends_at else ""
     # A budget that refuses calls is told as used up before its last tick is spent.
     rest = " Calls that need more than what is left are refused." if _is_refusing(alert) else ""
     return f"{spent} of {limit} are spent.{rest} {when}{reset}"
@@ -144,8 +147,12 @@ def _period_of(alert: Alert) -> str:
     return names[Period(alert.period)]
 
 
-def _clock(alert: Alert) -> str:
-    """In the tenant's own zone, as its people read it."""
-    tenant = Tenant.objects.filter(pk=alert.tenant_id).first()
-    zone = tenant.zone if tenant else ZoneInfo("UTC")
-    return f"{alert.at.astimezone(zone):%Y-%m-%d %H:%M} {zone.key}"
+def zones_of(alerts: Iterable[Alert]) -> dict[str, ZoneInfo]:
+    """By tenant's id; UTC for the installation, which has none, and for a tenant that is gone."""
+    ids = {alert.tenant_id for alert in alerts}
+    known = Tenant.objects.in_bulk(ids)
+    return {each: known[each].zone if each in known else ZoneInfo("UTC") for each in ids}
+
+
+def _clock(at: datetime, zone: ZoneInfo) -> str:
+    return f"{at.astimezone(zone):%Y-%m-%d %H:%M}"

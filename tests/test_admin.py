@@ -22,7 +22,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
 from spend.ids import new_id
-from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
+from spend.models import Alert, Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
 from spend.operator_prices import price_in_force
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
@@ -110,6 +110,14 @@ def entries(tenant: Tenant, count: int, **flags: bool) -> list[LedgerEntry]:
     return LedgerEntry.objects.bulk_create(rows)
 
 
+def alert_of(tenant: Tenant) -> Alert:
+    now = timezone.now()
+    return Alert.objects.create(
+        tenant_id=tenant.id, scope="tenant", period="day", starts_at=now, ends_at=now, kind="threshold", percent=50,
+        limit_ticks=USD, spent_ticks=USD, at=now,
+    )  # fmt: skip
+
+
 def page(client: Client, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200, (path, answer.status_code)
@@ -184,20 +192,21 @@ def test_the_content_security_policy(client: Client) -> None:
 
 def test_lists_take_the_same_few_queries_however_many_rows(operator: Client, tenant: Tenant) -> None:
     def queries(path: str) -> int:
-        with CaptureQueriesContext(
-            connection,
-        ) as captured:
+        with CaptureQueriesContext(connection) as captured:
             page(operator, path)
         return len(captured)
 
-    paths = ("/admin/", "/admin/tenants/tenant/", "/admin/spend/ledgerentry/", "/admin/spend/cataloguemodel/")
+    paths = ("/admin/", "/admin/tenants/tenant/", "/admin/spend/ledgerentry/", "/admin/spend/cataloguemodel/",
+             "/admin/spend/alert/")  # fmt: skip
     entries(tenant, 1)
+    alert_of(tenant)
     few = {path: queries(path) for path in paths}
     entries(tenant, 5)
     for _ in range(5):
         BudgetFactory.create(tenant=(another := TenantFactory.create()))
         spent(another, 0.9)
         RouteStepFactory.create(tenant=another)
+        alert_of(another)
     assert {path: queries(path) for path in paths} == few
     assert max(few.values()) <= 25
 

@@ -246,6 +246,16 @@ def test_a_budget_that_refuses_is_used_up_though_its_last_tick_is_not_spent(tena
     assert "9.9500 USD of 10.0000 USD are spent. Calls that need more than what is left are refused." in text
 
 
+@pytest.mark.django_db
+def test_an_alert_is_told_in_one_zone() -> None:
+    tenant = TenantFactory.create(id="york", time_zone="America/New_York")
+    BudgetFactory.create(tenant=tenant, limit_ticks=10 * USD)
+    window_of(tenant, 5)
+    look_at_all(NOON)
+    text = text_of(Alert.objects.get(percent=50))
+    assert "As of 2026-05-20 08:00 America/New_York. A new period starts on 2026-05-21 00:00." in text
+
+
 def test_a_refusal_under_another_limit_or_hard_cap_tells_nothing(tenant: Tenant) -> None:
     window_of(tenant, 9)
     refuse(tenant, hard_ticks=9 * USD)
