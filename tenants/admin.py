@@ -33,13 +33,13 @@ from unfold.paginator import InfinitePaginator
 
 from tenants.fields import TicksField
 from tenants.forms import ConfirmForm, IssueKeyForm, ShareInput, TopUpForm, UsdInput
-from tenants.history import change_of, history_of
+from tenants.history import Edit, change_of, history_of
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period, bounds
 from tenants.second_factor import second_factor
 
-UNCHANGED = "–"
+NOTHING = "–"
 
 
 class ShowsUsd:
@@ -482,6 +482,9 @@ class TrailAdmin(ReadOnly, ModelAdmin):
 
     @display(description="Change")
     def edits(self, entry: LogEntry) -> str:
-        return "; ".join(
-            f"{edit.field}: {edit.old or UNCHANGED} → {edit.new or UNCHANGED}" for edit in change_of(entry).edits
-        )
+        return "; ".join(map(_told, change_of(entry).edits))
+
+
+def _told(edit: Edit) -> str:
+    """As the tenant's own trail tells it: what was nothing before is not named."""
+    return f"{edit.field}: {f'{edit.old} → ' if edit.old else ''}{edit.new or NOTHING}"

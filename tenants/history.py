@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from auditlog.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import Model, Q
+from django.db.models import DateTimeField, Model, Q
 from django.utils.text import capfirst
 
 from tenants.fields import TicksField
@@ -102,4 +102,15 @@ def _text(field: Any, value: str | None) -> str:
         return ""
     if isinstance(field, TicksField):
         return f"{usd_string(int(value), field.ticks_per_unit)} USD"
+    if isinstance(field, DateTimeField):
+        return _moment(value)
     return value
+
+
+def _moment(value: str) -> str:
+    """To the minute. What changed, auditlog keeps in UTC without saying so."""
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return value
+    return f"{at.astimezone(UTC) if at.tzinfo else at:%Y-%m-%d %H:%M} UTC"

@@ -24,7 +24,7 @@ from spend.attention import attention, to_review
 from spend.ids import new_id
 from spend.models import Alert, Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
 from spend.operator_prices import price_in_force
-from tenants.history import history_of
+from tenants.history import Edit, history_of
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD
 from tenants.periods import Period, bounds
@@ -430,6 +430,21 @@ def test_the_trail_tells_of_everything_that_belongs_to_the_tenant(operator: Clie
     assert other.tenant_id == "other"
     author = next(change.who for change in history_of(tenant) if change.action == "update")
     assert author == str(User.objects.get(pk=operator.session["_auth_user_id"]))
+
+
+def test_the_trail_tells_a_moment_to_the_minute_and_of_what_is_new_only_the_value(
+    operator: Client, tenant: Tenant
+) -> None:
+    ApiKeyFactory.create(tenant=tenant, expires_at=datetime(2026, 12, 1, 13, 16, 51, 284642, tzinfo=UTC))
+    budget = BudgetFactory.create(tenant=tenant, limit_ticks=USD)
+    budget.limit_ticks = 2 * USD
+    budget.save()
+    edits = [edit for change in history_of(tenant) for edit in change.edits]
+    assert Edit("Expires at", "", "2026-12-01 13:16 UTC") in edits
+    listed = page(operator, "/admin/auditlog/logentry/")
+    assert "Limit: 1.00 USD" in listed
+    assert "Limit: 1.00 USD → 2.00 USD" in listed
+    assert "– →" not in listed
 
 
 def test_the_trail_has_no_secret(operator: Client, tenant: Tenant) -> None:
