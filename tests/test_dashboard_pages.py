@@ -261,6 +261,22 @@ def test_a_tenants_page_forecasts_and_says_when_the_budget_runs_out(staff: Clien
     assert starts_at < now
 
 
+def test_a_tenant_whose_calls_no_longer_fit_is_said_to_refuse_them(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    now = timezone.now()
+    BudgetFactory.create(tenant=shop)
+    window = window_of(shop, TICKS_PER_USD * 99 // 100)
+    refused = "budget is nearly used up: most calls are refused until"
+    place_call(shop, key, now)
+    place_call(shop, key, now, outcome=Outcome.REFUSED, model="", code="budget_exceeded")
+    assert refused not in page(staff, "tenant", "shop")
+    place_call(shop, key, now, outcome=Outcome.REFUSED, model="", code="budget_exceeded")
+    body = page(staff, "tenant", "shop")
+    assert refused in body
+    assert "At this rate" not in body
+    Window.objects.filter(pk=window.pk).update(spent_ticks=1)
+    assert refused not in page(staff, "tenant", "shop")
+
+
 def test_a_tenants_page_shows_mix_customers_and_the_cost_of_a_conversation(
     staff: Client, shop: Tenant, key: ApiKey
 ) -> None:
