@@ -52,7 +52,7 @@ def _overview(request: HttpRequest, template: str) -> HttpResponse:
     """In the zone of all tenants that are shown, if that is one."""
     now = timezone.now()
     search = request.GET.get("q", "")[:100].strip()
-    number = request.GET.get("page", "1")
+    number = request.GET.get("page", "1")[:9]  # Python reads no number of thousands of digits
     report = overview_of(visible_tenants(request.user), search, int(number) if number.isdecimal() else 1, now)
     zone = report.zones[0] if len(report.zones) == 1 else "UTC"
     context = {"report": report, "services": services(now), "now": now, "search": search, "zone": zone}
