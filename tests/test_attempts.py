@@ -1,7 +1,6 @@
 """Attempts that end in ways no provider plays: here a test is the one that sends them."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from spend.ledger import Caller, LedgerError
 from spend.models import Breaker, Call, LedgerEntry, Reservation
 from tests.factories import ApiKeyFactory, RouteStepFactory
 from tests.support.agents import HELLO
+from tests.support.runtime import with_runtime
 
 if TYPE_CHECKING:
     from tests.factories import IssuedKey
@@ -33,20 +33,6 @@ def key(provider: object) -> "IssuedKey":
     RouteStepFactory.create(tenant=key.tenant, model__id="m", position=0)
     RouteStepFactory.create(tenant=key.tenant, model__id="n", position=1)
     return key
-
-
-def tell(story: Callable[[Runtime], Awaitable[None]]) -> None:
-    """With a worker's moving parts."""
-
-    async def with_runtime() -> None:
-        runtime = Runtime()
-        await runtime.start()
-        try:
-            await story(runtime)
-        finally:
-            await asyncio.wait_for(runtime.stop(), 10)
-
-    asyncio.run(with_runtime())
 
 
 def call_of(key: "IssuedKey", runtime: Runtime) -> ChatCall:
@@ -72,7 +58,7 @@ def test_an_attempt_that_breaks_down_unexpectedly_is_settled_at_its_hold(key: "I
         with pytest.raises(RuntimeError, match="nobody expected"):
             await first_to_serve(call_of(key, runtime), runtime, break_down)
 
-    tell(story)
+    with_runtime(story)
     assert holds() == {"m": "settled"}
     entry, call = LedgerEntry.objects.get(), Call.objects.get()
     assert (entry.cost_ticks, entry.is_estimated) == (entry.hold_ticks, True)
@@ -91,7 +77,7 @@ def test_an_attempt_that_breaks_down_before_it_is_sent_costs_nothing(key: "Issue
         finally:
             await runtime.query(rename, "elsewhere", "spend_breaker")
 
-    tell(story)
+    with_runtime(story)
     assert holds() == {"m": "voided"}
     assert not LedgerEntry.objects.exists()
 
@@ -117,7 +103,7 @@ def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
         assert raised.value.should_retry is False
         await runtime.query(rename, "elsewhere", "spend_reservation")
 
-    tell(story)
+    with_runtime(story)
     assert holds() == {"m": "settled" if billed is None else "voided"}
 
 
@@ -128,5 +114,5 @@ def test_a_ledger_that_is_away_before_any_attempt_leaves_its_own_error(key: "Iss
             await first_to_serve(call_of(key, runtime), runtime, break_down)
         await runtime.query(rename, "elsewhere", "spend_reservation")
 
-    tell(story)
+    with_runtime(story)
     assert holds() == {}

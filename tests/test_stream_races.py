@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from spend.models import LedgerEntry, Reservation, ReservationState
 from tests.factories import ApiKeyFactory, BudgetFactory, RouteStepFactory
 from tests.support.agents import HELLO, eventually
 from tests.support.provider import Provider
+from tests.support.runtime import with_runtime
 
 if TYPE_CHECKING:
     from tests.factories import IssuedKey
@@ -67,20 +68,6 @@ class Client:
 
     def call(self) -> "asyncio.Task[None]":
         return asyncio.create_task(application(self.scope, self.receive, self.send))
-
-
-def with_runtime(story: Callable[[Runtime], Awaitable[None]]) -> None:
-    """Tell `story` with a worker's moving parts, and stop them: what is in flight ends first."""
-
-    async def tell() -> None:
-        runtime = Runtime()
-        await runtime.start()
-        try:
-            await story(runtime)
-        finally:
-            await asyncio.wait_for(runtime.stop(), 10)
-
-    asyncio.run(tell())
 
 
 def settled(expected_at_most: int) -> list[LedgerEntry]:
