@@ -210,11 +210,12 @@ def _steps(starts_at: datetime, until: datetime) -> Iterator[tuple[datetime, dat
 
 
 def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
-    with transaction.atomic():
+    sql = Sql.on(connection)
+    with sql.turn(), transaction.atomic():
         marks = RollupMark.objects.filter(tenant_id__in=group.tenant_ids, through=starts_at, time_zone=group.time_zone)
         if marks.update(through=ends_at) != len(group.tenant_ids):
             raise MarkMovedError
-        Sql.on(connection).write(
+        sql.write(
             added(DailyRollup, ["tenant_id", "day", "model", "route"], MEASURES, _rollups(group, starts_at, ends_at)),
             added(
                 DailyCustomer, ["tenant_id", "day", "customer"], ["attempts", "cost_ticks"],
