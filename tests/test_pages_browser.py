@@ -124,6 +124,7 @@ def test_the_overview_is_live_and_says_when_it_is_not(url: str, manager: User) -
         expect(page.locator("#stale")).to_be_hidden()
         page.route("**/live/**", lambda route: route.abort())
         expect(page.locator("#stale")).to_be_visible(timeout=LIVE_WITHIN_MS)
+        expect(page.locator("[data-service=Database] strong")).to_have_text("unavailable")
         page.unroute("**/live/**")
         expect(page.locator("#stale")).to_be_hidden(timeout=LIVE_WITHIN_MS)
 

@@ -82,9 +82,17 @@
 
   const live = document.getElementById("live");
   const stale = document.getElementById("stale");
+  // The answer that would say so cannot be had. The next one that comes replaces this.
+  const showDatabaseDown = () => {
+    const database = live.querySelector('[data-service="Database"]');
+    if (!database) return;
+    database.querySelector(".dot").className = "dot dot-down";
+    database.querySelector("strong").textContent = "unavailable";
+  };
   const setStale = (is) => {
     stale.hidden = !is;
     live.classList.toggle("is-stale", is);
+    if (is) showDatabaseDown();
   };
 
   if (live) {
