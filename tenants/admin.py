@@ -390,7 +390,7 @@ class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
 
     @display(description="Limit (USD)", ordering="limit_ticks")
     def limit(self, budget: Budget) -> str:
-        return usd_string(budget.limit_ticks)
+        return usd_rounded(budget.limit_ticks, places=4)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Budget]:
         return super().get_queryset(request).filter(tenant__isnull=True)

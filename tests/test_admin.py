@@ -462,6 +462,17 @@ def test_the_list_shows_the_tightest_budget(operator: Client, tenant: Tenant) ->
     assert "of 10.00 USD" not in listed
 
 
+def test_amounts_in_lists_have_thousands_separators(operator: Client, tenant: Tenant) -> None:
+    spent(tenant, 1234567, 7654321)
+    BudgetFactory.create(tenant=None, scope=Scope.INSTALLATION, limit_ticks=2_000_000 * USD)
+    entries(tenant, 1)
+    windows = page(operator, "/admin/spend/window/")
+    assert "1,234,567.0000" in windows
+    assert "7,654,321.0000" in windows
+    assert "0.500000" in page(operator, "/admin/spend/ledgerentry/")
+    assert "2,000,000.0000" in page(operator, "/admin/tenants/budget/")
+
+
 # The home page
 
 

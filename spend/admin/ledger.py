@@ -21,7 +21,9 @@ from spend.attention import to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.models import Tenant
-from tenants.money import usd_string
+from tenants.money import usd_rounded
+
+CALL_PLACES = 6  # one call may cost less than a hundredth of a cent; the row's own page has its cost whole
 
 
 class TenantList(admin.SimpleListFilter):
@@ -99,11 +101,11 @@ class LedgerEntryAdmin(ByRequest):
 
     @display(description="Cost (USD)")
     def cost(self, entry: LedgerEntry) -> str:
-        return usd_string(entry.cost_ticks)
+        return usd_rounded(entry.cost_ticks, CALL_PLACES)
 
     @display(description="Hold (USD)")
     def hold(self, entry: LedgerEntry) -> str:
-        return usd_string(entry.hold_ticks)
+        return usd_rounded(entry.hold_ticks, CALL_PLACES)
 
     @display(description="Route", label={"downgrade": "info", "fallback": "warning"})
     def route_taken(self, entry: LedgerEntry) -> str:
@@ -150,7 +152,7 @@ class CallAdmin(History):
 
     @display(description="Cost (USD)")
     def cost(self, call: Call) -> str:
-        return usd_string(call.cost_ticks)
+        return usd_rounded(call.cost_ticks, CALL_PLACES)
 
 
 @admin.register(Reservation)
@@ -164,7 +166,7 @@ class ReservationAdmin(ByRequest):
 
     @display(description="Hold (USD)")
     def hold(self, reservation: Reservation) -> str:
-        return usd_string(reservation.hold_ticks)
+        return usd_rounded(reservation.hold_ticks, CALL_PLACES)
 
 
 @admin.register(Window)
@@ -177,11 +179,11 @@ class WindowAdmin(History):
 
     @display(description="Spent (USD)")
     def spent(self, window: Window) -> str:
-        return usd_string(window.spent_ticks)
+        return usd_rounded(window.spent_ticks, places=4)
 
     @display(description="Held (USD)")
     def held(self, window: Window) -> str:
-        return usd_string(window.held_ticks)
+        return usd_rounded(window.held_ticks, places=4)
 
 
 @admin.register(Rollup)
@@ -193,7 +195,7 @@ class RollupAdmin(History):
 
     @display(description="Cost (USD)")
     def cost(self, rollup: Rollup) -> str:
-        return usd_string(rollup.cost_ticks)
+        return usd_rounded(rollup.cost_ticks, places=4)
 
 
 @admin.register(Breaker)
