@@ -249,3 +249,11 @@ def test_only_who_is_signed_in_has_a_password_to_change(member: User) -> None:
     assert "no-store" in page["Cache-Control"]
     assert "style-src 'self'" in page["Content-Security-Policy"]
     assert Client(enforce_csrf_checks=True).post(reverse("password")).status_code == 403
+
+
+def test_a_form_without_its_token_is_answered_with_a_page_of_ours(member: User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(member)
+    answer = client.post("/logout/")
+    assert answer.status_code == 403
+    assert "<h1>The page was open too long</h1>" in text_of(answer)
