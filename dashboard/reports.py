@@ -8,8 +8,7 @@ from django.db.models import Q, QuerySet
 
 from dashboard.charts import Line, StackedChart, by_day, by_hour
 from dashboard.forecast import Forecast, forecast, pace_since
-from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, used_ppm
-from dashboard.queries.calls import mostly_over_budget
+from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, state_told, used_ppm
 from dashboard.queries.savings import Savings, savings_of
 from dashboard.queries.subjects import Subjects, top_conversations, top_customers
 from dashboard.queries.sums import (
@@ -26,6 +25,7 @@ from dashboard.queries.sums import (
 )
 from dashboard.spans import Span, midnight
 from spend.budgets import Use, Uses, current_uses
+from spend.refusals import mostly_over_budget
 from tenants.models import Scope, Tenant
 from tenants.periods import Period, bounds
 
@@ -33,7 +33,6 @@ TENANTS_A_PAGE = 50
 OTHERS_SHOWN = 5
 DAY_PACE = timedelta(hours=24)
 MONTH_PACE = timedelta(days=7)
-LATEST = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,15 @@ class TenantReport:
     conversations: Subjects
     savings: Savings
     key_names: dict[str, str]
-    has_refused_most: bool
+    is_over_budget: bool
 
     @property
     def tightest(self) -> Use:
         return self.own[0]
 
     @property
-    def is_refusing(self) -> bool:
-        """Not used up quite, but most calls need more than what is left. Far from the limit it is some single
-        customer's or key's budget that refuses."""
-        return self.has_refused_most and self.tightest.state in {"warned", "degraded"}
+    def state(self) -> str:
+        return state_told(self.tightest, is_over_budget=self.is_over_budget)
 
     @property
     def runs_out_period(self) -> str:
@@ -161,7 +158,7 @@ def _tenant_report(tenant: Tenant, span: Span, now: datetime, mark: datetime) ->
         conversations=top_conversations(tenant, span, mark),
         savings=savings_of(tenant, span, mark),
         key_names={str(key.pk): str(key) for key in tenant.keys.all()},
-        has_refused_most=mostly_over_budget(tenant, now - LATEST),
+        is_over_budget=bool(mostly_over_budget([tenant.id], now)),
     )
 
 

@@ -20,6 +20,7 @@ from spend.bench_data import LARGE, SMALL
 from spend.budgets import current_uses
 from spend.daily import catch_up
 from spend.models import Breaker, Call, Outcome, ReservationState, Route, Window
+from spend.refusals import MOST_COUNTED, mostly_over_budget
 from tenants.models import ApiKey, Budget, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
@@ -264,17 +265,39 @@ def test_a_tenants_page_forecasts_and_says_when_the_budget_runs_out(staff: Clien
 def test_a_tenant_whose_calls_no_longer_fit_is_said_to_refuse_them(staff: Client, shop: Tenant, key: ApiKey) -> None:
     now = timezone.now()
     BudgetFactory.create(tenant=shop)
+    DowngradeRuleFactory.create(tenant=shop)
+    BudgetFactory.create(tenant=TenantFactory.create(id="cafe"))
     window = window_of(shop, TICKS_PER_USD * 99 // 100)
     refused = "budget is nearly used up: most calls are refused until"
+    place_call(shop, key, now - timedelta(hours=1), outcome=Outcome.REFUSED, model="", code="budget_exceeded")
     place_call(shop, key, now)
     place_call(shop, key, now, outcome=Outcome.REFUSED, model="", code="budget_exceeded")
     assert refused not in page(staff, "tenant", "shop")
+    assert "<strong>1</strong> degraded: cheaper models answer." in page(staff, "overview")
     place_call(shop, key, now, outcome=Outcome.REFUSED, model="", code="budget_exceeded")
     body = page(staff, "tenant", "shop")
     assert refused in body
     assert "At this rate" not in body
+    for told in (body, page(staff, "overview")):
+        assert ">Refusing</span>" in told
+        assert "Most calls are refused: they no longer fit what is left." in told
+        assert "cheaper models answer" not in told
+    assert "<strong>1</strong> refusing most calls: nearly used up." in page(staff, "overview")
     Window.objects.filter(pk=window.pk).update(spent_ticks=1)
     assert refused not in page(staff, "tenant", "shop")
+    assert "All 2 tenants are within budget." in page(staff, "overview")
+
+
+def test_of_many_calls_the_latest_say_whether_most_are_refused(shop: Tenant, key: ApiKey) -> None:
+    now = timezone.now()
+    for ago in range(1, 1 + MOST_COUNTED):
+        at = now - timedelta(seconds=ago)
+        place_call(shop, key, at, outcome=Outcome.REFUSED, model="", code="budget_exceeded")
+    assert mostly_over_budget(["shop", "other"], now) == {"shop"}
+    for _ in range(MOST_COUNTED // 2):
+        place_call(shop, key, now)
+    assert mostly_over_budget(["shop", "other"], now) == set()
+    assert mostly_over_budget(["other"], now) == set()
 
 
 def test_a_tenants_page_shows_mix_customers_and_the_cost_of_a_conversation(

@@ -11,6 +11,7 @@ from django.db.models import Q, Sum
 from dashboard.queries.sums import Figures, TenantSums
 from spend.budgets import Use
 from spend.models import Window
+from spend.refusals import mostly_over_budget
 from tenants.budgets import EffectiveBudget, effective_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import Period, bounds
@@ -19,7 +20,8 @@ LONGEST = {Period.DAY: timedelta(days=2), Period.WEEK: timedelta(days=8), Period
 """No window of the period that began longer ago can still run."""
 
 PAUSED = "paused"
-SEVERITY = ("stopped", "degraded", "warned", "active")
+REFUSING = "refusing"
+SEVERITY = ("stopped", REFUSING, "degraded", "warned", "active")
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,25 @@ class Standing:
     today: Figures
     month: Figures
     tightest: Use
+    is_over_budget: bool
 
     @property
     def state(self) -> str:
-        return self.tightest.state if self.tenant.is_active else PAUSED
+        return state_told(self.tightest, is_over_budget=self.is_over_budget) if self.tenant.is_active else PAUSED
 
     @property
     def urgency(self) -> tuple[int, int, str]:
         """Sorts the ones that need a look first."""
-        severity = SEVERITY.index(self.tightest.state) if self.tenant.is_active else len(SEVERITY)
+        severity = SEVERITY.index(self.state) if self.tenant.is_active else len(SEVERITY)
         return (severity, -used_ppm(self.tightest), str(self.tenant).lower())
+
+
+def state_told(use: Use, *, is_over_budget: bool) -> str:
+    """The budget's state, or that it refuses most calls though it is not used up quite.
+
+    Far from its limit it does not: then some single customer's or key's budget is it that refuses.
+    """
+    return REFUSING if is_over_budget and use.state in {"warned", "degraded"} else use.state
 
 
 def used_ppm(use: Use) -> int:
@@ -75,9 +86,14 @@ def _downgrading(tenant_ids: Collection[str]) -> set[str]:
 def standings(tenants: Sequence[Tenant], sums: Mapping[str, TenantSums], now: datetime) -> list[Standing]:
     """One for each of `tenants`, those that need a look first."""
     ids = [tenant.id for tenant in tenants]
-    rules, windows = Rules.of(ids, now), _windows_of_now(ids, now)
+    rules, windows, over_budget = Rules.of(ids, now), _windows_of_now(ids, now), mostly_over_budget(ids, now)
     found = [
-        Standing(tenant, *sums[tenant.id], tightest=_tightest(tenant, rules, windows, sums[tenant.id], now))
+        Standing(
+            tenant,
+            *sums[tenant.id],
+            tightest=_tightest(tenant, rules, windows, sums[tenant.id], now),
+            is_over_budget=tenant.id in over_budget,
+        )
         for tenant in tenants
     ]
     return sorted(found, key=lambda standing: standing.urgency)

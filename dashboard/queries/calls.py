@@ -15,7 +15,6 @@ from tenants.models import Tenant
 
 PAGE_SIZE = 50
 CHUNK = 2000
-OVER_BUDGET = "budget_exceeded"
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,6 @@ def _older_than(calls: QuerySet[Call], cursor: Cursor | None) -> QuerySet[Call]:
 def _newer_than(calls: QuerySet[Call], cursor: Cursor) -> QuerySet[Call]:
     at, pk = cursor
     return calls.filter(Q(at__gt=at) | Q(at=at, id__gt=pk), at__gte=at)
-
-
-def mostly_over_budget(tenant: Tenant, since: datetime) -> bool:
-    """Whether most of the latest calls were refused because no model fitted what was left of a budget."""
-    latest = Call.objects.filter(tenant=tenant, at__gte=since).order_by("-at", "-id")
-    codes = list(latest.values_list("code", flat=True)[:PAGE_SIZE])
-    return 2 * codes.count(OVER_BUDGET) > len(codes)
 
 
 def every_call(calls: QuerySet[Call]) -> Iterator[Call]:

@@ -103,13 +103,17 @@ def _near(at: datetime, zone: tzinfo) -> str:
 
 
 @register.inclusion_tag("dashboard/parts/bar.html")
-def budget_bar(use: Use, tenant: Tenant, *, name_zone: bool = False) -> dict[str, Any]:
-    """Spent and held of a limit. Times are those of the tenant's zone, which is named if it is not obvious."""
+def budget_bar(use: Use, tenant: Tenant, *, state: str = "", name_zone: bool = False) -> dict[str, Any]:
+    """Spent and held of a limit, and its state, or the one that is given.
+
+    Times are those of the tenant's zone, which is named if it is not obvious.
+    """
     limit = max(use.budget.limit_ticks, 1)
     spent, held, ends_at = use.window.spent_ticks, use.window.held_ticks, use.window.ends_at
     when = _near(ends_at, tenant.zone) if ends_at else ""
     return {
         "use": use,
+        "state": state or use.state,
         "spent": width(spent, limit),
         "held": width(min(held, max(limit - spent, 0)), limit),
         "soft": width(use.budget.soft_ticks, limit),
