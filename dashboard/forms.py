@@ -1,6 +1,7 @@
 """The filter of the list of calls, as its address has it."""
 
-from datetime import UTC, date, timedelta
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -13,21 +14,27 @@ from dashboard.queries.calls import CallFilter, Cursor
 from dashboard.spans import midnight
 from spend.models import Outcome, Route
 
-IN_OUR_TIME = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2999, 12, 31))]
+FIRST_DAY = date(2000, 1, 1)
+IN_OUR_TIME = [MinValueValidator(FIRST_DAY), MaxValueValidator(date(2999, 12, 31))]
+
+
+def _day(label: str) -> forms.DateField:
+    widget = forms.DateInput(attrs={"type": "date", "min": f"{FIRST_DAY}"})
+    return forms.DateField(label=label, required=False, widget=widget, validators=IN_OUR_TIME)
+
+
+def _time(label: str) -> forms.TimeField:
+    return forms.TimeField(label=label, required=False, widget=forms.TimeInput(attrs={"type": "time"}))
 
 
 class CallFilterForm(forms.Form):
-    """Days are the tenant's own. What is not valid is shown as such and filters nothing."""
+    """Days and times are the tenant's own. What is not valid is shown as such and filters nothing."""
 
-    first = forms.DateField(
-        label="From day", required=False, widget=forms.DateInput(attrs={"type": "date"}), validators=IN_OUR_TIME
-    )
-    last = forms.DateField(
-        label="To day", required=False, widget=forms.DateInput(attrs={"type": "date"}), validators=IN_OUR_TIME
-    )
+    first, first_time = _day("From day"), _time("From time")
+    last, last_time = _day("To day"), _time("To time")
     outcome = forms.ChoiceField(required=False, choices=[("", "Any outcome"), *Outcome.choices])
     route = forms.ChoiceField(required=False, choices=[("", "Any route"), *Route.choices])
-    model = forms.ChoiceField(label="Served by", required=False)
+    model = forms.ChoiceField(required=False)
     customer = forms.CharField(required=False, max_length=255)
     conversation = forms.CharField(required=False, max_length=255)
 
@@ -36,19 +43,42 @@ class CallFilterForm(forms.Form):
         chosen = self.data.get("model", "")
         names = [*models, *([chosen] if chosen and chosen not in models else [])]
         self.fields["model"].choices = [("", "Any model"), *((name, name) for name in names)]  # type: ignore[attr-defined]
-        self.fields["first"].widget.attrs["min"] = "2000-01-01"
+
+    def clean(self) -> dict[str, Any]:
+        found: dict[str, Any] = super().clean() or {}
+        for day, at in (("first", "first_time"), ("last", "last_time")):
+            if found.get(at) and not found.get(day) and day not in self.errors:
+                self.add_error(day, "Choose the day of that time.")
+        if found.get("first") and found.get("last") and _from(found) >= _until(found):
+            self.add_error("last", "This is before the beginning.")
+        return found
 
     def call_filter(self, zone: ZoneInfo) -> CallFilter | None:
         """None where something is not valid."""
         if not self.is_valid():
             return None
-        found = dict(self.cleaned_data)
-        first, last = found.pop("first"), found.pop("last")
+        found = self.cleaned_data
+        named = {name: found[name] for name in ("outcome", "route", "model", "customer", "conversation")}
         return CallFilter(
-            starts_at=midnight(first, zone) if first else None,
-            ends_at=midnight(last + timedelta(days=1), zone) if last else None,
-            **found,
+            starts_at=_instant(_from(found), zone) if found["first"] else None,
+            ends_at=_instant(_until(found), zone) if found["last"] else None,
+            **named,
         )
+
+
+def _from(found: Mapping[str, Any]) -> datetime:
+    return datetime.combine(found["first"], found.get("first_time") or time())
+
+
+def _until(found: Mapping[str, Any]) -> datetime:
+    """Up to that time and without it, or to the end of the day."""
+    day, at = found["last"], found.get("last_time")
+    return datetime.combine(day, at) if at else datetime.combine(day + timedelta(days=1), time())
+
+
+def _instant(local: datetime, zone: ZoneInfo) -> datetime:
+    """Of a day's beginning its first instant, whichever time the clocks show then."""
+    return local.replace(tzinfo=zone).astimezone(UTC) if local.time() else midnight(local.date(), zone)
 
 
 def cursor_text(cursor: Cursor | None) -> str:

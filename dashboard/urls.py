@@ -4,7 +4,7 @@ from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
 from django.urls import path, register_converter, reverse_lazy
 from django.views.decorators.cache import never_cache
 
-from dashboard import views
+from dashboard import files, views
 from dashboard.access import strict
 from tenants.login import SignInForm
 
@@ -30,7 +30,7 @@ new_password = PasswordChangeView.as_view(
 urlpatterns = [
     path("", views.overview, name="overview"),
     path("live/", views.live, name="live"),
-    path("overview.csv", views.overview_csv, name="overview_csv"),
+    path("overview.csv", files.overview_csv, name="overview_csv"),
     path("find/", views.find, name="find"),
     path(
         "login/",
@@ -40,13 +40,16 @@ urlpatterns = [
     path("password/", strict(never_cache(new_password)), name="password"),
     path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
     path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
-    path("tenants/<str:tenant_id>/days.csv", views.days_csv, name="days_csv"),
-    path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", views.subjects_csv, name="subjects_csv"),
+    path("tenants/<str:tenant_id>/days.csv", files.days_csv, name="days_csv"),
+    path("tenants/<str:tenant_id>/hours.csv", files.hours_csv, name="hours_csv"),
+    path("tenants/<str:tenant_id>/budgets.csv", files.budgets_csv, name="budgets_csv"),
+    path("tenants/<str:tenant_id>/savings.csv", files.savings_csv, name="savings_csv"),
+    path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", files.subjects_csv, name="subjects_csv"),
     path("tenants/<str:tenant_id>/calls/", views.calls, name="calls"),
-    path("tenants/<str:tenant_id>/calls.csv", views.calls_csv, name="calls_csv"),
+    path("tenants/<str:tenant_id>/calls.csv", files.calls_csv, name="calls_csv"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/", views.call, name="call"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/content/", views.content, name="content"),
     path("tenants/<str:tenant_id>/statement/", views.statement, name="statement"),
-    path("tenants/<str:tenant_id>/ledger.csv", views.entries_csv, name="entries_csv"),
-    path("tenants/<str:tenant_id>/focus.csv", views.focus_csv, name="focus_csv"),
+    path("tenants/<str:tenant_id>/ledger.csv", files.entries_csv, name="entries_csv"),
+    path("tenants/<str:tenant_id>/focus.csv", files.focus_csv, name="focus_csv"),
 ]

@@ -1,40 +1,30 @@
 """The managers' pages. Each view reads the address, asks for one report and shows it."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from django.db.models import Max, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 
-from dashboard import exports
 from dashboard.access import may_read_content, page, tenant_page, visible_tenants
-from dashboard.focus import COLUMNS, focus_rows
-from dashboard.forms import CallFilterForm, cursor_text, read_cursor
-from dashboard.queries.calls import CallFilter, attempts_of, every_call, every_entry, page_of_calls
-from dashboard.queries.models import models_of
+from dashboard.asked import filter_of, month_of, page_number_of, removed_of, search_of, span_of
+from dashboard.forms import cursor_text, read_cursor
+from dashboard.queries.calls import attempts_of, page_of_calls
 from dashboard.queries.status import services
-from dashboard.queries.subjects import every_conversation, every_customer
-from dashboard.queries.sums import at_mark, daily_rows
 from dashboard.reports import overview as overview_of
 from dashboard.reports import statement as statement_of
 from dashboard.reports import tenant_report
 from dashboard.said import lines_of
-from dashboard.spans import Span, month_span, next_month, previous_month, spans_at
+from dashboard.spans import next_month, previous_month, spans_at
 from dashboard.story import reason_of, story_of
 from spend.contents import kept as kept_contents
 from spend.contents import said_in
 from spend.models import Call, CallContent
-from spend.retention import RemovedError, removed_before
+from spend.retention import removed_before
 from spend.sealing import UnreadableError
 from tenants.models import Tenant
-from tenants.periods import BEGINNING
 from tenants.trail import note_look
-
-DEFAULT_SPAN = "30"
 
 
 @page
@@ -51,9 +41,8 @@ def live(request: HttpRequest) -> HttpResponse:
 def _overview(request: HttpRequest, template: str) -> HttpResponse:
     """In the zone of all tenants that are shown, if that is one."""
     now = timezone.now()
-    search = request.GET.get("q", "")[:100].strip()
-    number = request.GET.get("page", "1")[:9]  # Python reads no number of thousands of digits
-    report = overview_of(visible_tenants(request.user), search, int(number) if number.isdecimal() else 1, now)
+    search = search_of(request)
+    report = overview_of(visible_tenants(request.user), search, page_number_of(request), now)
     zone = report.zones[0] if len(report.zones) == 1 else "UTC"
     context = {"report": report, "services": services(now), "now": now, "search": search, "zone": zone}
     with timezone.override(zone):
@@ -77,20 +66,16 @@ def find(request: HttpRequest) -> HttpResponse:
 def tenant(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
     spans = spans_at(now, tenant.zone)
-    span = _span(request, spans)
+    span = span_of(request, spans)
     context = {"tab": "tenant", "spans": spans.values(), "span": span, "now": now}
     report = tenant_report(tenant, span, now)
     return render(request, "dashboard/tenant.html", {"tenant": tenant, "report": report, **context})
 
 
-def _span(request: HttpRequest, spans: dict[str, Span]) -> Span:
-    return spans.get(request.GET.get("span", ""), spans[DEFAULT_SPAN])
-
-
 @tenant_page
 def calls(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
-    form, wanted = _filter(request, tenant, now)
+    form, wanted = filter_of(request, tenant, now)
     found = page_of_calls(
         wanted.calls_of(tenant) if wanted else Call.objects.none(),
         before=read_cursor(request.GET.get("before", "")),
@@ -103,19 +88,10 @@ def calls(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "tab": "calls",
         "form": form,
         "calls": found.calls,
-        "removed_before": _removed_of(tenant, wanted) if wanted and is_end else None,
+        "removed_before": removed_of(tenant, wanted) if wanted and is_end else None,
         **cursors,
     }
     return render(request, "dashboard/calls.html", context)
-
-
-def _removed_of(tenant: Tenant, wanted: CallFilter) -> datetime | None:
-    return removed_before(tenant.id, wanted.starts_at or BEGINNING)
-
-
-def _filter(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFilterForm, CallFilter | None]:
-    form = CallFilterForm(request.GET, models=models_of(tenant, now))
-    return form, form.call_filter(tenant.zone)
 
 
 @tenant_page
@@ -171,7 +147,7 @@ def _content_of(call: Call, tenant: Tenant) -> QuerySet[CallContent]:
 @tenant_page
 def statement(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
-    span = _month(request, tenant)
+    span = month_of(request, tenant)
     context = {
         "tenant": tenant,
         "tab": "statement",
@@ -183,152 +159,3 @@ def statement(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "now": now,
     }
     return render(request, "dashboard/statement.html", {**context, "report": statement_of(tenant, span)})
-
-
-def _month(request: HttpRequest, tenant: Tenant) -> Span:
-    span = month_span(request.GET.get("month", ""), timezone.now(), tenant.zone)
-    if span is None:
-        raise Http404("There is no statement of that month.")
-    return span
-
-
-# Exports: the same addresses with .csv, the same filters.
-
-
-@page
-def overview_csv(request: HttpRequest) -> HttpResponseBase:
-    now = timezone.now()
-    report = overview_of(visible_tenants(request.user), request.GET.get("q", "")[:100].strip(), 1, now, size=None)
-    header = [
-        "tenantId", "name", "timeZone", "state", "budgetPeriod", "limitUsd", "spentUsd", "heldUsd", "resetsAt",
-        "todayUsd", "monthUsd", "callsToday", "refusedToday", "downgradedToday",
-    ]  # fmt: skip
-    return exports.csv_response(request, "overview.csv", header, map(_standing_cells, report.shown))
-
-
-def _standing_cells(standing: Any) -> list[Any]:
-    tenant, use, usd = standing.tenant, standing.tightest, exports.usd_cell
-    resets_at = use.window.ends_at
-    return [
-        tenant.id, tenant.name, tenant.time_zone, standing.state, use.budget.period, usd(use.budget.limit_ticks),
-        usd(use.window.spent_ticks), usd(use.window.held_ticks),
-        exports.time_cell(resets_at, tenant.zone) if resets_at else None,
-        usd(standing.today.cost_ticks), usd(standing.month.cost_ticks), standing.today.calls,
-        standing.today.refused, standing.today.downgraded,
-    ]  # fmt: skip
-
-
-@tenant_page
-def days_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
-    """Days by model and route, of a span or, with `month`, of a month."""
-    span = _span_or_month(request, tenant)
-    rows = at_mark(tenant, lambda mark: daily_rows(tenant, span, mark))
-    header = [
-        "day", "timeZone", "model", "route", "served", "refused", "failed", "inputTokens", "cachedInputTokens",
-        "outputTokens", "reasoningTokens", "costUsd",
-    ]  # fmt: skip
-    cells = (
-        [
-            row.day.isoformat(), tenant.time_zone, row.model, row.route, each.served, each.refused, each.failed,
-            each.input_tokens, each.cached_input_tokens, each.output_tokens, each.reasoning_tokens,
-            exports.usd_cell(each.cost_ticks),
-        ]
-        for row in rows
-        for each in [row.figures]
-    )  # fmt: skip
-    return _csv(request, tenant, span, "days", header, cells)
-
-
-def _span_or_month(request: HttpRequest, tenant: Tenant) -> Span:
-    if "month" in request.GET:
-        return _month(request, tenant)
-    return _span(request, spans_at(timezone.now(), tenant.zone))
-
-
-Rows = Iterable[Sequence[Any]]
-
-
-def _csv(
-    request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
-) -> HttpResponseBase:
-    return exports.csv_response(request, f"{tenant.id}-{what}-{span.first}-{span.last}.csv", header, rows)
-
-
-def _single_calls_csv(
-    request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
-) -> HttpResponseBase:
-    """All of them or none: a file with some of the span's calls would pass for the whole."""
-    if before := removed_before(tenant.id, span.starts_at):
-        context = {"tenant": tenant, "tab": "statement", "removed_before": before}
-        return render(request, "dashboard/removed.html", context, status=410)
-    return _csv(request, tenant, span, what, header, _whole(tenant, span, rows))
-
-
-def _whole(tenant: Tenant, span: Span, rows: Rows) -> Iterator[Sequence[Any]]:
-    """Breaks off where calls of the span are removed while it is read."""
-    yield from rows
-    if before := removed_before(tenant.id, span.starts_at):
-        raise RemovedError(before)
-
-
-EVERY = {"customer": every_customer, "conversation": every_conversation}
-
-
-@tenant_page
-def subjects_csv(request: HttpRequest, tenant: Tenant, kind: str) -> HttpResponseBase:
-    span = _span_or_month(request, tenant)
-    subjects = EVERY[kind](tenant, span)
-    cells = ([each.name, each.attempts, exports.usd_cell(each.cost_ticks)] for each in subjects)
-    respond = _single_calls_csv if kind == "conversation" else _csv
-    return respond(request, tenant, span, f"{kind}s", [kind, "attempts", "costUsd"], cells)
-
-
-@tenant_page
-def calls_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
-    _, wanted = _filter(request, tenant, timezone.now())
-    if wanted is None:
-        raise Http404("The filter is not valid.")
-    header = [
-        "at", "requestId", "outcome", "code", "route", "requestedModel", "model", "customer", "conversation",
-        "costUsd", "durationMs",
-    ]  # fmt: skip
-    cells = (
-        [
-            exports.time_cell(each.at, tenant.zone), each.request_id, each.outcome, each.code, each.route,
-            each.requested_model, each.model, each.customer, each.conversation, exports.usd_cell(each.cost_ticks),
-            each.duration_ms,
-        ]
-        for each in every_call(wanted.calls_of(tenant))
-    )  # fmt: skip
-    removed = _removed_of(tenant, wanted)
-    since = f"-since-{removed.astimezone(tenant.zone).date()}" if removed else ""
-    return exports.csv_response(request, f"{tenant.id}-calls{since}.csv", header, cells)
-
-
-@tenant_page
-def entries_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
-    """The ledger itself: what each attempt of a month cost."""
-    span = _month(request, tenant)
-    header = [
-        "at", "requestId", "callId", "provider", "model", "requestedModel", "route", "customer", "conversation",
-        "inputTokens", "cachedInputTokens", "cacheWriteTokens", "outputTokens", "reasoningTokens", "heldUsd",
-        "costUsd", "isEstimated", "isOverrun", "isExpired",
-    ]  # fmt: skip
-    return _single_calls_csv(request, tenant, span, "ledger", header, _entry_cells(tenant, span))
-
-
-def _entry_cells(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
-    for each in every_entry(tenant, span.starts_at, span.ends_at):
-        yield [
-            exports.time_cell(each.at, tenant.zone), each.request_id, each.call_id, each.provider, each.model,
-            each.requested_model, each.route, each.customer, each.conversation, each.input_tokens,
-            each.cached_input_tokens, each.cache_write_tokens, each.output_tokens, each.reasoning_tokens,
-            exports.usd_cell(each.hold_ticks), exports.usd_cell(each.cost_ticks), each.is_estimated,
-            each.is_overrun, each.is_expired,
-        ]  # fmt: skip
-
-
-@tenant_page
-def focus_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
-    span = _month(request, tenant)
-    return _single_calls_csv(request, tenant, span, "focus", COLUMNS, focus_rows(tenant, span))

@@ -3,9 +3,10 @@
 A state is derived from the window each time it is asked for, never stored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
@@ -83,19 +84,33 @@ def current_uses(tenant: Tenant, now: datetime | None = None) -> Uses:
     conversation once a call made it, the most used first, `MOST_TEMPLATE_WINDOWS` at most.
     """
     now = now or timezone.now()
-    can_downgrade = bool(tenant.effective_downgrades())
-    budgets = {(budget.scope, budget.period): budget for budget in budgets_in_force(tenant, now)}
-    own = [_own_window(tenant, budget, now) for budget in budgets.values() if budget.scope == Scope.TENANT]
-    others = _template_windows(tenant, budgets.values(), now)
-    shown = list(others.order_by(-(F("spent_ticks") + F("held_ticks")), "id")[:MOST_TEMPLATE_WINDOWS])
-    uses = [Use(budgets[window.scope, window.period], window, can_downgrade) for window in [*own, *shown]]
+    budgets = budgets_in_force(tenant, now)
+    others = _template_windows(tenant, budgets, now)
+    shown = list(others[:MOST_TEMPLATE_WINDOWS])
+    uses = list(_uses(tenant, budgets, [*_own_windows(tenant, budgets, now), *shown]))
     return Uses(uses, omitted=others.count() - len(shown) if len(shown) == MOST_TEMPLATE_WINDOWS else 0)
+
+
+def every_use(tenant: Tenant, now: datetime) -> Iterator[Use]:
+    """As `current_uses`, and none left out; read as they are asked for."""
+    budgets = budgets_in_force(tenant, now)
+    others = _template_windows(tenant, budgets, now).iterator()
+    return _uses(tenant, budgets, chain(_own_windows(tenant, budgets, now), others))
+
+
+def _uses(tenant: Tenant, budgets: Iterable[EffectiveBudget], windows: Iterable[Window]) -> Iterator[Use]:
+    by_key, can_downgrade = {(each.scope, each.period): each for each in budgets}, bool(tenant.effective_downgrades())
+    return (Use(by_key[window.scope, window.period], window, can_downgrade) for window in windows)
 
 
 def budgets_in_force(tenant: Tenant, now: datetime) -> list[EffectiveBudget]:
     """The tenant's own budgets, or the default, with the top-ups that run now."""
     top_up_ticks = tenant.top_ups.running_at(now).aggregate(ticks=Sum("amount_ticks"))["ticks"] or 0
     return effective_budgets(tenant, tenant.budgets.all(), top_up_ticks)
+
+
+def _own_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: datetime) -> list[Window]:
+    return [_own_window(tenant, budget, now) for budget in budgets if budget.scope == Scope.TENANT]
 
 
 def _own_window(tenant: Tenant, budget: EffectiveBudget, now: datetime) -> Window:
@@ -114,4 +129,5 @@ def _template_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: d
         if budget.scope != Scope.TENANT:
             starts_at = bounds(budget.period, tenant.zone, now).starts_at
             matching |= Q(scope=budget.scope, period=budget.period, starts_at=starts_at)
-    return Window.objects.filter(matching, tenant_id=tenant.id)
+    windows = Window.objects.filter(matching, tenant_id=tenant.id)
+    return windows.order_by(-(F("spent_ticks") + F("held_ticks")), "id")

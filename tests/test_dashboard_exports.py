@@ -4,7 +4,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
 from typing import Any
@@ -15,13 +15,25 @@ from django.db import connections
 from django.http import StreamingHttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import reverse
+from django.utils import timezone
 
 from dashboard.exports import ROWS_AT_ONCE, csv_response
 from dashboard.focus import COLUMNS
-from spend.models import Call, LedgerEntry
-from tenants.models import Tenant
+from dashboard.reports import tenant_report
+from dashboard.spans import spans_at
+from spend.budgets import MOST_TEMPLATE_WINDOWS
+from spend.models import Call, LedgerEntry, Window
+from tenants.models import Scope, Tenant
 from tenants.money import TICKS_PER_USD
-from tests.factories import ApiKeyFactory, CatalogueModelFactory, PriceTierFactory, TenantFactory, UserFactory
+from tenants.periods import Period, bounds
+from tests.factories import (
+    ApiKeyFactory,
+    BudgetFactory,
+    CatalogueModelFactory,
+    PriceTierFactory,
+    TenantFactory,
+    UserFactory,
+)
 from tests.support.history import made_history, place_call
 
 pytestmark = pytest.mark.django_db
@@ -75,6 +87,51 @@ def test_every_export_has_every_row_to_the_tick(staff: Client) -> None:
         assert {row[kind]: ticks(row["costUsd"]) for row in rows} == dict(costs)
 
 
+def test_todays_hours_are_exported(staff: Client) -> None:
+    tenant = TenantFactory.create(time_zone="Asia/Kolkata")
+    key, midnight = (
+        ApiKeyFactory.create(tenant=tenant),
+        spans_at(timezone.now(), tenant.zone)["today"].starts_at,
+    )
+    for minutes, model, cost in ((-1, "a", 1), (0, "a", 2), (45, "a", 3), (59, "b", 4), (60, "a", 5)):
+        place_call(tenant, key, midnight + timedelta(minutes=minutes), model=model, cost_ticks=cost)
+    rows = export(staff, "hours_csv", tenant.id)
+    assert [(row["hour"][11:], row["model"], ticks(row["costUsd"])) for row in rows] == [
+        ("00:00:00+05:30", "a", 5), ("00:00:00+05:30", "b", 4), ("01:00:00+05:30", "a", 5),
+    ]  # fmt: skip
+
+
+def test_every_budget_is_exported_not_only_those_that_are_shown(staff: Client) -> None:
+    tenant, now = TenantFactory.create(id="shop"), timezone.now()
+    key = ApiKeyFactory.create(tenant=tenant)
+    for scope in (Scope.TENANT, Scope.CUSTOMER, Scope.KEY):
+        BudgetFactory.create(tenant=tenant, scope=scope, limit_ticks=2 * TICKS_PER_USD)
+    starts_at = bounds(Period.DAY, tenant.zone, now).starts_at
+    subjects = [(Scope.KEY, str(key.pk)), *((Scope.CUSTOMER, f"c{n}") for n in range(MOST_TEMPLATE_WINDOWS + 1))]
+    Window.objects.bulk_create(
+        Window(
+            tenant_id="shop", scope=scope, subject=subject, period=Period.DAY, starts_at=starts_at,
+            ends_at=starts_at + timedelta(days=1), spent_ticks=2 * TICKS_PER_USD - index, held_ticks=index // 3,
+        )
+        for index, (scope, subject) in enumerate(subjects)
+    )  # fmt: skip
+    own, *others = export(staff, "budgets_csv", "shop")
+    assert (own["scope"], own["limitUsd"], own["spentUsd"], own["state"]) == ("tenant", "2", "0", "active")
+    assert [(row["scope"], row["scopeId"]) for row in others] == [(str(scope), subject) for scope, subject in subjects]
+    assert others[0]["keyName"] == str(key)
+    assert (others[0]["remainingUsd"], others[0]["state"]) == ("0", "stopped")
+    assert (ticks(others[4]["spentUsd"]), ticks(others[4]["heldUsd"])) == (2 * TICKS_PER_USD - 4, 1)
+
+
+def test_savings_are_exported_as_they_are_shown(staff: Client) -> None:
+    tenant = made_history(entries=300, tenants=1, now=timezone.now())[0]
+    shown = tenant_report(tenant, spans_at(timezone.now(), tenant.zone)["90"], timezone.now()).savings
+    rows = export(staff, "savings_csv", tenant.id, span="90")
+    assert sum(ticks(row["savedUsd"]) for row in rows) == shown.saved_ticks > 0
+    assert sum(int(row["answers"]) for row in rows) == shown.attempts
+    assert all(ticks(row["wouldHaveCostUsd"]) - ticks(row["costUsd"]) == ticks(row["savedUsd"]) for row in rows)
+
+
 def test_the_calls_are_exported_as_filtered(staff: Client) -> None:
     tenant = made_history(entries=300, tenants=1)[0]
     rows = export(staff, "calls_csv", tenant.id, route="downgrade")
@@ -88,6 +145,7 @@ def test_the_overview_is_exported_with_all_its_tenants(staff: Client) -> None:
     rows = export(staff, "overview_csv")
     assert {row["tenantId"] for row in rows} == set(Tenant.objects.values_list("id", flat=True))
     assert {row["limitUsd"] for row in rows} == {"5"}
+    assert {row["tokensToday"] for row in rows} == {"0"}
 
 
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "  =1", "\r=1"])

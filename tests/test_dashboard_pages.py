@@ -429,10 +429,38 @@ def test_days_of_the_filter_are_the_tenants_own(staff: Client, shop: Tenant, key
     assert ">after<" not in body
 
 
+def test_times_of_the_filter_are_the_tenants_own_and_the_last_is_not_in_it(
+    staff: Client, shop: Tenant, key: ApiKey
+) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="America/New_York")
+    for name, minute in (("before", 29), ("first", 30), ("last", 59), ("after", 60)):
+        place_call(shop, key, datetime(2026, 6, 1, 18, tzinfo=UTC) + timedelta(minutes=minute), customer=name)
+    asked = {"first": "2026-06-01", "first_time": "14:30", "last": "2026-06-01", "last_time": "15:00"}
+    body = page(staff, "calls", "shop", **asked)
+    assert [name for name in ("before", "first", "last", "after") if f">{name}<" in body] == ["first", "last"]
+
+
+def test_of_calls_that_no_model_answered_the_filter_knows_the_one_asked_for(
+    staff: Client, shop: Tenant, key: ApiKey
+) -> None:
+    for name, asked in (("anna", LARGE), ("ben", SMALL)):
+        place_call(
+            shop, key, timezone.now(), outcome=Outcome.REFUSED, model="", requested_model=asked, customer=name,
+            code="budget_exceeded",
+        )  # fmt: skip
+    body = page(staff, "calls", "shop", outcome="refused", model=LARGE)
+    assert ">anna<" in body
+    assert ">ben<" not in body
+    assert "Nothing matches this filter." in page(staff, "calls", "shop", model=LARGE)
+
+
 def test_a_filter_that_is_not_valid_says_so_and_shows_nothing(staff: Client, shop: Tenant, key: ApiKey) -> None:
     place_call(shop, key, timezone.now(), customer="anna")
     for wrong in (
         {"first": "yesterday"}, {"first": "9999-12-31"}, {"last": "9999-12-31"}, {"outcome": "perhaps"}, {"route": "x"},
+        {"first": "2026-06-02", "last": "2026-06-01"}, {"first_time": "14:30"}, {"last_time": "14:30"},
+        {"first": "2026-06-01", "first_time": "25:00"},
+        {"first": "2026-06-01", "first_time": "14:30", "last": "2026-06-01", "last_time": "14:30"},
     ):  # fmt: skip
         body = page(staff, "calls", "shop", **wrong)
         assert 'role="alert"' in body
@@ -482,7 +510,7 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 
 MOST_QUERIES = {
     "overview": 18, "live": 18, "overview_csv": 16, "tenant": 26, "calls": 8, "call": 9, "statement": 14, "days_csv": 8,
-    "subjects_csv": 8,
+    "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip
 
 

@@ -15,11 +15,15 @@ from tenants.models import Tenant
 
 PAGE_SIZE = 50
 CHUNK = 2000
+UNANSWERED = {Outcome.REFUSED, Outcome.FAILED}
 
 
 @dataclass(frozen=True)
 class CallFilter:
-    """What to list; empty is anything. `starts_at` is inclusive, `ends_at` is not."""
+    """What to list; empty is anything. `starts_at` is inclusive, `ends_at` is not.
+
+    The model is the one that answered; of calls that are to be listed because none did, the one asked for.
+    """
 
     starts_at: datetime | None = None
     ends_at: datetime | None = None
@@ -35,7 +39,8 @@ class CallFilter:
             calls = calls.filter(at__gte=self.starts_at)
         if self.ends_at:
             calls = calls.filter(at__lt=self.ends_at)
-        named = {name: getattr(self, name) for name in ("model", "customer", "conversation", "route", "outcome")}
+        named = {name: getattr(self, name) for name in ("customer", "conversation", "route", "outcome")}
+        named["requested_model" if self.outcome in UNANSWERED else "model"] = self.model
         calls = calls.filter(**{name: value for name, value in named.items() if value})
         for name, condition in PARTIAL_INDEXES.items():
             if named[name] not in {"", Route.PRIMARY, Outcome.SERVED}:

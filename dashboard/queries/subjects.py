@@ -57,9 +57,19 @@ TOP_CUSTOMERS = f"""
 """  # noqa: S608
 ALL_CUSTOMERS = f"{CUSTOMERS} ORDER BY customer"
 ALL_CONVERSATIONS = """
-    SELECT conversation, COUNT(*), SUM(cost_ticks) FROM spend_ledgerentry
-    WHERE tenant_id = %s AND at >= %s AND at < %s AND NOT (conversation = '')
-    GROUP BY conversation ORDER BY conversation
+    WITH lately AS (
+        SELECT conversation, COUNT(*) AS attempts, SUM(cost_ticks) AS cost_ticks, MIN(at) AS first_at
+        FROM spend_ledgerentry WHERE tenant_id = %s AND at >= %s AND NOT (conversation = '') GROUP BY conversation
+    )
+    SELECT conversation, SUM(attempts), SUM(cost_ticks) FROM (
+        SELECT conversation, attempts, cost_ticks FROM spend_conversationtotal
+        WHERE tenant_id = %s AND began_on BETWEEN %s AND %s
+        UNION ALL
+        SELECT lately.conversation, lately.attempts, lately.cost_ticks FROM lately
+        LEFT JOIN spend_conversationtotal known ON known.tenant_id = %s AND known.conversation = lately.conversation
+        WHERE CASE WHEN known.began_on IS NULL THEN first_at >= %s AND first_at < %s
+              ELSE known.began_on BETWEEN %s AND %s END
+    ) AS both_parts GROUP BY conversation ORDER BY conversation
 """
 
 
@@ -158,9 +168,15 @@ def every_customer(tenant: Tenant, span: Span) -> Iterator[Subject]:
 
 
 def every_conversation(tenant: Tenant, span: Span) -> Iterator[Subject]:
-    """What each cost in the span, by name; from the ledger."""
-    params = [tenant.id, *_instants(span.starts_at, span.ends_at)]
-    return _streamed(tenant, ALL_CONVERSATIONS, lambda _: params)
+    """Those that began in the span, each at all that it cost so far, by name."""
+    return _streamed(tenant, ALL_CONVERSATIONS, lambda mark: _conversation_params(tenant, span, mark))
+
+
+def _conversation_params(tenant: Tenant, span: Span, mark: datetime) -> list[Any]:
+    days = [day.isoformat() for day in summed_range(span, mark)]
+    known = tenant.id if mark > BEGINNING else ""  # else what is summed there is of another zone's days
+    instants = _instants(mark, span.starts_at, span.ends_at)
+    return [tenant.id, instants[0], tenant.id, *days, known, *instants[1:], *days]
 
 
 def _streamed(tenant: Tenant, statement: str, params: Any, size: int = 2000) -> Iterator[Subject]:

@@ -48,9 +48,9 @@ def per_million(ticks_per_token: int | None) -> str:
 
 
 @register.filter
-def short(number: int) -> str:
-    """A count in at most five characters or so: 9,999, 12.3K, 4.5M."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+def short(number: int, is_exact: bool = False) -> str:
+    """A count in at most five characters or so: 9,999, 12.3K, 4.5M; all of it where it is to be exact."""
+    for unit, size in () if is_exact else (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if number >= (10 * size if unit == "K" else size):
             return f"{(Decimal(number) / size).quantize(Decimal('0.1')).normalize():f}{unit}"
     return str(intcomma(number))

@@ -116,5 +116,6 @@
   addEventListener("resize", settle);
   document.addEventListener("toggle", settle, true);
   settle();
-  draw();
+  // The chart's letters are drawn once, so in a font that is there.
+  document.fonts.load("1em Inter").finally(draw);
 })();
