@@ -14,6 +14,7 @@ DECISIONS = {
     "served": "{model} answered.",
     "settled": "{model} answered and its real cost was booked.",
     "does_not_fit": "{model} would not have fitted what was left of the budget.",
+    "held_by_other_calls": "{model} would have fitted, if nothing were held for other calls in flight.",
     "past_soft_cap": "{model} was passed over: the budget was past its soft cap, so a cheaper model was tried first.",
     "circuit_open": "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
     "no_provider_key": "{model} was skipped: the guard has no key for its provider.",

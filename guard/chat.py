@@ -115,11 +115,11 @@ class Story:
     def note(self, model: str, decision: str, **facts: Any) -> None:
         self.steps.append({"model": model, "decision": decision, **facts})
 
-    def note_keyless(self, planned: Plan) -> None:
-        """Once a call: it says why another model served, and every plan leaves them out."""
-        if not self.failed:
-            for model in [model for model, why in planned.left_out if why == "no_provider_key"]:
-                self.note(model, "no_provider_key")
+    def note_left_out(self, planned: Plan) -> None:
+        """Once each, though every plan of the call leaves them out: it says why another model served."""
+        for model, why in planned.left_out:
+            if {"model": model, "decision": why} not in self.steps:
+                self.note(model, why)
 
     @property
     def duration_ms(self) -> int:
@@ -284,7 +284,7 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
             )
         )  # fmt: skip
         if isinstance(result, Held):
-            story.note_keyless(planned)
+            story.note_left_out(planned)
             note_offers(story, planned.offers, result.passed_over)
             story.note(result.reserved.offer.model, "held", hold_ticks=result.reserved.hold_ticks)
             return Hold(result.reserved, limits, result.standings)
@@ -292,6 +292,7 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
             raise RateLimited(f"{result.limit.most:,} calls are in flight, which is the limit.", retry_after_s=1)
         assert isinstance(result, DoesNotFit)  # noqa: S101
         if not result.by_holds or patience.is_over:
+            story.note_left_out(planned)
             note_offers(story, planned.offers, result.passed_over)
             refuse(story, result, limits, now)
         await runtime.releases.wait(tenant.id, patience.wait_s(result.standings))
@@ -305,8 +306,7 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
         lengths=runtime.lengths.enough,
     )  # fmt: skip
     if not planned.offers:
-        for model, why in planned.left_out:
-            story.note(model, why)
+        story.note_left_out(planned)
         raise no_offer([*story.failed.items(), *planned.left_out], is_charged=bool(story.cost_ticks))
     return planned
 

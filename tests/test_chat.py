@@ -19,7 +19,7 @@ from pytest_django import DjangoDbBlocker
 
 from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
 from guard.errors import answer_to
-from spend.models import Breaker, CatalogueModel, LedgerEntry, Price, PriceSource, PriceTier, Reservation
+from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, PriceTier, Reservation
 from spend.operator_prices import back_to_catalogue
 from spend.pricing import bound_input_tokens
 from tenants.models import ApiKey, Budget, Tenant
@@ -892,6 +892,9 @@ def test_the_breaker_is_shared_by_the_workers_and_lets_probes_through(pair: Guar
     time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
     assert by_every_worker(agent) == {200}
     assert len(provider.calls(primary)) == FAILURES_TO_OPEN
+    with pair.database():
+        spared, *_ = Call.objects.filter(tenant=agent.tenant_id).latest("at").steps
+        assert spared == {"model": agent.model, "decision": "circuit_open"}
 
     let_it_half_open()
     assert by_every_worker(agent) == {200}

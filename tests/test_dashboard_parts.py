@@ -1,5 +1,6 @@
 """The pages' pure parts: spans, forecasts, charts, stories and how figures are written."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from dashboard.queries.sums import Bucket, Figures, Row
 from dashboard.spans import Span, midnight, month_span, spans_at
 from dashboard.story import reason_of, story_of
 from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
+from guard.rehearsal_words import LABELS
 from tenants.money import TICKS_PER_USD
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -176,6 +178,12 @@ def test_a_story_is_told_in_sentences() -> None:
         {"hold_usd_ticks": "x"},
     ],
 )
+def test_every_reason_not_to_take_a_model_is_a_sentence() -> None:
+    for why in (*LABELS, "circuit_open", "no_provider_key"):
+        (step,) = story_of([{"model": "grok", "decision": why}])
+        assert re.fullmatch(r"grok (was|would have) .+\.", step.text), why
+
+
 def test_no_step_is_too_odd_to_be_told(step: Any) -> None:
     (told,) = story_of([step])
     assert told.text
@@ -222,8 +230,12 @@ def test_a_count_is_short(number: int, text: str) -> None:
     assert short(number) == text
 
 
+SHARES = [(1, 3), (2, 3), (1, 1000), (0, 5), (5, 0), (999, 1000), (7, 7)]
+
+
 def test_shares_and_widths_stay_within_their_bounds() -> None:
-    assert (share(1, 3), share(1, 1000), share(0, 5), share(5, 0)) == ("33 %", "under 1 %", "0 %", "0 %")
+    shares = [share(part, whole).replace("\u00a0", " ") for part, whole in SHARES]
+    assert shares == ["33 %", "67 %", "under 1 %", "0 %", "0 %", "99 %", "100 %"]
     assert (width(1, 3), width(9, 3), width(-1, 3), width(1, 0)) == ("33.33", "100.00", "0.00", "0.00")
     assert (seconds(900), seconds(1250)) == ("900 ms", "1.2 s")
 

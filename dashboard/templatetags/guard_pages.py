@@ -58,14 +58,16 @@ def short(number: int, is_exact: bool = False) -> str:
 
 @register.filter
 def share(part: int, whole: int) -> str:
-    """`part` in percent of `whole`."""
+    """`part` in percent of `whole`, rounded, but 100 only where it is all of it."""
     if not whole:
-        return "0 %"
-    return _percent(part * 1_000_000 // whole)
+        return "0\u00a0%"
+    rounded = (200 * part + whole) // (2 * whole)
+    return _percent(part * 1_000_000 // whole, rounded if part == whole else min(rounded, 99))
 
 
-def _percent(millionths: int) -> str:
-    return f"{millionths // 10_000} %" if not 0 < millionths < ONE_PERCENT else "under 1 %"
+def _percent(millionths: int, percent: int) -> str:
+    """With a space that no line breaks at."""
+    return f"{percent}\u00a0%" if not 0 < millionths < ONE_PERCENT else "under 1\u00a0%"
 
 
 @register.filter
@@ -77,7 +79,8 @@ def width(part: int, whole: int) -> str:
 
 @register.filter
 def used_share(use: Use) -> str:
-    return _percent(used_ppm(use))
+    """Rounded down: 100 is said only where all is used."""
+    return _percent(used_ppm(use), used_ppm(use) // ONE_PERCENT)
 
 
 @register.filter

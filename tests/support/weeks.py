@@ -128,11 +128,12 @@ def story_of(turn: Turn, key: KeyPolicy) -> Story:
 def reserve_of(turn: Turn, story: Story, policy: Policy) -> Reserve:
     call, caller = story.call, story.call.caller
     down = OUTAGE if turn.is_outage else set[str]()
-    offers = plan(call.ask, call.tenant, policy, turn.at, open_circuits=down).offers
+    planned = plan(call.ask, call.tenant, policy, turn.at, open_circuits=down)
+    story.note_left_out(planned)
     limits: tuple[Limit, ...] = limits_of(
         policy, call.tenant, caller.key_id, caller.customer, caller.conversation, turn.at
     )
-    return Reserve(new_id(), caller, limits, offers, turn.at, turn.at + LEASE)
+    return Reserve(new_id(), caller, limits, planned.offers, turn.at, turn.at + LEASE)
 
 
 def end_of(turn: Turn, story: Story, reserve: Reserve, result: Result, duration_ms: int) -> list[Command]:
