@@ -65,11 +65,19 @@ NEVER_AGAIN = {"test_crash", "test_idempotency", "test_races", "test_stream_race
 """What these promise must hold the first time, every time."""
 
 
+OUT_OF_TIME = ["database is locked", "TimeoutError", "TimeoutExpired", "BrokenBarrierError"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that waits for servers by the clock has a second go, and says so: a machine may stall."""
+    """A test that waits for servers by the clock has a second go, and any that a wait ran out in; each says so: a
+    machine may stall."""
     for item in items:
-        if "databases" in getattr(item, "fixturenames", ()) and item.path.stem not in NEVER_AGAIN:
+        if item.path.stem in NEVER_AGAIN:
+            continue
+        if "databases" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        else:
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=OUT_OF_TIME))
 
 
 @pytest.fixture(scope="session")
