@@ -47,7 +47,7 @@ def fail() -> None:
 JOB = Job("test job", timedelta(hours=1), note_run)
 
 
-def wait_for(is_so: Callable[[], Any], timeout_s: float = 20) -> Any:
+def wait_for(is_so: Callable[[], Any], timeout_s: float = 60) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := is_so()):
         assert time.monotonic() < deadline, "it did not happen in time"

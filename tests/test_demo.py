@@ -40,7 +40,7 @@ TOOL: Any = {
 
 @pytest.fixture
 def client(provider: Provider) -> Iterator[OpenAI]:
-    with OpenAI(base_url=provider.base_url, api_key="any", max_retries=0, timeout=5) as client:
+    with OpenAI(base_url=provider.base_url, api_key="any", max_retries=0, timeout=30) as client:
         yield client
 
 
@@ -57,7 +57,7 @@ def text_of(chunks: list[ChatCompletionChunk]) -> str:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return met
@@ -315,7 +315,7 @@ def test_breaks_the_connection(client: OpenAI, provider: Provider, where: Any, e
     with pytest.raises(openai.APIConnectionError):
         ask(client)
     with pytest.raises(requests.RequestException, match=error):
-        requests.post(f"{provider.base_url}/chat/completions", json={"model": "a", "messages": QUESTION}, timeout=5)
+        requests.post(f"{provider.base_url}/chat/completions", json={"model": "a", "messages": QUESTION}, timeout=30)
     assert eventually(lambda: [call["state"] for call in provider.calls()] == ["broken", "broken"])
 
 
@@ -380,7 +380,7 @@ def test_calls_are_logged_as_they_came(client: OpenAI, provider: Provider) -> No
 
 
 async def get(url: str) -> requests.Response:
-    return await asyncio.to_thread(requests.get, url, timeout=5)
+    return await asyncio.to_thread(requests.get, url, timeout=30)
 
 
 async def test_serves_inside_a_running_loop_and_leaves_signals_alone() -> None:
@@ -389,7 +389,7 @@ async def test_serves_inside_a_running_loop_and_leaves_signals_alone() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     started = time.monotonic()
     body = {"model": "any", "messages": QUESTION}
-    answer = await asyncio.to_thread(requests.post, f"{base_url}/chat/completions", json=body, timeout=5)
+    answer = await asyncio.to_thread(requests.post, f"{base_url}/chat/completions", json=body, timeout=30)
     assert answer.json()["choices"][0]["message"]["content"].startswith("[demo] ")
     assert time.monotonic() - started >= 0.15
     await stop()

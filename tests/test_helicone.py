@@ -195,16 +195,17 @@ def test_a_real_server_gets_it_at_the_right_address_with_the_key(helicone: Helic
 
 
 def test_while_it_is_down_nothing_is_lost_and_nobody_waits(helicone: Helicone, sink: Sink) -> None:
-    sink.status, sink.delay_s = 503, 0.2
+    sink.status = 503
+    sink.is_open.clear()
     call = chat_call()
-    started = time.monotonic()
     for _ in range(50):
         helicone.tell(call, attempt_of(call))
-    assert time.monotonic() - started < 5  # of the ten that waiting for each would take
+    assert sink.received == []
+    sink.is_open.set()
     sink.wait_for(2)
-    sink.status, sink.delay_s = 200, 0
+    sink.status = 200
     sent: set[str] = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(sent) < 50 and time.monotonic() < deadline:
         time.sleep(0.05)
         sent = {received.headers["Helicone-Request-Id"] for received in list(sink.received)}
@@ -213,16 +214,16 @@ def test_while_it_is_down_nothing_is_lost_and_nobody_waits(helicone: Helicone, s
 
 
 def test_a_full_queue_drops_and_never_waits(sink: Sink) -> None:
-    sink.delay_s = 1
+    sink.is_open.clear()
     helicone = Helicone(sink.url, KEY)
     call = chat_call()
     attempt = attempt_of(call)
-    started = time.monotonic()
     for _ in range(MOST_QUEUED + 100):
         helicone.tell(call, attempt)
-    assert time.monotonic() - started < 5
+    assert sink.received == []
     assert helicone.queue.dropped > 50
     helicone.queue.queue.clear()
+    sink.is_open.set()
     helicone.stop()
 
 

@@ -20,7 +20,7 @@ from tests.support.history import made_history, place_call
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LIVE_WITHIN_MS = 10_000
+LIVE_WITHIN_MS = 30_000
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from spend.models import Call, LedgerEntry, Reservation, ReservationState, Windo
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory, TenantFactory
 from tests.support.server import Client, GuardServer
 
-SETTLED_WITHIN_S = 10.0
+SETTLED_WITHIN_S = 30.0
 HELLO = [{"role": "user", "content": "Where is my parcel? I have been waiting for it since Monday."}]
 Json = dict[str, Any]
 

@@ -11,7 +11,7 @@ from spend.audit import audit
 
 Result = TypeVar("Result")
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def at_once(works: Sequence[Callable[[], Result]]) -> list[Result]:

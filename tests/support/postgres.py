@@ -73,7 +73,7 @@ class ThrowawayPostgres:
     def stop(self) -> None:
         self.server.terminate()
         try:
-            self.server.wait(timeout=10)
+            self.server.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.server.kill()
             self.server.wait()

@@ -45,10 +45,10 @@ class Provider:
     def stop(self) -> None:
         self.session.close()
         self.process.terminate()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=30)
 
     def _control(self, method: str, what: str, **options: Any) -> requests.Response:
-        answer = self.session.request(method, f"{self.url}/control/{what}", timeout=10, **options)
+        answer = self.session.request(method, f"{self.url}/control/{what}", timeout=30, **options)
         assert answer.ok, answer.text
         return answer
 

@@ -169,6 +169,6 @@ class GuardServer:
 
     def _is_healthy(self) -> bool:
         try:
-            return self.client.get("/api/health", timeout=5).ok
+            return self.client.get("/api/health", timeout=30).ok
         except requests.ConnectionError:
             return False

@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+WAIT_S = 60
+
 
 @dataclass(frozen=True)
 class Received:
@@ -24,18 +26,22 @@ class Received:
 
 
 class Sink:
-    """What arrived, in order. `status`, `headers` and `answer` are what it says; `delay_s` is how long it thinks."""
+    """What it took, in order. `status`, `headers` and `answer` are what it says; `delay_s` is how long it thinks, and
+    while `is_open` is clear it takes nothing."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.status, self.answer, self.delay_s = 200, b"{}", 0.0
         self.headers: dict[str, str] = {}
+        self.is_open = threading.Event()
+        self.is_open.set()
         self.status_of: Callable[[Received], int] = lambda _: self.status
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                sink.is_open.wait(WAIT_S)
                 time.sleep(sink.delay_s)
                 received = Received(self.path, dict(self.headers), body)
                 sink.received.append(received)
@@ -54,7 +60,7 @@ class Sink:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    def wait_for(self, count: int, timeout_s: float = 15) -> list[Received]:
+    def wait_for(self, count: int, timeout_s: float = WAIT_S) -> list[Received]:
         deadline = time.monotonic() + timeout_s
         while len(self.received) < count:
             assert time.monotonic() < deadline, f"{len(self.received)} of {count} arrived"
