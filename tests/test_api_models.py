@@ -161,6 +161,16 @@ def test_a_new_model_lacks_something(api: Api, body: Any, param: str | None) -> 
     assert not CatalogueModel.objects.exists()
 
 
+def test_tiers_without_a_base_are_no_price_so_the_first_is_asked_for_whole(api: Api) -> None:
+    price = CatalogueModelFactory.create(id="m").prices.get()
+    price.tiers.update(above_tokens=200_000)
+    assert api.get("/api/models/m").json()["inputUsdPerMillion"] is None
+    refused = api.put("/api/models/m", {"outputUsdPerMillion": "2.5"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "inputUsdPerMillion")
+    made = api.put("/api/models/m", {"inputUsdPerMillion": "1", "outputUsdPerMillion": "2.5"})
+    assert (made.status_code, made.json()["inputUsdPerMillion"]) == (200, "1.00")
+
+
 def test_no_model_can_have_the_routes_name(api: Api) -> None:
     answer = api.put("/api/models/auto", {**WHOLE, "id": "auto"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id")

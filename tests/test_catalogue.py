@@ -35,7 +35,14 @@ from spend.catalogue import (
     tiers_of,
 )
 from spend.models import CatalogueModel, Price, PriceSource, Provider
-from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
+from spend.operator_prices import (
+    PricedModel,
+    back_to_catalogue,
+    callable_models,
+    catalogue_price,
+    change_price,
+    price_in_force,
+)
 from spend.prices import load_history
 from tenants.models import Revision
 from tenants.periods import BEGINNING
@@ -323,10 +330,22 @@ def test_of_operators_who_go_back_at_once_only_one_ends_the_price() -> None:
     )
 
 
-def test_a_price_without_a_base_tier_is_none() -> None:
-    model = CatalogueModel.objects.create(id="m", provider=Provider.XAI, upstream_name="m")
-    PriceFactory.create(model=model, tier__above_tokens=200_000)
-    assert prices_in_force(timezone.now()) == {}
+@pytest.mark.parametrize("tiers", [{"tier__above_tokens": 200_000}, {"tier": None}])
+def test_a_price_without_a_base_tier_is_none(tiers: dict[str, Any]) -> None:
+    """Neither for the pages and the API, nor for calls, nor for the rollups: nothing would be free by it."""
+    model, now = CatalogueModel.objects.create(id="m", provider=Provider.XAI, upstream_name="m"), timezone.now()
+    PriceFactory.create(model=model, **tiers)
+    assert prices_in_force(now) == {}
+    assert PricedModel.of(model, now).rates is None
+    assert callable_models(["m"], now) == []
+    assert load_models()["m"].price_at(now) is None
+    assert load_history(["m"]).price_at("m", now) is None
+
+
+def test_a_price_without_a_base_tier_leaves_the_catalogues_in_force() -> None:
+    sync([simple(input_usd="1")], NOW)
+    PriceFactory.create(model_id="m", starts_at=NOW, source=PriceSource.OPERATOR, tier__above_tokens=200_000)
+    assert set(input_ticks_at(NOW)) == {10_000}
 
 
 def test_the_command_says_what_it_did_and_who_did_it(capsys: pytest.CaptureFixture[str]) -> None:
