@@ -96,7 +96,7 @@ def give_room_back() -> str:
 
 @task
 def forget_allowances() -> str:
-    return f"{len(allowances.forget(timezone.now()))} models' input is held by its text alone again"
+    return f"what was learned of {len(allowances.forget(timezone.now()))} models' input is forgotten"
 
 
 @task

@@ -55,13 +55,13 @@ class CatalogueModel(models.Model):
     input_allowance_percent = models.PositiveIntegerField(
         default=100,
         help_text="Input held, in percent of the text's own bound. Raised by itself when the bill of a long text shows "
-        "more, and 100 again once no bill needed it for 30 days.",
+        "more, and once no bill needed it for 30 days again what an operator set, or 100.",
     )
     input_surplus_tokens = models.PositiveIntegerField(
         default=0,
         db_default=0,
         help_text="Input held on top of that, for a provider's own prompt. Raised by itself when a bill shows more, "
-        "and 0 again once no bill needed it for 30 days.",
+        "and once no bill needed it for 30 days again what an operator set, or 0.",
     )
     input_raised_at = models.DateTimeField(
         null=True, editable=False, help_text="When a bill last raised or needed these two; empty where none did."

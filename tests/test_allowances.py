@@ -120,6 +120,21 @@ def test_what_no_bill_needed_for_long_is_forgotten_and_what_one_did_is_not() -> 
     assert forget(timezone.now() + timedelta(hours=1)) == []
 
 
+def test_what_an_operator_set_is_never_forgotten() -> None:
+    before = CatalogueModelFactory.create(id="before", input_allowance_percent=150)
+    after = CatalogueModelFactory.create(id="after")
+    taught(after, Usage(200))
+    after.input_allowance_percent, after.input_surplus_tokens = 120, 40
+    after.save()
+    for _ in range(2):
+        assert taught(before, Usage(30_000), explained_tokens=10_000) == (300, 0, 0)
+        assert taught(after, Usage(200)) == (120, 80, 0)
+        CatalogueModel.objects.update(input_raised_at=timezone.now() - FORGOTTEN_AFTER)
+        assert forget(timezone.now()) == ["after", "before"]
+        bounds = CatalogueModel.objects.values_list("id", "input_allowance_percent", "input_surplus_tokens")
+        assert set(bounds) == {("before", 150, 0), ("after", 120, 40)}
+
+
 @pytest.mark.django_db(transaction=True)
 def test_workers_that_learn_at_once_keep_the_most() -> None:
     for _ in range(5):
