@@ -48,6 +48,9 @@ class Conversations:
         pending = Reservation.objects.filter(tenant=self.tenant_id, state=ReservationState.PENDING)
         return any(name in self.own for name in pending.values_list("conversation", flat=True).iterator())
 
+    def reservations(self) -> Iterator[QuerySet[Reservation]]:
+        return (self._in(Reservation, names) for names in _chunks(self.own))
+
     def parts(self) -> Iterator[tuple[str, QuerySet[Any]]]:
         """What is kept of its own and does not name the customer: the name of a table and rows of it."""
         for names in _chunks(self.own):

@@ -102,6 +102,7 @@ def erase(customer: Customer) -> dict[str, int]:
         RollupMark.objects.select_for_update().filter(tenant=customer.tenant_id).first()
         conversations = Conversations.of(customer.tenant_id, customer.name)
         _refuse_in_flight(customer, conversations)
+        _lock_expired(customer, conversations)
         counts = {
             "answers": customer.answers().delete()[0],
             **_rename_attempts(customer, pseudonym),
@@ -123,6 +124,14 @@ def _refuse_in_flight(customer: Customer, conversations: Conversations) -> None:
     pending = customer.reservations().filter(state=ReservationState.PENDING)
     if pending.exists() or conversations.are_in_flight():
         raise InFlightError(f"{customer.name!r} has calls in flight.")
+
+
+def _lock_expired(customer: Customer, conversations: Conversations) -> None:
+    """Keep late bills from being entered meanwhile, which lock the hold that they correct; then this waits for none."""
+    for rows in (customer.reservations(), *conversations.reservations()):
+        expired = rows.filter(state=ReservationState.EXPIRED)
+        if len(expired.select_for_update(skip_locked=True)) < expired.count():
+            raise InFlightError(f"{customer.name!r} has calls in flight.")
 
 
 def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:

@@ -35,6 +35,7 @@ from spend.ledger import (
     correction_id,
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
+from spend.names import Names, renamed
 from spend.opening import open_windows
 from spend.sql import Insert, Sql, Update, added
 
@@ -45,11 +46,13 @@ class Posting:
     """Posts batches on one thread's connection. It remembers the ids of windows, never their balances.
 
     A window's subject changes when a customer is erased: it is read again with the balance, under the lock.
+    So are the names of a call that ends: where its lease was over, it goes by those of its reservation from then on.
     """
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self.using = using
         self.known_window_ids: dict[WindowKey, int] = {}
+        self.names: dict[UUID, Names] = {}
 
     def post(self, commands: Sequence[Command], *, is_retry: bool = False) -> list[Result]:
         """Apply `commands` in one transaction and return each one's result.
@@ -59,14 +62,18 @@ class Posting:
         """
         sql = Sql.on(connections[self.using])
         while True:
+            commands = self._renamed(commands)
             self._ensure_windows(sql, commands)
             with sql.turn(), transaction.atomic(using=self.using, durable=True):
                 book = self._read(sql, commands)
                 if book is not None:
                     book.recorded |= self._recorded(commands) if is_retry else set()
-                    results = apply(commands, book)
+                    results = apply(self._renamed(commands), book)
                     self._write(sql, book)
                     return results
+
+    def _renamed(self, commands: Sequence[Command]) -> Sequence[Command]:
+        return [renamed(command, self.names) for command in commands] if self.names else commands
 
     def _ensure_windows(self, sql: Sql, commands: Sequence[Command]) -> None:
         """Open the windows that a batch is the first to need here, in a transaction of its own."""
@@ -87,9 +94,11 @@ class Posting:
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book | None:
         """What the batch needs, locked; None where a window is not what its id was remembered for any more."""
-        touched = sql.lock(Reservation, ["id", "state", "window_ids"], _touched_ids(commands))
+        columns = ["id", "state", "window_ids", "customer", "conversation"]
+        touched = sql.lock(Reservation, columns, _touched_ids(commands))
+        names = {sql.uuid(row[0]): Names(*row[3:]) for row in touched}
         pending, expired = [
-            {sql.uuid(id_): tuple(sql.json(ids)) for id_, state, ids in touched if state == wanted}
+            {sql.uuid(id_): tuple(sql.json(ids)) for id_, state, ids, *_ in touched if state == wanted}
             for wanted in (ReservationState.PENDING, ReservationState.EXPIRED)
         ]
         window_ids = {
@@ -102,6 +111,7 @@ class Posting:
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
+                self._note_names(command.reserved, names.get(command.reserved.id))
         rows = sql.lock(Window, ["id", "spent_ticks", "held_ticks", "subject"], sorted(needed))
         if stale := _stale(window_ids, {row[0]: row[3] for row in rows}):
             for key in stale:
@@ -114,6 +124,12 @@ class Posting:
             expired=self._uncorrected(expired),
             in_flight=self._count_in_flight(commands),
         )
+
+    def _note_names(self, reserved: Reserved, names: Names | None) -> None:
+        """Kept for good: few customers are erased just while a worker with a call of theirs is away."""
+        caller = reserved.caller
+        if names and names != (caller.customer, caller.conversation):
+            self.names[caller.call_id] = names
 
     def _uncorrected(self, expired: dict[UUID, tuple[int, ...]]) -> dict[UUID, tuple[int, ...]]:
         """Exact across workers: who corrects one has locked it."""

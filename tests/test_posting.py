@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db.models import Model
 from django.utils import timezone
 
 from spend.customers import Customer, InFlightError, erase
@@ -234,6 +235,97 @@ def test_a_worker_that_knew_an_erased_customer_counts_its_next_call_anew(scope: 
     assert (erased.spent_ticks, erased.held_ticks) == (100, 0)
     posting.post([settle_of(held.reserved, 70)])
     assert_the_books_balance()
+
+
+def expired_talk(posting: Posting) -> tuple[Reserved, list[Limit]]:
+    """A hold of Ann's in a conversation of her own, whose lease is over; and its limits."""
+    mine = [limit_of(1_000, scope="customer", subject="ann"), limit_of(1_000, scope="conversation", subject="talk")]
+    caller = caller_of(customer="ann", conversation="talk")
+    (held,) = posting.post([reserve_of(mine, 100, timezone.now() - LEASE, caller=caller)])
+    assert isinstance(held, Held)
+    expire_reservations()
+    return held.reserved, mine
+
+
+def assert_nobody_is_named() -> None:
+    written: list[type[Model]] = [Call, LedgerEntry, Reservation]
+    names = {pair for model in written for pair in model._default_manager.values_list("customer", "conversation")}
+    ((customer, conversation),) = names
+    assert {customer, conversation} == set(Window.objects.values_list("subject", flat=True))
+    assert customer.startswith("erased-")
+    assert conversation.startswith("erased-")
+
+
+def test_a_late_bill_of_an_erased_customer_is_entered_under_its_pseudonym() -> None:
+    posting = Posting()
+    reserved, _ = expired_talk(posting)
+    erase(Customer("acme", "ann"))
+    ended, _ = posting.post([settle_of(reserved, 130), record_of(reserved, 130)])
+    assert ended == Ended((Standing(130, 0),) * 2, 130)
+    assert (LedgerEntry.objects.count(), Call.objects.count(), Window.objects.count()) == (2, 1, 2)
+    assert_nobody_is_named()
+    assert_the_books_balance()
+
+
+@pytest.mark.parametrize("end", [partial(Void, at=NOON), partial(settle_of, ticks=None)])
+def test_a_call_that_goes_on_after_its_customer_was_erased_does_so_under_its_pseudonym(
+    end: Callable[[Reserved], Command],
+) -> None:
+    """Its worker was away; back again it falls back to another model, and records the call at last."""
+    posting = Posting()
+    reserved, mine = expired_talk(posting)
+    erase(Customer("acme", "ann"))
+    posting.post([end(reserved)])
+    (held,) = posting.post([reserve_of(mine, 70, caller=reserved.caller)])
+    assert isinstance(held, Held)
+    posting.post([settle_of(held.reserved, 60)])
+    posting.post([record_of(reserved, 160)])
+    assert Window.objects.count() == 2
+    assert_nobody_is_named()
+    assert_the_books_balance()
+
+
+@several_at_once
+@only_postgres
+def test_a_customer_is_not_erased_while_a_late_bill_of_it_is_entered() -> None:
+    reserved, _ = expired_talk(Posting())
+    is_locked, is_refused = threading.Event(), threading.Event()
+
+    def enter() -> None:
+        with transaction.atomic():
+            Reservation.objects.select_for_update().get()
+            is_locked.set()
+            assert is_refused.wait(WAIT_S)
+
+    def erase_it() -> None:
+        assert is_locked.wait(WAIT_S)
+        with pytest.raises(InFlightError):
+            erase(Customer("acme", "ann"))
+        is_refused.set()
+
+    at_once([enter, erase_it])
+    assert Reservation.objects.get(pk=reserved.id).customer == "ann"
+
+
+@several_at_once
+@only_postgres
+def test_a_late_bill_that_waits_for_an_erasure_is_entered_under_the_pseudonym() -> None:
+    reserved, _ = expired_talk(Posting())
+    is_erased = threading.Event()
+
+    def erase_it() -> None:
+        with transaction.atomic():
+            erase(Customer("acme", "ann"))
+            is_erased.set()
+            wait_for_a_lock()
+
+    def enter() -> None:
+        assert is_erased.wait(WAIT_S)
+        post(settle_of(reserved, 130), record_of(reserved, 130))
+
+    at_once([erase_it, enter])
+    assert LedgerEntry.objects.count() == 2
+    assert_nobody_is_named()
 
 
 @several_at_once
