@@ -1,11 +1,12 @@
-"""A month as a FOCUS cost and usage dataset, version 1.2 (FinOps Open Cost and Usage Specification).
+"""A month as a FOCUS cost and usage dataset, version 1.2 (FinOps Open Cost and Usage Specification): docs/focus.md.
 
 A row for each day of the tenant, model, price and kind of token, priced at its list price; and, where the
 provider billed another sum than the list prices give (or where usage is unknown), an adjustment row for the
 difference. So BilledCost sums to the ledger exactly, and each usage row's ListUnitPrice × PricingQuantity is
-its ListCost exactly.
+its ListCost exactly. Units and prices are those of the providers' price lists, USD for a million tokens.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -27,10 +28,12 @@ COLUMNS = [
     "ChargePeriodEnd", "ChargePeriodStart", "ConsumedQuantity", "ConsumedUnit", "ContractedCost",
     "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice", "PricingCategory",
     "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "ServiceName",
-    "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceId", "x_Model",
+    "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId", "x_Model",
 ]  # fmt: skip
 
-UNIT = "Tokens"
+CONSUMED_UNIT = "Tokens"
+MILLION = 10**6
+PRICING_UNIT = f"{MILLION} Tokens"
 
 
 class DaySum(NamedTuple):
@@ -108,20 +111,22 @@ def _meters(sums: DaySum, price: PriceList | None) -> list[tuple[str, int, int]]
 
 def _usage(sums: DaySum, meter: str, tokens: int, unit_ticks: int) -> dict[str, Any]:
     tier = f" above {sums.tier} input tokens" if sums.tier else ""
+    sku = f"{sums.provider}/{sums.model}/{meter}"
     return {
         **_costs(tokens * unit_ticks),
         "ChargeCategory": "Usage",
         "ChargeDescription": f"{meter} of {sums.model}{tier}",
         "ChargeFrequency": "Usage-Based",
         "ConsumedQuantity": Number(Decimal(tokens)),
-        "ConsumedUnit": UNIT,
-        "ListUnitPrice": usd_cell(unit_ticks),
+        "ConsumedUnit": CONSUMED_UNIT,
+        "ListUnitPrice": usd_cell(unit_ticks * MILLION),
         "PricingCategory": "Standard",
-        "PricingQuantity": Number(Decimal(tokens)),
-        "PricingUnit": UNIT,
-        "SkuId": f"{sums.provider}/{sums.model}/{meter}",
+        "PricingQuantity": Number(Decimal(tokens) / MILLION),
+        "PricingUnit": PRICING_UNIT,
+        "SkuId": sku,
         "SkuMeter": meter,
-        "SkuPriceId": f"{sums.provider}/{sums.model}/{meter}/{sums.price_id}/{sums.tier}",
+        "SkuPriceDetails": json.dumps({"x_AboveInputTokens": f"{sums.tier}"}),
+        "SkuPriceId": f"{sku}/{sums.tier}",  # the same when the price changes
     }
 
 

@@ -1,6 +1,7 @@
 """Exports: every row, exactly, streamed, and harmless in a spreadsheet; and the FOCUS dataset by its rules."""
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from tests.factories import (
     ApiKeyFactory,
     BudgetFactory,
     CatalogueModelFactory,
+    PriceFactory,
     PriceTierFactory,
     TenantFactory,
     UserFactory,
@@ -218,12 +220,15 @@ MANDATORY = {
     "EffectiveCost", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ProviderName",
     "PublisherName", "ServiceCategory", "ServiceName",
 }  # fmt: skip
+CONDITIONAL = {
+    "ConsumedQuantity", "ConsumedUnit", "ListUnitPrice", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId"
+}  # fmt: skip
+"""Mandatory where usage is measured and unit prices are published, as they are here."""
+RECOMMENDED = {"ChargeFrequency", "InvoiceId", "PricingCategory", "ServiceSubcategory"}
 MAY_BE_NULL = {"ChargeClass", "PricingQuantity", "PricingUnit"}
 """Of the mandatory ones; the first always here, the others in an adjustment only."""
 DATES = {"BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart"}
-OF_USAGE = {
-    "PricingQuantity", "PricingUnit", "ListUnitPrice", "ConsumedQuantity", "ConsumedUnit", "SkuId", "SkuPriceId"
-}  # fmt: skip
+OF_USAGE = CONDITIONAL | {"PricingCategory", "PricingQuantity", "PricingUnit"}
 DECIMALS = {"BilledCost", "ContractedCost", "EffectiveCost", "ListCost"}
 
 
@@ -231,7 +236,7 @@ def check_focus(row: dict[str, str]) -> None:
     """The specification's rules for one row."""
     is_usage = row["ChargeCategory"] == "Usage"
     assert row["ChargeCategory"] in {"Usage", "Adjustment"}
-    assert row["ChargeClass"] == ""
+    assert row["ChargeClass"] == row["InvoiceId"] == ""
     assert row["ChargeFrequency"] == "Usage-Based"
     assert row["BillingCurrency"] == "USD"
     assert (row["ServiceCategory"], row["ServiceSubcategory"]) == ("AI and Machine Learning", "Generative AI")
@@ -242,14 +247,18 @@ def check_focus(row: dict[str, str]) -> None:
     assert all(bool(row[name]) == is_usage for name in OF_USAGE)
     if is_usage:
         assert Decimal(row["ListUnitPrice"]) * Decimal(row["PricingQuantity"]) == Decimal(row["ListCost"])
-        assert row["PricingCategory"] == "Standard"
+        assert Decimal(row["PricingQuantity"]) * 10**6 == Decimal(row["ConsumedQuantity"])
+        units = (row["PricingCategory"], row["PricingUnit"], row["ConsumedUnit"])
+        assert units == ("Standard", "1000000 Tokens", "Tokens")
+        assert row["SkuPriceId"].startswith(f"{row['SkuId']}/")
+        assert all(name.startswith("x_") for name in json.loads(row["SkuPriceDetails"]))
     else:
         assert row["ListCost"] == row["ContractedCost"] == row["BilledCost"]
 
 
 def test_a_focus_dataset_keeps_the_rules_and_sums_to_the_ledger(staff: Client) -> None:
     tenants = made_history(entries=500, tenants=2, days=28, now=datetime(2026, 3, 29, tzinfo=UTC))
-    assert set(COLUMNS) >= MANDATORY
+    assert set(COLUMNS) == MANDATORY | CONDITIONAL | RECOMMENDED | {"x_Model"}
     for tenant in tenants:
         rows = export(staff, "focus_csv", tenant.id, month=MONTH)
         assert list(rows[0]) == COLUMNS
@@ -259,10 +268,7 @@ def test_a_focus_dataset_keeps_the_rules_and_sums_to_the_ledger(staff: Client) -
         of_march = [entry for entry in entries if entry.at.astimezone(tenant.zone).month == 3]
         assert sum(ticks(row["BilledCost"]) for row in rows) == sum(entry.cost_ticks for entry in of_march)
         tokens = sum(entry.input_tokens + entry.output_tokens for entry in of_march)
-        assert sum(int(row["PricingQuantity"] or 0) for row in rows) == tokens
-        assert len({row["SkuPriceId"]: row["ListUnitPrice"] for row in rows}) == len(
-            {(row["SkuPriceId"], row["ListUnitPrice"]) for row in rows}
-        )
+        assert sum(int(row["ConsumedQuantity"] or 0) for row in rows) == tokens
 
 
 def focus_of(client: Client, **facts: Any) -> list[dict[str, str]]:
@@ -282,8 +288,8 @@ def test_a_bill_other_than_the_list_price_is_adjusted_for(staff: Client) -> None
     rows = focus_of(staff, input_tokens=100, cached_input_tokens=40, output_tokens=10, cost_ticks=1)
     by_meter = {row["SkuMeter"]: row for row in rows}
     assert by_meter["Input Tokens"]["ListCost"] == f"{Decimal(60 * 12_500) / TICKS_PER_USD:f}"
-    assert by_meter["Cached Input Tokens"]["PricingQuantity"] == "40"
-    assert by_meter["Output Tokens"]["ListUnitPrice"] == "0.0000025"
+    assert by_meter["Cached Input Tokens"]["PricingQuantity"] == "0.00004"
+    assert by_meter["Output Tokens"]["ListUnitPrice"] == "2.5"
     assert by_meter[""]["ChargeCategory"] == "Adjustment"
     assert by_meter[""]["BilledCost"].startswith("-0.")
     assert sum(ticks(row["BilledCost"]) for row in rows) == 1
@@ -292,8 +298,21 @@ def test_a_bill_other_than_the_list_price_is_adjusted_for(staff: Client) -> None
 @pytest.mark.parametrize(("tokens", "unit_ticks"), [(1000, 12_500), (1001, 50_000)])
 def test_a_tier_has_a_price_of_its_own(staff: Client, tokens: int, unit_ticks: int) -> None:
     (row,) = focus_of(staff, input_tokens=tokens, cost_ticks=tokens * unit_ticks)
-    assert ticks(row["ListUnitPrice"]) == unit_ticks
-    assert row["SkuPriceId"].endswith("/0" if tokens == 1000 else "/1000")
+    assert ticks(row["ListUnitPrice"]) == unit_ticks * 10**6
+    above = "0" if tokens == 1000 else "1000"
+    assert row["SkuPriceId"].endswith(f"/{above}")
+    assert json.loads(row["SkuPriceDetails"]) == {"x_AboveInputTokens": above}
+
+
+def test_a_price_that_changes_keeps_its_id(staff: Client) -> None:
+    tenant, model = TenantFactory.create(id="shop"), CatalogueModelFactory.create(id="grok-4.3")
+    later = PriceFactory.create(model=model, starts_at=AT, tier__input_ticks=25_000)
+    key = ApiKeyFactory.create(tenant=tenant)
+    for price in (model.prices.exclude(pk=later.pk).get(), later):
+        place_call(tenant, key, AT, price_id=price.pk, input_tokens=100, cost_ticks=0)
+    rows = [row for row in export(staff, "focus_csv", "shop", month=MONTH) if row["SkuId"]]
+    assert {row["SkuPriceId"] for row in rows} == {"xai/grok-4.3/Input Tokens/0"}
+    assert {row["ListUnitPrice"] for row in rows} == {"1.25", "2.5"}
 
 
 def test_what_was_billed_without_usage_is_an_adjustment(staff: Client) -> None:
