@@ -16,12 +16,14 @@ from django.utils import timezone
 from spend.budgets import Use
 from spend.catalogue import prices_in_force
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
+from spend.refusals import mostly_over_budget
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import bounds
 
 SHUTDOWN_NOTICE = timedelta(days=30)
 REVIEW_WITHIN = timedelta(days=30)
+REFUSING = "refusing"
 UTC_ZONE = ZoneInfo("UTC")
 DEFAULT_ROUTE_NAME = "the default route"
 
@@ -40,13 +42,25 @@ class ModelFault:
 
 @dataclass(frozen=True)
 class TenantUse:
+    """A tenant with its tightest budget, and whether most of its latest calls no longer fitted what is left."""
+
     tenant: Tenant
     use: Use
+    is_over_budget: bool
+
+    @property
+    def state(self) -> str:
+        """The budget's, or that it refuses most calls though it is not used up quite.
+
+        Far from its limit it does not: then some single customer's or key's budget is it that refuses.
+        """
+        return REFUSING if self.is_over_budget and self.use.state in {"warned", "degraded"} else self.use.state
 
 
 @dataclass(frozen=True)
 class Attention:
     stopped: list[TenantUse]
+    refusing: list[TenantUse]
     degraded: list[TenantUse]
     paused: list[Tenant]
     installation: list[Use]
@@ -58,10 +72,11 @@ class Attention:
 
 def attention(now: datetime) -> Attention:
     tenants = list(Tenant.objects.prefetch_related("route_steps", "downgrade_rules"))
-    tightest = [TenantUse(tenant, tightest_of(uses)) for tenant, uses in uses_of(tenants, now)]
+    open_to_calls = [each for each in tightest_uses(tenants, now) if each.tenant.is_active]
     return Attention(
-        stopped=[each for each in tightest if each.tenant.is_active and each.use.state == "stopped"],
-        degraded=[each for each in tightest if each.tenant.is_active and each.use.state in {"degraded", "warned"}],
+        stopped=[each for each in open_to_calls if each.state == "stopped"],
+        refusing=[each for each in open_to_calls if each.state == REFUSING],
+        degraded=[each for each in open_to_calls if each.state in {"degraded", "warned"}],
         paused=[tenant for tenant in tenants if not tenant.is_active],
         installation=[use for use in installation_uses(now) if use.state != "active"],
         failing=list(Breaker.objects.filter(opened_at__isnull=False)),
@@ -69,6 +84,15 @@ def attention(now: datetime) -> Attention:
         expired=to_review(now).filter(is_expired=True).count(),
         overruns=to_review(now).filter(is_overrun=True, is_expired=False).count(),
     )
+
+
+def tightest_uses(tenants: Collection[Tenant], now: datetime) -> list[TenantUse]:
+    """One for each of `tenants`, in their order; route steps and rules should be prefetched."""
+    over_budget = mostly_over_budget([tenant.id for tenant in tenants], now)
+    return [
+        TenantUse(tenant, tightest_of(uses), is_over_budget=tenant.id in over_budget)
+        for tenant, uses in uses_of(tenants, now)
+    ]
 
 
 def uses_of(tenants: Collection[Tenant], now: datetime) -> Iterator[tuple[Tenant, list[Use]]]:

@@ -501,6 +501,27 @@ def test_home_says_what_needs_the_operator(operator: Client, tenant: Tenant, set
         assert words in shown
 
 
+def refuse(tenant: Tenant, calls: int) -> None:
+    now, key = timezone.now(), ApiKeyFactory.create(tenant=tenant)
+    facts = {"tenant": tenant, "key": key, "at": now, "requested_model": "only", "outcome": "refused"}
+    Call.objects.bulk_create(Call(id=new_id(), request_id="r", code="budget_exceeded", **facts) for _ in range(calls))
+
+
+def test_home_names_who_refuses_most_calls_though_not_used_up(operator: Client, tenant: Tenant) -> None:
+    roomy, warm = TenantFactory.create(id="roomy"), TenantFactory.create(id="warm")
+    for each, usd in ((tenant, 4.9), (roomy, 1), (warm, 4.9)):
+        spent(each, usd)
+    refuse(tenant, calls=3)
+    refuse(roomy, calls=3)  # some single customer's budget is it that refuses
+    found = attention(timezone.now())
+    assert [each.tenant.pk for each in found.refusing] == ["acme"]
+    assert [each.tenant.pk for each in found.degraded] == ["warm"]
+    assert "Tenants that refuse most calls (1)" in re.sub(r"\s+", " ", page(operator, "/admin/"))
+    assert "refusing" in page(operator, "/admin/tenants/tenant/?q=acme")
+    assert "Most calls are refused" in page(operator, TENANT_PAGE)
+    assert "Most calls are refused" not in page(operator, "/admin/tenants/tenant/roomy/change/")
+
+
 def test_entries_are_looked_into(operator: Client, auditor: Client, tenant: Tenant) -> None:
     overrun, sound = entries(tenant, 1, is_overrun=True)[0], entries(tenant, 1)[0]
     assert "req" not in page(operator, "/admin/spend/ledgerentry/?review=expired").partition("<tbody")[2]

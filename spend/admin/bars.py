@@ -7,12 +7,19 @@ from typing import Any
 
 from django.utils.timezone import localtime
 
+from spend.attention import REFUSING, TenantUse
 from spend.budgets import Use
 from tenants.models import Scope
 from tenants.money import TICKS_PER_USD, usd_rounded
 from tenants.periods import Period
 
-STATE_COLOURS = {"active": "success", "warned": "warning", "degraded": "warning", "stopped": "danger"}
+STATE_COLOURS = {
+    "active": "success",
+    "warned": "warning",
+    "degraded": "warning",
+    REFUSING: "danger",
+    "stopped": "danger",
+}
 PERIOD_NAMES = {Period.DAY: "Today", Period.WEEK: "This week", Period.MONTH: "This month", Period.TOTAL: "In total"}
 
 
@@ -36,14 +43,15 @@ class Bar:
     held_ticks: int
 
 
-def bar_of(use: Use, zone: Any) -> Bar:
-    budget, window = use.budget, use.window
+def bar_of(use: Use, zone: Any, state: str = "") -> Bar:
+    """With the budget's own state, or one that says more."""
+    budget, window, state = use.budget, use.window, state or use.state
     places = places_of(use)
     spent_share = min(Decimal(100), _share(window.spent_ticks, budget.limit_ticks))
     return Bar(
         title=title_of(use),
-        state=use.state,
-        colour=STATE_COLOURS[use.state],
+        state=state,
+        colour=STATE_COLOURS[state],
         spent_usd=usd_rounded(window.spent_ticks, places),
         held_usd=usd_rounded(window.held_ticks, places) if window.held_ticks else "",
         limit_usd=usd_rounded(budget.limit_ticks, places),
@@ -56,6 +64,10 @@ def bar_of(use: Use, zone: Any) -> Bar:
         spent_ticks=window.spent_ticks,
         held_ticks=window.held_ticks,
     )
+
+
+def bar_of_tenant(each: TenantUse) -> Bar:
+    return bar_of(each.use, each.tenant.zone, each.state)
 
 
 def places_of(use: Use) -> int:

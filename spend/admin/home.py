@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
-from spend.admin.bars import bar_of, bars_of
+from spend.admin.bars import bar_of_tenant, bars_of
 from spend.attention import UTC_ZONE, TenantUse, attention
 
 admin.site.index_template = "spend/home.html"
@@ -21,11 +21,13 @@ def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context | {
         "attention": found,
         "stopped": [_row(each) for each in found.stopped],
+        "refusing": [_row(each) for each in found.refusing],
         "degraded": [_row(each) for each in found.degraded],
         "installation": bars_of(found.installation, UTC_ZONE),
         "is_calm": not any(
             (
                 found.stopped,
+                found.refusing,
                 found.degraded,
                 found.installation,
                 found.failing,
@@ -39,4 +41,4 @@ def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(each: TenantUse) -> dict[str, Any]:
-    return {"tenant": each.tenant, "bar": bar_of(each.use, each.tenant.zone)}
+    return {"tenant": each.tenant, "bar": bar_of_tenant(each)}

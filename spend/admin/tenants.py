@@ -12,9 +12,10 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bars_of, effect_of
-from spend.attention import tightest_of, uses_of
+from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of, effect_of
+from spend.attention import tightest_uses
 from spend.budgets import current_uses
+from spend.refusals import mostly_over_budget
 from tenants.admin import BudgetInline, TenantAdmin
 from tenants.models import Budget, Scope, Tenant
 
@@ -27,8 +28,8 @@ class ListWithUse(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         tenants = list(self.result_list.prefetch_related("route_steps", "downgrade_rules"))  # type: ignore[has-type]
-        for tenant, uses in uses_of(tenants, timezone.now()):
-            tenant.bar = bar_of(tightest_of(uses), tenant.zone)  # type: ignore[attr-defined]
+        for each in tightest_uses(tenants, timezone.now()):
+            each.tenant.bar = bar_of_tenant(each)  # type: ignore[attr-defined]
         self.result_list = tenants
 
 
@@ -83,6 +84,8 @@ class TenantPage(TenantAdmin):
             "bars": bars_of(own, tenant.zone),
             "template_bars": bars_of(others, tenant.zone),
             "is_default_budget": is_default,
+            "is_refusing": any(use.state in {"warned", "degraded"} for use in own)
+            and bool(mostly_over_budget([tenant.pk], timezone.now())),
         }
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
