@@ -95,6 +95,8 @@ def rehearsal_page(request: HttpRequest, tenant_id: str) -> HttpResponse:
         **admin.site.each_context(request),
         "title": TITLE,
         "tenant": tenant,
+        "object": tenant,
+        "content_title": TITLE,
         "form": form,
         "back_url": reverse("admin:tenants_tenant_change", args=[tenant.pk]),
         **(_answer(form, tenant) if form.is_valid() else {}),

@@ -105,6 +105,7 @@ ASGI_APPLICATION = "guard.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "guard" / "templates"],  # before unfold's, one of which is replaced
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -174,6 +174,19 @@ def test_every_page_answers_an_operator_and_an_auditor(operator: Client, auditor
         page(client, TENANT_PAGE)
 
 
+def test_a_path_names_pages_as_the_sidebar_does_and_rows_as_they_are(operator: Client, tenant: Tenant) -> None:
+    def path(address: str) -> str:
+        heading = page(operator, address).partition("<h1")[2].partition(">")[2].partition("</h1>")[0]
+        return " ".join(re.sub(r"<[^>]+>", " ", heading).split()).replace("chevron_right", ">")
+
+    assert path("/admin/") == "What needs you"
+    assert path("/admin/tenants/tenant/") == "Tenants"
+    assert path("/admin/spend/reservation/") == "Holds"
+    assert path("/admin/spend/cataloguemodel/only/change/") == "Models > only"
+    assert path("/admin/spend/breaker/") == "Breakers"
+    assert path("/admin/tenants/tenant/acme/rehearsal/") == "Tenants > Acme > What would happen to a call now"
+
+
 def test_no_page_has_an_inline_script_or_calls_another_host(operator: Client, tenant: Tenant) -> None:
     BudgetFactory.create(tenant=tenant)
     for path in ("/admin/", "/admin/login/", TENANT_PAGE, "/admin/tenants/tenant/", "/admin/spend/ledgerentry/"):
