@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from auditlog.models import LogEntry
 from axes.models import AccessAttempt
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -34,12 +35,14 @@ from unfold.paginator import InfinitePaginator
 from tenants.fields import TicksField
 from tenants.forms import ConfirmForm, IssueKeyForm, ShareInput, TopUpForm, UsdInput
 from tenants.history import Edit, change_of, history_of
+from tenants.login import unlock, with_tries
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period, bounds
 from tenants.second_factor import second_factor
 
 NOTHING = "–"
+LOCKED_OUT = "locked out"
 
 
 class ShowsUsd:
@@ -451,13 +454,46 @@ class SecondFactorAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(AccessAttempt)
 class LockOutAdmin(ReadOnly, ModelAdmin):
-    """Failed logins since the last that worked. Deleting a row lets the name in again from that address."""
+    """Who tried wrong passwords since the last that worked. To unlock lets the name in again from that address."""
 
-    list_display = ("username", "ip_address", "failures_since_start", "attempt_time")
-    fields = ("username", "ip_address", "failures_since_start", "attempt_time", "user_agent")
+    list_display = ("username", "ip_address", "state", "attempt_time", "unlock_link")
+    fields = ("username", "ip_address", "state", "attempt_time", "user_agent")
+    search_fields = ("username", "ip_address")
+    actions = None
+    actions_detail: Sequence[Any] = ["unlock"]
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_delete_permission(self, request, obj)
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AccessAttempt]:
+        return with_tries(super().get_queryset(request))
+
+    @display(description="State", label={LOCKED_OUT: "danger"})
+    def state(self, attempt: Any) -> str:
+        most = settings.AXES_FAILURE_LIMIT
+        return LOCKED_OUT if attempt.tries >= most else f"{attempt.tries} of {most} wrong tries"
+
+    @display(description="")
+    def unlock_link(self, attempt: AccessAttempt) -> SafeString:
+        return dialog_link(reverse("admin:axes_accessattempt_unlock", args=[attempt.pk]), "Unlock")
+
+    def has_unlock_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("axes.delete_accessattempt")
+
+    @action(
+        description="Unlock",
+        url_path="unlock",
+        permissions=["unlock"],
+        icon="lock_open",
+        dialog={
+            "title": "Unlock this login?",
+            "description": "Its name may sign in from its address again at once, with the right password.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Unlock",
+        },
+    )
+    def unlock(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        attempt = AccessAttempt.objects.get(pk=object_id)
+        unlock(attempt)
+        success(request, f"{attempt.username} may sign in again.")
+        return HttpResponse(headers={"HX-Redirect": reverse("admin:axes_accessattempt_changelist")})
 
 
 @admin.register(LogEntry)

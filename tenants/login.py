@@ -5,17 +5,24 @@ django-axes locks guessing of passwords out; the devices themselves slow guessin
 
 from typing import Any
 
+from axes.models import AccessAttempt
 from django import forms
+from django.conf import settings
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import OuterRef, QuerySet, Subquery, Sum, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
 from django_otp import devices_for_user, user_has_device
 from django_otp.models import Device
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.forms import AuthenticationForm as AdminAuthenticationForm
 from unfold.widgets import INPUT_CLASSES
+
+from tenants.trail import note_unlock
 
 CODE_HELP = "Only if you set up two-factor sign-in: the six digits, or a recovery code."
 CODE_WRONG = "This account uses two-factor sign-in: a current code from its app, or a recovery code, is needed too."
@@ -66,3 +73,21 @@ def verified_device(user: AbstractBaseUser, code: str) -> Device | None:
         if isinstance(device, kind) and device.verify_is_allowed()[0] and device.verify_token(code):
             return device
     return None
+
+
+def with_tries(attempts: QuerySet[AccessAttempt]) -> QuerySet[AccessAttempt]:
+    """With `tries`: the wrong ones that still count against their name at their address, from whatever browser."""
+    counted = AccessAttempt.objects.filter(
+        username=OuterRef("username"),
+        ip_address=OuterRef("ip_address"),
+        attempt_time__gte=timezone.now() - settings.AXES_COOLOFF_TIME,
+    )
+    sums = counted.order_by().values("username", "ip_address").annotate(tries=Sum("failures_since_start"))
+    return attempts.annotate(tries=Coalesce(Subquery(sums.values("tries")), Value(0)))
+
+
+@transaction.atomic
+def unlock(attempt: AccessAttempt) -> None:
+    """Let the name in again from the address, and say so in the audit trail."""
+    note_unlock(attempt, f"{attempt.username} from {attempt.ip_address}")
+    AccessAttempt.objects.filter(username=attempt.username, ip_address=attempt.ip_address).delete()

@@ -1,6 +1,7 @@
 """The roles that people have, as groups: what a login may do, where a tenant's members may look.
 
-    operator  steers: adds, changes and deletes configuration, sees everything, and who may be a tenant's member
+    operator  steers: adds, changes and deletes configuration, sees everything, who may be a tenant's member,
+            and lets a login in that was locked out
     auditor   sees everything but what was said, changes nothing
     manager   sees the dashboards of the tenants they are a member of; needs no permission for that
 
@@ -28,7 +29,8 @@ def create_roles(**_signal: Any) -> None:
     for app_label, models in CONFIGURATION.items():
         editable |= Q(content_type__app_label=app_label, content_type__model__in=models)
     users = Q(content_type__app_label="auth", codename="view_user")
-    _grant("operator", readable | editable | users | Q(codename="read_callcontent"))
+    lock_outs = Q(content_type__app_label="axes", codename__in=["view_accessattempt", "delete_accessattempt"])
+    _grant("operator", readable | editable | users | lock_outs | Q(codename="read_callcontent"))
     _grant("auditor", readable)
     _grant("manager", Q(pk__in=[]))
 

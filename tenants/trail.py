@@ -73,6 +73,17 @@ def note_look(tenant: Tenant, what: str) -> None:
     )
 
 
+def note_unlock(attempt: Model, login: str) -> None:
+    """That somebody let a login in again that was locked out."""
+    LogEntry.objects.log_create(
+        attempt,
+        force_log=True,
+        action=LogEntry.Action.UPDATE,
+        object_repr=f"of {login}",
+        changes={"login": ["locked out", "unlocked"]},
+    )
+
+
 @contextmanager
 def changed_by(who: str) -> Iterator[None]:
     """Name the command that makes the changes inside."""

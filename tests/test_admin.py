@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from axes.models import AccessAttempt
 from django.contrib.admin import site
 from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
@@ -645,8 +646,8 @@ Try = Callable[..., Any]
 
 @pytest.fixture
 def sign_in(person: User) -> Try:
-    def attempt(path: str = "/admin/login/", password: str = PASSWORD, **more: str) -> Any:
-        return Client().post(path, {"username": "olga", "password": password, **more})
+    def attempt(path: str = "/admin/login/", password: str = PASSWORD, headers: Any = None, **more: str) -> Any:
+        return Client().post(path, {"username": "olga", "password": password, **more}, headers=headers)
 
     return attempt
 
@@ -661,9 +662,26 @@ def test_guessing_is_locked_out_for_that_name_only(sign_in: Try) -> None:
     assert Client().post("/admin/login/", {"username": "piet", "password": PASSWORD}).status_code == 302
 
 
-def test_a_few_wrong_tries_lock_nobody_out(sign_in: Try) -> None:
+def test_an_operator_lets_in_who_was_locked_out(sign_in: Try, operator: Client, auditor: Client) -> None:
+    for agent in ("Firefox", "Safari"):
+        for _ in range(3):
+            sign_in(password="guess", headers={"user-agent": agent})
+    assert sign_in().status_code == 429
+    attempt = AccessAttempt.objects.first()
+    assert attempt.failures_since_start < 5
+    assert "locked out" in page(operator, f"/admin/axes/accessattempt/{attempt.pk}/change/")
+    assert auditor.get("/admin/axes/accessattempt/").status_code == 403
+    assert act(auditor, "axes_accessattempt_unlock", attempt.pk).status_code == 403
+    assert sign_in().status_code == 429
+    act(operator, "axes_accessattempt_unlock", attempt.pk)
+    assert sign_in().status_code == 302
+    assert "of olga from 127.0.0.1" in page(operator, "/admin/auditlog/logentry/")
+
+
+def test_a_few_wrong_tries_lock_nobody_out(sign_in: Try, operator: Client) -> None:
     for _ in range(4):
         assert sign_in(password="guess").status_code == 200
+    assert "4 of 5 wrong tries" in page(operator, "/admin/axes/accessattempt/")
     assert sign_in().status_code == 302
     assert sign_in(password="guess").status_code == 200
 
