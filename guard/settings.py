@@ -154,6 +154,10 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+HSTS_SECONDS = read("HSTS_SECONDS", "3600", whole_number(0, 2 * 31_536_000))
+SECURE_HSTS_SECONDS = 0 if DEBUG else HSTS_SECONDS
+# Other names under this host's, and whether plain HTTP is sent on to HTTPS, are the proxy's to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 
 # Five wrong passwords for one name from one address lock that pair out for a quarter of an hour: not the
 # name alone, or anybody could lock an operator out.

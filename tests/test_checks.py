@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from django.core.checks import CheckMessage
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
 
 from guard.checks import check_mail_server, check_provider_keys, check_routes, check_secret_key, check_sqlite
 from spend.models import CatalogueModel, Price
 from tenants.models import AlertChannel, ChannelKind
 from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory
+from tests.support.server import manage
 
 
 def ids(messages: Iterable[CheckMessage]) -> list[str | None]:
@@ -143,3 +145,17 @@ def test_before_the_migrations_it_says_so_and_goes_on(model: CatalogueModel) -> 
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE elsewhere RENAME TO tenants_routestep")
+
+
+def test_a_page_over_https_and_no_other_is_to_be_fetched_by_https_again(client: Client) -> None:
+    assert client.get("/login/", secure=True)["Strict-Transport-Security"] == "max-age=3600"
+    assert client.get("/login/", headers={"x-forwarded-proto": "https"})["Strict-Transport-Security"] == "max-age=3600"
+    assert "Strict-Transport-Security" not in client.get("/login/")
+
+
+@pytest.mark.parametrize(("environment", "is_warned"), [({}, False), ({"HSTS_SECONDS": "0"}, True)])
+def test_nothing_of_security_is_left_to_say(environment: dict[str, str], is_warned: bool) -> None:
+    said = manage("check", "--deploy", environment={"DATABASE_URL": "sqlite://:memory:", **environment}).stderr
+    assert "guard.W005" in said
+    assert ("security.W004" in said) == is_warned
+    assert said.count("security.W") == is_warned

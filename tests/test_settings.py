@@ -59,6 +59,7 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
         ("DEBUG", "perhaps", "true or false"),
         ("ALLOWED_HOSTS", "https://guard.example", "without scheme"),
         ("ALLOWED_HOSTS", " , ", "at least one"),
+        ("HSTS_SECONDS", "a year", "whole number"),
         ("PORT", "http", "whole number"),
         ("PORT", "99999", "at most 65535"),
         ("WORKERS", "0", "at least 1"),

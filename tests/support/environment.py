@@ -12,6 +12,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "DEBUG": "false",
         "SECRET_KEY": "a-key-of-the-tests-that-is-long-and-random-enough-for-the-checks",
         "ALLOWED_HOSTS": "localhost,127.0.0.1,testserver",
+        "HSTS_SECONDS": "3600",
         "DATABASE_URL": database_url,
         "PORT": "8000",
         "WORKERS": "1",
