@@ -114,7 +114,7 @@ def _answer(form: CallForm, tenant: Tenant) -> dict[str, Any]:
     return {
         "outcome": outcome_of(found, tenant.zone),
         "offers": offer_rows(found),
-        "left_out": found.left_out,
+        "left_out": [(model, why.replace("_", " ")) for model, why in found.left_out],
         "limits": [{**row, "colour": STATE_COLOURS[row["state"]]} for row in limits],
         "now": now,
         "input_tokens": found.asked.ask.input_tokens,

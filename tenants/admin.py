@@ -388,12 +388,20 @@ class ApiKeyAdmin(ModelAdmin):
 class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
     """Budgets of the whole installation; a tenant's are on its page."""
 
-    list_display = ("period", "limit", "soft_cap", "hard_cap")
+    list_display = ("period", "limit", "soft", "hard")
     fields = ("period", "limit_ticks", "soft_cap", "hard_cap", "alert_percents")
 
     @display(description="Limit (USD)", ordering="limit_ticks")
     def limit(self, budget: Budget) -> str:
         return usd_rounded(budget.limit_ticks, places=4)
+
+    @display(description="Soft cap", ordering="soft_cap")
+    def soft(self, budget: Budget) -> str:
+        return f"{budget.soft_cap.normalize():f}"
+
+    @display(description="Hard cap", ordering="hard_cap")
+    def hard(self, budget: Budget) -> str:
+        return f"{budget.hard_cap.normalize():f}"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Budget]:
         return super().get_queryset(request).filter(tenant__isnull=True)
@@ -425,7 +433,21 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    list_display = ("username", "email", "roles", "enters", "last_login")
     list_filter = ("is_staff", "is_active", "groups")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @display(description="Roles")
+    def roles(self, user: User) -> str:
+        return ", ".join(["superuser"] * user.is_superuser + [group.name for group in user.groups.all()]) or NOTHING
+
+    @display(description="Enters", label={"nothing": "danger", "the admin": "info"})
+    def enters(self, user: User) -> str:
+        if not user.is_active:
+            return "nothing"
+        return "the admin" if user.is_staff else "the dashboards"
 
     def get_urls(self) -> list[URLPattern]:
         own = path("second-factor/", self.admin_site.admin_view(second_factor), name="second_factor")

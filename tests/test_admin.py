@@ -23,12 +23,23 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
 from spend.ids import new_id
-from spend.models import Alert, Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, Reservation, Window
+from spend.models import (
+    Alert,
+    Breaker,
+    Call,
+    CatalogueModel,
+    Delivery,
+    LedgerEntry,
+    Price,
+    PriceSource,
+    Reservation,
+    Window,
+)
 from spend.operator_prices import price_in_force
 from tenants.history import Edit, history_of
-from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
+from tenants.models import AlertChannel, ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD
-from tenants.periods import Period, bounds
+from tenants.periods import BEGINNING, Period, bounds
 from tenants.roles import role
 from tests.factories import (
     PASSWORD,
@@ -485,6 +496,22 @@ def test_amounts_in_lists_have_thousands_separators(operator: Client, tenant: Te
     assert "7,654,321.0000" in windows
     assert "0.500000" in page(operator, "/admin/spend/ledgerentry/")
     assert "2,000,000.0000" in page(operator, "/admin/tenants/budget/")
+
+
+def test_lists_say_what_one_looks_for(operator: Client, tenant: Tenant) -> None:
+    key, now = ApiKeyFactory.create(tenant=tenant), timezone.now()
+    facts = {"tenant": tenant, "key": key, "at": now, "requested_model": "auto", "outcome": "served"}
+    Call.objects.bulk_create([Call(id=new_id(), request_id="r", model="only", **facts)])
+    assert "auto → only" in page(operator, "/admin/spend/call/")
+    Price.objects.update(starts_at=BEGINNING)
+    assert "the beginning" in page(operator, "/admin/spend/price/")
+    channel = AlertChannel.objects.create(tenant=tenant, kind="email", target="olga@example.com")
+    Delivery.objects.create(alert=alert_of(tenant), channel=channel, due_at=now)
+    assert "acme: 50 % of the daily budget is used" in page(operator, "/admin/spend/delivery/")
+    UserFactory.create(username="max").groups.add(role("manager"))
+    users = page(operator, "/admin/auth/user/")
+    assert "manager" in users
+    assert "the dashboards" in users
 
 
 # The home page

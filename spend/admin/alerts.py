@@ -79,13 +79,17 @@ class AlertAdmin(ReadOnly, ShowsUsd, ModelAdmin):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnly, ModelAdmin):
-    list_display: ClassVar = ["alert", "to", "state_shown", "attempts", "due_at", "delivered_at", "last_error"]
+    list_display: ClassVar = ["told", "to", "state_shown", "attempts", "due_at", "delivered_at", "last_error"]
     list_filter: ClassVar = ["state"]
     list_select_related: ClassVar = ["alert", "channel"]
     ordering: ClassVar = ["-pk"]
     actions: Sequence[Any] = ["send_again"]
     paginator = InfinitePaginator
     show_full_result_count = False
+
+    @display(description="Alert")
+    def told(self, delivery: Delivery) -> str:
+        return subject_of(delivery.alert)
 
     @display(description="To")
     def to(self, delivery: Delivery) -> str:

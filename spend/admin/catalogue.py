@@ -62,15 +62,23 @@ class PriceInline(ReadOnly, TabularInline):
 
     @display(description="From")
     def starts(self, price: Price) -> str:
-        return "the beginning" if price.starts_at == BEGINNING else minute_of(price.starts_at)
+        return starts_text(price)
 
     @display(description="Until", empty_value="")
     def ends(self, price: Price) -> str:
-        return minute_of(price.ends_at) if price.ends_at else ""
+        return ends_text(price)
 
     @display(description="USD per million: input, cached, output")
     def rates(self, price: Price) -> str:
         return rates_text(price)
+
+
+def starts_text(price: Price) -> str:
+    return "the beginning" if price.starts_at == BEGINNING else minute_of(price.starts_at)
+
+
+def ends_text(price: Price) -> str:
+    return minute_of(price.ends_at) if price.ends_at else ""
 
 
 def minute_of(at: datetime) -> str:
@@ -214,7 +222,7 @@ class PriceAdmin(ModelAdmin):
     """Prices with their tiers; those of operators can be edited until they begin."""
 
     form = OperatorPriceForm
-    list_display = ("model", "starts_at", "ends_at", "source", "rates")
+    list_display = ("model", "starts", "ends", "source", "rates")
     list_filter: ClassVar = ["source"]
     list_select_related = ("model",)
     search_fields = ("model__id",)
@@ -224,6 +232,14 @@ class PriceAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
         return super().get_queryset(request).prefetch_related("tiers")
+
+    @display(description="From", ordering="starts_at")
+    def starts(self, price: Price) -> str:
+        return starts_text(price)
+
+    @display(description="Until", ordering="ends_at", empty_value="")
+    def ends(self, price: Price) -> str:
+        return ends_text(price)
 
     @display(description="USD per million: input / cached / output")
     def rates(self, price: Price) -> str:

@@ -133,7 +133,7 @@ class LedgerEntryAdmin(ByRequest):
 
 @admin.register(Call)
 class CallAdmin(History):
-    list_display: Sequence[Any] = ["at", "tenant_id", "requested_model", "model", "result", "cost", "request_id"]
+    list_display: Sequence[Any] = ["at", "tenant_id", "models", "result", "cost", "request_id"]
     search_fields: Sequence[str] = ["request_id"]
     search_help_text = "A request's id (X-Request-Id), whole, or a call's."
 
@@ -141,6 +141,12 @@ class CallAdmin(History):
         self, request: HttpRequest, queryset: QuerySet[Any], term: str
     ) -> tuple[QuerySet[Any], bool]:
         return (queryset.filter(pk__in=calls_of(term)) if term else queryset), False
+
+    @display(description="Model")
+    def models(self, call: Call) -> str:
+        """The one asked for, and the one that served where that is another."""
+        asked, served = call.requested_model, call.model
+        return asked if served in {"", asked} else f"{asked} → {served}"
 
     @display(
         description="Outcome",
