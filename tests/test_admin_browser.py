@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from django.contrib.admin import site
 from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
+from django.test import RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 from django_otp.plugins.otp_static.models import StaticDevice
@@ -64,27 +66,32 @@ def server(guard_server: Callable[..., GuardServer]) -> GuardServer:
 ADDRESSES = [
     "/admin/",
     "/admin/tenants/tenant/?is_active__exact=0",
-    "/admin/tenants/tenant/add/",
     *(f"{TENANT}#{tab}" for tab in TABS),
     "/admin/tenants/tenant/stopped/change/#route_steps",
     "/admin/tenants/tenant/shop-0001/rehearsal/",
     "/admin/tenants/tenant/stopped/rehearsal/?model=failing&max_tokens=0",
-    "/admin/tenants/alertchannel/add/",
-    "/admin/auth/user/add/",
     "/admin/auth/user/second-factor/",
     "/admin/auth/user/1/password/",
     "/admin/password_change/",
     "/admin/password_change/done/",
+    "/admin/auth/user/1/history/",
 ]
 
 
 def lists_and_rows() -> Iterator[str]:
-    """Every list in the admin, and one row of each that has any."""
-    for model in site._registry:
+    """Every list in the admin and one row of each that has any; where that may be done, how one is added or deleted."""
+    request = RequestFactory().get("/")
+    request.user = User.objects.get(username="olga")
+    for model, model_admin in site._registry.items():
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        row = model._default_manager.first()
         yield reverse(f"{name}_changelist")
-        if row := model._default_manager.first():
+        if row:
             yield reverse(f"{name}_change", args=[quote(str(row.pk))])
+        if model_admin.has_add_permission(request):
+            yield reverse(f"{name}_add")
+        if row and model_admin.has_delete_permission(request, row):
+            yield reverse(f"{name}_delete", args=[quote(str(row.pk))])
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
