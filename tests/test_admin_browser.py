@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from axes.models import AccessAttempt
 from django.contrib.admin import site
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
@@ -56,6 +57,7 @@ def server(guard_server: Callable[..., GuardServer]) -> GuardServer:
         Breaker.objects.create(model_id="failing", opened_at=timezone.now(), last_failure="timeout")
         place_background(full, timezone.now())
         UserFactory.create(username="olga", is_staff=True, is_superuser=True)
+        AccessAttempt.objects.create(username="max", ip_address="203.0.113.7", failures_since_start=5)
         careful = UserFactory.create(username="carla", is_staff=True, is_superuser=True)
         TOTPDevice.objects.create(user=careful, name="app", confirmed=True)
         StaticDevice.objects.create(user=careful, name="recovery codes").token_set.create(token=RECOVERY_CODE)
@@ -110,11 +112,54 @@ def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer,
             page.goto("about:blank")  # else another tab of the same page would not load it anew
             page.goto(server.url + address, wait_until="networkidle")
             problems += findings(page, axe)
+            problems += cut_off(page) + idle_scroll_bars(page)
             if page.evaluate("document.documentElement.scrollWidth") > width:
                 problems.append(f"{address} is wider than {width} pixels")
         problems += findings_in_dialogs(page, server.url, axe)
         problems += findings_at_the_door(browser.new_context(**look).new_page(), server.url, axe)
     assert problems == []
+
+
+def cut_off(page: Page) -> list[str]:
+    """What of a list's cells is out of sight."""
+    found: list[str] = page.evaluate(
+        """[...document.querySelectorAll("#result_list :is(td, th)")]
+            .filter(cell => cell.clientHeight && cell.scrollHeight > cell.clientHeight + 3)
+            .map(cell => `${location}: cut off: ${cell.className.match(/field-\\w+/)} ${cell.innerText}`)
+        """
+    )
+    return found
+
+
+def idle_scroll_bars(page: Page) -> list[str]:
+    found: list[str] = page.evaluate(
+        """[...document.querySelectorAll("#content .simplebar-horizontal")]
+            .filter(track => getComputedStyle(track).visibility === "visible" && track.clientWidth)
+            .filter(track => (inner => inner.scrollWidth <= inner.clientWidth)(
+                track.parentElement.querySelector(".simplebar-content-wrapper")))
+            .map(() => `${location}: a scroll bar where nothing scrolls`)
+        """
+    )
+    return found
+
+
+def test_keys_and_locked_out_logins_on_a_phone(server: GuardServer) -> None:
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": 390, "height": 900}).new_page()
+        enter_admin(page, server.url, "olga")
+        page.goto(f"{server.url}{TENANT}#keys", wait_until="networkidle")
+        row = page.locator("#keys-data tr.form-row").first
+        tops = row.evaluate(
+            """row => Object.fromEntries([...row.cells].map(cell =>
+                [cell.className.match(/field-(\\w+)/)[1], cell.getBoundingClientRect().top]))"""
+        )
+        assert sorted(tops, key=lambda name: tops[name]) == [
+            "name", "hint_shown", "state", "revoke", "created_at", "expires_at",
+        ]  # fmt: skip
+        page.goto(f"{server.url}/admin/axes/accessattempt/", wait_until="networkidle")
+        page.get_by_role("button", name="Unlock").click()
+        page.locator("#dialog").get_by_role("button", name="Unlock").click()
+        page.get_by_text("max may sign in again.").wait_for()
 
 
 def findings_at_the_door(page: Page, url: str, axe: str) -> list[str]:

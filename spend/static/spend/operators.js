@@ -61,7 +61,13 @@ function describeWidgets() {
   }
 }
 
-// It builds its fields after the page is loaded, and the chips anew at each choice.
+// unfold measures what scrolls sideways before the page's fonts are there, and leaves a bar where nothing scrolls.
+window.addEventListener("load", async () => {
+  await document.fonts.ready;
+  for (const part of document.querySelectorAll("[data-simplebar]")) SimpleBar.instances.get(part)?.recalculate();
+});
+
+// select2 builds its fields after the page is loaded, and the chips anew at each choice.
 window.addEventListener("load", () => {
   setTimeout(describeWidgets);
   document.addEventListener("click", () => setTimeout(describeWidgets));
