@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 
 from dashboard.charts import Line, StackedChart, by_day, by_hour
 from dashboard.forecast import Forecast, forecast, pace_since
-from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, state_told, used_ppm
+from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, used_ppm
 from dashboard.queries.savings import Savings, savings_of
 from dashboard.queries.subjects import Subjects, top_conversations, top_customers
 from dashboard.queries.sums import (
@@ -25,7 +25,7 @@ from dashboard.queries.sums import (
 )
 from dashboard.spans import Span, midnight
 from spend.budgets import Use, Uses, current_uses
-from spend.refusals import mostly_over_budget
+from spend.refusals import mostly_over_budget, state_told
 from tenants.models import Scope, Tenant
 from tenants.periods import Period, bounds
 

@@ -16,14 +16,13 @@ from django.utils import timezone
 from spend.budgets import Use
 from spend.catalogue import prices_in_force
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
-from spend.refusals import mostly_over_budget
+from spend.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import bounds
 
 SHUTDOWN_NOTICE = timedelta(days=30)
 REVIEW_WITHIN = timedelta(days=30)
-REFUSING = "refusing"
 UTC_ZONE = ZoneInfo("UTC")
 DEFAULT_ROUTE_NAME = "the default route"
 
@@ -50,11 +49,7 @@ class TenantUse:
 
     @property
     def state(self) -> str:
-        """The budget's, or that it refuses most calls though it is not used up quite.
-
-        Far from its limit it does not: then some single customer's or key's budget is it that refuses.
-        """
-        return REFUSING if self.is_over_budget and self.use.state in {"warned", "degraded"} else self.use.state
+        return state_told(self.use, is_over_budget=self.is_over_budget)
 
 
 @dataclass(frozen=True)

@@ -626,6 +626,25 @@ def test_a_price_finer_than_a_tick_is_refused(operator: Client, tenant: Tenant) 
     assert Price.objects.count() == before
 
 
+def test_a_price_of_tiers_has_a_base(operator: Client, tenant: Tenant) -> None:
+    before = Price.objects.count()
+    tomorrow = timezone.localtime() + timedelta(days=1)
+    rates = {"input_ticks": "1", "cached_input_ticks": "0.1", "output_ticks": "2"}
+    form = {
+        "model": "only", "starts_at_0": f"{tomorrow:%Y-%m-%d}", "starts_at_1": "12:00", "tiers-TOTAL_FORMS": "1",
+        "tiers-INITIAL_FORMS": "0", "tiers-0-above_tokens": "200000",
+        **{f"tiers-0-{name}": usd for name, usd in rates.items()},
+    }  # fmt: skip
+    answer = operator.post(reverse("admin:spend_price_add"), form)
+    assert "Above tokens: one tier must be 0, the base price" in html.unescape(answer.content.decode())
+    assert "Above tokens: one tier must be 0" in html.unescape(
+        operator.post(reverse("admin:spend_price_add"), form | {"tiers-TOTAL_FORMS": "0"}).content.decode()
+    )
+    assert Price.objects.count() == before
+    assert operator.post(reverse("admin:spend_price_add"), form | {"tiers-0-above_tokens": "0"}).status_code == 302
+    assert Price.objects.count() == before + 1
+
+
 def test_the_list_of_models_says_what_was_shut_down(operator: Client) -> None:
     CatalogueModelFactory.create(id="gone", shutdown_on=date(2026, 5, 1))
     listed = operator.get(reverse("admin:spend_cataloguemodel_changelist")).content.decode()

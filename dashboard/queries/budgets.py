@@ -11,7 +11,7 @@ from django.db.models import Q, Sum
 from dashboard.queries.sums import Figures, TenantSums
 from spend.budgets import Use
 from spend.models import Window
-from spend.refusals import mostly_over_budget
+from spend.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.budgets import EffectiveBudget, effective_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import Period, bounds
@@ -20,7 +20,6 @@ LONGEST = {Period.DAY: timedelta(days=2), Period.WEEK: timedelta(days=8), Period
 """No window of the period that began longer ago can still run."""
 
 PAUSED = "paused"
-REFUSING = "refusing"
 SEVERITY = ("stopped", REFUSING, "degraded", "warned", "active")
 
 
@@ -43,14 +42,6 @@ class Standing:
         """Sorts the ones that need a look first."""
         severity = SEVERITY.index(self.state) if self.tenant.is_active else len(SEVERITY)
         return (severity, -used_ppm(self.tightest), str(self.tenant).lower())
-
-
-def state_told(use: Use, *, is_over_budget: bool) -> str:
-    """The budget's state, or that it refuses most calls though it is not used up quite.
-
-    Far from its limit it does not: then some single customer's or key's budget is it that refuses.
-    """
-    return REFUSING if is_over_budget and use.state in {"warned", "degraded"} else use.state
 
 
 def used_ppm(use: Use) -> int:

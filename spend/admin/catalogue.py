@@ -200,8 +200,17 @@ class CatalogueModelAdmin(ModelAdmin):
         return back_to(CatalogueModel, object_id)
 
 
+class PriceTiers(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    def clean(self) -> None:
+        super().clean()
+        kept = [form.cleaned_data for form in self.forms if form.is_valid() and form not in self.deleted_forms]
+        if not any(self.errors) and 0 not in {tier.get("above_tokens") for tier in kept}:
+            raise forms.ValidationError("Above tokens: one tier must be 0, the base price, or short prompts have none.")
+
+
 class PriceTierInline(Row, ShowsUsd, TabularInline):
     model = PriceTier
+    formset = PriceTiers
     fields: ClassVar = ["above_tokens", "input_ticks", "cached_input_ticks", "cache_write_ticks", "output_ticks"]
     extra = 0
     min_num = 1

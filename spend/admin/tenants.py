@@ -15,7 +15,7 @@ from unfold.views import ChangeList
 from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of, effect_of
 from spend.attention import tightest_uses
 from spend.budgets import current_uses
-from spend.refusals import mostly_over_budget
+from spend.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.admin import BudgetInline, TenantAdmin
 from tenants.models import Budget, Scope, Tenant
 
@@ -79,13 +79,13 @@ class TenantPage(TenantAdmin):
         uses = current_uses(tenant).windows
         own = [use for use in uses if use.budget.scope == Scope.TENANT]
         others = [use for use in uses if use.budget.scope != Scope.TENANT][:BARS_OF_TEMPLATES]
+        is_over_budget = bool(mostly_over_budget([tenant.pk], timezone.now()))
         is_default = not any(budget.scope == Scope.TENANT for budget in tenant.budgets.all())
         return super().page_context(tenant) | {
             "bars": bars_of(own, tenant.zone),
             "template_bars": bars_of(others, tenant.zone),
             "is_default_budget": is_default,
-            "is_refusing": any(use.state in {"warned", "degraded"} for use in own)
-            and bool(mostly_over_budget([tenant.pk], timezone.now())),
+            "is_refusing": any(state_told(use, is_over_budget=is_over_budget) == REFUSING for use in own),
         }
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
