@@ -105,7 +105,7 @@ ASGI_APPLICATION = "guard.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "guard" / "templates"],  # before unfold's, one of which is replaced
+        "DIRS": [BASE_DIR / "guard" / "templates"],  # before unfold's, two of which are replaced
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

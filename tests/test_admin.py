@@ -514,6 +514,15 @@ def test_lists_say_what_one_looks_for(operator: Client, tenant: Tenant) -> None:
     assert "the dashboards" in users
 
 
+def test_an_empty_list_says_whether_there_is_nothing_or_nothing_matches(operator: Client, tenant: Tenant) -> None:
+    assert "Nothing here yet" in (calls := page(operator, "/admin/spend/call/"))
+    assert "Show all" not in calls
+    assert "Nothing matches" in (found := page(operator, "/admin/tenants/tenant/?q=nobody"))
+    assert 'href="?"' in found
+    Tenant.objects.all().delete()
+    assert "Add tenant" in page(operator, "/admin/tenants/tenant/")
+
+
 # The home page
 
 
