@@ -150,7 +150,8 @@ class Attempt:
 
 def attempts_of(call: Call) -> list[Attempt]:
     holds = list(Reservation.objects.filter(call_id=call.id, tenant_id=call.tenant_id).order_by("created_at", "id"))
-    entries = {entry.pk: entry for entry in LedgerEntry.objects.filter(call_id=call.id, tenant_id=call.tenant_id)}
+    # By nothing else, or SQLite would look through all of the tenant's.
+    entries = {entry.pk: entry for entry in LedgerEntry.objects.filter(call_id=call.id)}
     prices = Price.objects.filter(pk__in={hold.price_id for hold in holds}).prefetch_related("tiers")
     lists = {price.pk: price_list_of(price) for price in prices}
     return [_attempt(hold, entries.get(hold.pk), lists.get(hold.price_id)) for hold in holds]

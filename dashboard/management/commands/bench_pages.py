@@ -96,4 +96,12 @@ def _of_a_tenant(tenant: Tenant) -> Iterator[tuple[str, str]]:
     for parameters in ("route=downgrade", "route=fallback", "model=bench-small", "model=nobody"):
         yield "calls", parameters
     yield "calls", f"before={(timezone.now() - timedelta(days=60)).isoformat().replace('+', '%2B')}_{'0' * 32}"
-    yield "days_csv", "span=90"
+    for parameters in ("outcome=refused&model=bench-small", "outcome=refused&model=nobody"):
+        yield "calls", parameters
+    for name, parameters in (
+        ("days_csv", "span=90"),
+        ("savings_csv", "span=90"),
+        ("hours_csv", ""),
+        ("budgets_csv", ""),
+    ):
+        yield name, parameters
