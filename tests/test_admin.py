@@ -568,7 +568,10 @@ def test_home_names_who_refuses_most_calls_though_not_used_up(operator: Client, 
     assert [each.tenant.pk for each in found.degraded] == ["warm"]
     assert "Tenants that refuse most calls (1)" in re.sub(r"\s+", " ", page(operator, "/admin/"))
     assert "refusing" in page(operator, "/admin/tenants/tenant/?q=acme")
-    assert "Most calls are refused" in page(operator, TENANT_PAGE)
+    body = page(operator, TENANT_PAGE)
+    assert "Most calls are refused" in body
+    assert "refusing" in body
+    assert "degraded" not in body
     assert "Most calls are refused" not in page(operator, "/admin/tenants/tenant/roomy/change/")
 
 

@@ -80,12 +80,13 @@ class TenantPage(TenantAdmin):
         own = [use for use in uses if use.budget.scope == Scope.TENANT]
         others = [use for use in uses if use.budget.scope != Scope.TENANT][:BARS_OF_TEMPLATES]
         is_over_budget = bool(mostly_over_budget([tenant.pk], timezone.now()))
+        bars = [bar_of(use, tenant.zone, state_told(use, is_over_budget=is_over_budget)) for use in own]
         is_default = not any(budget.scope == Scope.TENANT for budget in tenant.budgets.all())
         return super().page_context(tenant) | {
-            "bars": bars_of(own, tenant.zone),
+            "bars": bars,
             "template_bars": bars_of(others, tenant.zone),
             "is_default_budget": is_default,
-            "is_refusing": any(state_told(use, is_over_budget=is_over_budget) == REFUSING for use in own),
+            "is_refusing": any(bar.state == REFUSING for bar in bars),
         }
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
