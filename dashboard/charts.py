@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from dashboard.queries.sums import Bucket, Row
-from dashboard.spans import Span
+from dashboard.spans import Span, hour_of
 from tenants.money import usd_rounded, usd_string
 
 MOST_SERIES = 6
@@ -80,11 +80,11 @@ def by_hour(
     buckets: Iterable[Bucket], now: datetime, starts_at: datetime, zone: ZoneInfo, lines: list[Line]
 ) -> StackedChart:
     """Today's spend so far, hour by hour. A day of a changing clock has 23 or 25 of them."""
-    count = int((now - starts_at).total_seconds()) // 3600 + 1
+    count = hour_of(now, starts_at) + 1
     amounts: dict[str, list[int]] = defaultdict(lambda: [0] * count)
     for bucket in buckets:
         if starts_at <= bucket.at <= now:
-            amounts[bucket.model][int((bucket.at - starts_at).total_seconds()) // 3600] += bucket.figures.cost_ticks
+            amounts[bucket.model][hour_of(bucket.at, starts_at)] += bucket.figures.cost_ticks
     labels = [*(_hour_label(starts_at, hour, zone) for hour in range(count - 1)), "now"]
     return StackedChart("Spent so far today", labels, _series(amounts, is_cumulative=True), True, lines, "Until")
 

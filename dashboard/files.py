@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponseBase
@@ -13,12 +12,13 @@ from dashboard import exports
 from dashboard.access import page, tenant_page, visible_tenants
 from dashboard.asked import filter_of, month_of, removed_of, search_of, span_or_month_of
 from dashboard.focus import COLUMNS, focus_rows
+from dashboard.queries.budgets import Standing
 from dashboard.queries.calls import every_call, every_entry
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer
 from dashboard.queries.sums import at_mark, buckets_since, daily_rows
 from dashboard.reports import overview as overview_of
-from dashboard.spans import Span, spans_at
+from dashboard.spans import HOUR, Span, hour_of, spans_at
 from spend.budgets import Use, every_use
 from spend.retention import RemovedError, removed_before
 from tenants.models import Scope, Tenant
@@ -35,7 +35,7 @@ def overview_csv(request: HttpRequest) -> HttpResponseBase:
     return exports.csv_response(request, "overview.csv", header, map(_standing_cells, report.shown))
 
 
-def _standing_cells(standing: Any) -> list[Any]:
+def _standing_cells(standing: Standing) -> list[Any]:
     tenant, use, usd = standing.tenant, standing.tightest, exports.usd_cell
     resets_at = use.window.ends_at
     return [
@@ -75,11 +75,12 @@ def _use_cells(use: Use, key_names: dict[str, str], tenant: Tenant) -> list[Any]
 def hours_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     """What each hour of today cost, by model."""
     today = spans_at(timezone.now(), tenant.zone)["today"]
-    hours = Counter[tuple[datetime, str]]()
+    hours = Counter[tuple[int, str]]()
     for bucket in buckets_since(tenant, today.starts_at):
-        hours[bucket.at.astimezone(tenant.zone).replace(minute=0), bucket.model] += bucket.figures.cost_ticks
+        hours[hour_of(bucket.at, today.starts_at), bucket.model] += bucket.figures.cost_ticks
     cells = (
-        [exports.time_cell(at, tenant.zone), model, exports.usd_cell(ticks)] for (at, model), ticks in hours.items()
+        [exports.time_cell(today.starts_at + hour * HOUR, tenant.zone), model, exports.usd_cell(ticks)]
+        for (hour, model), ticks in hours.items()
     )
     return _csv(request, tenant, today, "hours", ["hour", "model", "costUsd"], cells)
 

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from tenants.periods import Period, bounds
 
 FIRST_MONTH = date(2000, 1, 1)
+HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Span:
 def midnight(day: date, zone: ZoneInfo) -> datetime:
     """The first instant of `day` in `zone`, in UTC."""
     return bounds(Period.DAY, zone, datetime.combine(day, time(12), tzinfo=zone)).starts_at
+
+
+def hour_of(at: datetime, starts_at: datetime) -> int:
+    """Which hour after `starts_at`, from 0. By the time that passed: an hour that the clocks show twice is two."""
+    return (at - starts_at) // HOUR
 
 
 def spans_at(now: datetime, zone: ZoneInfo) -> dict[str, Span]:

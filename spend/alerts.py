@@ -19,6 +19,7 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 from spend.ledger import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
 from spend.posting import bucket_of
+from spend.refusals import OVER_BUDGET
 from spend.sql import Sql, Update
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import AlertChannel, Budget, Scope, Tenant, TopUp
@@ -270,7 +271,7 @@ def _refusals(now: datetime) -> set[Refusal]:
     """The windows of tenants and of the installation that refused a call just now, as `guard.chat` noted it."""
     since = now - REFUSED_WITHIN
     suspects = Rollup.objects.filter(bucket__gte=bucket_of(since), refused__gt=0).order_by()
-    refused = Call.objects.filter(outcome=Outcome.REFUSED, code="budget_exceeded", at__gte=since).order_by("-at")
+    refused = Call.objects.filter(outcome=Outcome.REFUSED, code=OVER_BUDGET, at__gte=since).order_by("-at")
     found: set[Refusal] = set()
     for tenant_id in set(suspects.values_list("tenant_id", flat=True)):
         stories = refused.filter(tenant=tenant_id).values_list("steps", flat=True)

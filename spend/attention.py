@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -130,7 +131,11 @@ def installation_uses(now: datetime) -> list[Use]:
 
 def tightest_of(uses: Iterable[Use]) -> Use:
     """The use nearest its hard cap; a tenant has at least one budget."""
-    return max(uses, key=lambda use: (use.window.spent_ticks + use.window.held_ticks) / max(1, use.budget.hard_ticks))
+    return max(uses, key=_fullness)
+
+
+def _fullness(use: Use) -> Fraction:
+    return Fraction(use.window.spent_ticks + use.window.held_ticks, max(1, use.budget.hard_ticks))
 
 
 def to_review(now: datetime) -> QuerySet[LedgerEntry]:

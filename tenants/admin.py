@@ -512,9 +512,10 @@ class LockOutAdmin(ReadOnly, ModelAdmin):
         },
     )
     def unlock(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
-        attempt = AccessAttempt.objects.get(pk=object_id)
-        unlock(attempt)
-        success(request, f"{attempt.username} may sign in again.")
+        # It may be gone: who gets in meanwhile is forgiven the wrong tries before.
+        if attempt := AccessAttempt.objects.filter(pk=object_id).first():
+            unlock(attempt)
+        success(request, f"{attempt.username if attempt else 'This login'} may sign in again.")
         return HttpResponse(headers={"HX-Redirect": reverse("admin:axes_accessattempt_changelist")})
 
 

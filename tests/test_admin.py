@@ -732,6 +732,7 @@ def test_an_operator_lets_in_who_was_locked_out(sign_in: Try, operator: Client, 
     assert act(auditor, "axes_accessattempt_unlock", attempt.pk).status_code == 403
     assert sign_in().status_code == 429
     act(operator, "axes_accessattempt_unlock", attempt.pk)
+    assert "may sign in again" in said(act(operator, "axes_accessattempt_unlock", attempt.pk)), "a second press"
     assert sign_in().status_code == 302
     assert "of olga from 127.0.0.1" in page(operator, "/admin/auditlog/logentry/")
 

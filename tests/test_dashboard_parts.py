@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dashboard.charts import MOST_SERIES, OTHERS, Line, by_day, by_hour
 from dashboard.forecast import Pace, forecast, pace_since
 from dashboard.queries.sums import Bucket, Figures, Row
-from dashboard.spans import Span, midnight, month_span, spans_at
+from dashboard.spans import Span, hour_of, midnight, month_span, spans_at
 from dashboard.story import reason_of, story_of
 from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
 from guard.rehearsal_words import LABELS
@@ -33,6 +33,14 @@ def test_spans_are_whole_days_of_the_zone() -> None:
     assert len(list(spans["30"].days())) == 30
     assert len(list(spans["90"].days())) == 90
     assert spans["today"].starts_at == datetime(2026, 3, 31, 22, tzinfo=UTC)
+
+
+def test_an_hour_that_the_clocks_show_twice_is_two() -> None:
+    starts_at = midnight(date(2026, 10, 25), BERLIN)
+    twice = [datetime(2026, 10, 25, hour, 15, tzinfo=UTC) for hour in (0, 1)]  # 02:15 in Berlin, and 02:15 again
+    assert [at.astimezone(BERLIN).hour for at in twice] == [2, 2]
+    assert [hour_of(at, starts_at) for at in twice] == [2, 3]
+    assert hour_of(midnight(date(2026, 10, 26), BERLIN), starts_at) == 25
 
 
 def test_the_day_of_a_changing_clock_has_its_own_length() -> None:
