@@ -25,10 +25,17 @@ serve: .venv/.runtime
 # Other options for pytest: make test PYTEST_ARGS="-k demo"
 PYTEST_ARGS ?= -n auto
 
+# With COVERAGE=true, as in CI, every line and branch is traced, in the servers too, which takes far longer.
+COVERAGE ?=
+ifdef COVERAGE
+COVER_FIRST := --cov --cov-report= --cov-fail-under=0
+COVER_LAST := --cov --cov-append --cov-report=term
+endif
+
 test: .venv/.development
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest --db sqlite --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
-	$(BIN)/python -m pytest --db postgres --cov --cov-append --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --db sqlite $(COVER_FIRST) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --db postgres $(COVER_LAST) $(PYTEST_ARGS)
 
 # The clients that agents are built on, unchanged, against the guard; Node's, too, where there is npm.
 NODE_CLIENTS := $(if $(shell command -v npm),tests/clients/node_modules/.installed)

@@ -47,7 +47,9 @@ MOST_WAIT = timedelta(hours=1)
 """No call waits so long before its last hold, and no transaction stays open so long."""
 
 STEP = timedelta(hours=6)
-"""Summed in one transaction, so that a long backlog never keeps the ledger waiting."""
+STEP_CALLS = 2_000
+"""Summed in one transaction, so that a long backlog never keeps the ledger waiting: at least the time, and
+more as long as there are no more calls in it."""
 
 MEASURES = [
     "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
@@ -99,7 +101,7 @@ def catch_up(now: datetime) -> datetime:
     _drop_days_of_other_zones()
     _skip_silence(until)
     for group in _groups_behind(until):
-        for starts_at, ends_at in _steps(group.through, until):
+        for starts_at, ends_at in steps(group.through, until, _calls_by_bucket(group, until)):
             _sum_step(group, starts_at, ends_at)
     return until
 
@@ -202,11 +204,27 @@ def _groups_behind(until: datetime) -> list[Group]:
     return [Group(*shared, ids) for shared, ids in groups.items()]
 
 
-def _steps(starts_at: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    while starts_at < until:
-        ends_at = min(starts_at + STEP, until)
-        yield starts_at, ends_at
-        starts_at = ends_at
+def _calls_by_bucket(group: Group, until: datetime) -> list[tuple[datetime, int]]:
+    """The group's quarter hours that are still to be summed, in order, with what was called in each."""
+    rollups = Rollup.objects.filter(tenant_id__in=group.tenant_ids, bucket__gte=group.through, bucket__lt=until)
+    calls = Sum(F("attempts") + F("refused") + F("failed"))
+    return list(rollups.values_list("bucket").annotate(calls=calls).order_by("bucket"))
+
+
+def steps(
+    starts_at: datetime, until: datetime, calls_by_bucket: Iterable[tuple[datetime, int]]
+) -> Iterator[tuple[datetime, datetime]]:
+    """The time from `starts_at` to `until` in parts of at least STEP, but the last; a longer one has at most
+    STEP_CALLS. `calls_by_bucket` has the quarter hours with calls, in order. Pure."""
+    calls = 0
+    for bucket, more in calls_by_bucket:
+        # A bucket that is too much begins a step of its own, once this one is long enough.
+        if calls + more > STEP_CALLS and bucket - starts_at >= STEP:
+            yield starts_at, bucket
+            starts_at, calls = bucket, 0
+        calls += more
+    if starts_at < until:
+        yield starts_at, until
 
 
 def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:

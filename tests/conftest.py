@@ -61,25 +61,6 @@ def _database_url(config: pytest.Config, directory: Path) -> str:
     return with_database(os.environ["GUARD_TEST_POSTGRES_URL"], f"guard_{run}")
 
 
-NEVER_AGAIN = {"test_crash", "test_idempotency", "test_races", "test_stream_races"}
-"""What these promise must hold the first time, every time."""
-
-
-OUT_OF_TIME = ["database is locked", "TimeoutError", "TimeoutExpired", "BrokenBarrierError"]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that waits for servers by the clock has a second go, and any that a wait ran out in; each says so: a
-    machine may stall."""
-    for item in items:
-        if item.path.stem in NEVER_AGAIN:
-            continue
-        if "databases" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.flaky(reruns=1))
-        else:
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=OUT_OF_TIME))
-
-
 @pytest.fixture(scope="session")
 def provider_process(pytestconfig: pytest.Config) -> Iterator[Provider]:
     provider = Provider(pytestconfig.stash[LISTENER])

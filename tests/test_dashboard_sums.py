@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from django.db import connection
 from django.db.models import Sum
 from django.test import Client
 from django.urls import reverse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
 from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
 from dashboard.spans import Span, spans_at
-from spend.daily import MarkMovedError, catch_up, keep_up, misfits, rebuild, settled_until
+from spend.daily import STEP, STEP_CALLS, MarkMovedError, catch_up, keep_up, misfits, rebuild, settled_until, steps
 from spend.ids import new_id
 from spend.models import (
     Call,
@@ -46,6 +49,30 @@ from tests.support.history import NOW, hold_of, made_history, place_call
 pytestmark = pytest.mark.django_db
 
 FIRST = NOW - timedelta(days=40)
+
+
+@given(
+    starts_at=st.integers(0, 500),
+    quarters=st.integers(0, 500),
+    calls=st.dictionaries(st.integers(0, 1000), st.integers(1, 2 * STEP_CALLS)),
+)
+def test_steps_take_up_all_the_time_and_are_short_where_much_was_called(
+    starts_at: int, quarters: int, calls: dict[int, int]
+) -> None:
+    def at(quarter: int) -> datetime:
+        return FIRST + quarter * timedelta(minutes=15)
+
+    until = starts_at + quarters
+    buckets = sorted((at(quarter), count) for quarter, count in calls.items() if starts_at <= quarter < until)
+    parts = list(steps(at(starts_at), at(until), buckets))
+    edges = [at(starts_at), *(ends_at for _, ends_at in parts)]
+    assert parts == list(pairwise(edges))
+    assert edges[-1] == at(until)
+    assert all(ends_at - begins_at >= STEP for begins_at, ends_at in parts[:-1])
+    for begins_at, ends_at in parts:
+        counts = [count for bucket, count in buckets if begins_at <= bucket < ends_at]
+        late = [count for bucket, count in buckets if begins_at + STEP <= bucket < ends_at]
+        assert not late or sum(counts) <= STEP_CALLS
 
 
 def entries_in(tenant: Tenant, span: Span) -> list[LedgerEntry]:
