@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import bpe_openai
 import orjson
 
 from guard.messages import without_images
@@ -96,4 +95,6 @@ def count_tokens(text: str) -> int:
 
 @cache
 def _encoding() -> Any:
+    import bpe_openai  # takes half a second, and its tables as much again: a worker does so beside its first calls
+
     return bpe_openai.get_encoding("o200k_base")

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from django.conf import settings
 from django.utils import timezone
@@ -34,10 +34,10 @@ from guard.errors import (
     LedgerUnavailable,
     RateLimited,
 )
+from guard.failures import Failed, Rejected
 from guard.idempotency import Claim
 from guard.pace import take_turn
 from guard.policy import Pace, TenantPolicy, limits_of
-from guard.providers import Failed, Provider, ProviderStream, Rejected
 from guard.routing import Ask, Plan, explained_input, plan, teaches
 from guard.runtime import Runtime
 from guard.telemetry import Line, Trace
@@ -66,6 +66,9 @@ from spend.ledger import (
 from spend.models import Outcome, Route
 from spend.pricing import Usage
 
+if TYPE_CHECKING:
+    from guard.providers import Provider, ProviderStream
+
 POLL_OTHER_WORKERS_S = 0.1
 MOST_TURNS = 4
 """How many times HOLD_WAIT_SECONDS a call waits in all, beside the first, while those before it are served."""
@@ -81,7 +84,7 @@ LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be 
 CHARGED = "No model on the route could answer. What one of them may have billed was charged."
 
 Served = TypeVar("Served")
-Send = Callable[[Provider, dict[str, Any], Mapping[str, str]], Awaitable[Served]]
+Send = Callable[["Provider", dict[str, Any], Mapping[str, str]], Awaitable[Served]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ class Answer:
 class Opened:
     """A stream whose first event has come: from here on its settlement is `guard.streams`' duty."""
 
-    stream: ProviderStream
+    stream: "ProviderStream"
     hold: Hold
     story: Story
 
@@ -204,7 +207,7 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
 
     Raises a GuardError; then the call's record says why.
     """
-    hold, completion, story = await first_to_serve(call, runtime, Provider.complete)
+    hold, completion, story = await first_to_serve(call, runtime, _complete)
     bill = read_bill(completion.get("usage"), hold.reserved, story.duration_ms)
     try:
         return await settle(hold, bill, completion, story, runtime)
@@ -217,8 +220,16 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
 
 async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
     """Like `converse`, up to the first event of the provider's stream. Raises a GuardError."""
-    hold, stream, story = await first_to_serve(call, runtime, Provider.stream)
+    hold, stream, story = await first_to_serve(call, runtime, _stream)
     return Opened(stream, hold, story)
+
+
+async def _complete(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    return await provider.complete(payload, headers)
+
+
+async def _stream(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> "ProviderStream":
+    return await provider.stream(payload, headers)
 
 
 async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -> tuple[Hold, Served, Story]:

@@ -1,9 +1,6 @@
-"""The providers: one HTTP client each, and what their failures mean for the call and for the bill.
+"""The providers: one HTTP client each, and which of `guard.failures` its errors are.
 
-    ProviderError
-    ├── Rejected   the provider says the request is bad: the caller's error, no fallback
-    └── Failed     anything else: the call falls back, the breaker counts
-          `billed` is False where the provider surely billed nothing, None where nobody knows
+Imported by a worker at its start, and by nothing that a command needs: the openai package takes half a second.
 
 xAI and OpenAI speak the same API, so both are the openai package's client with another address.  It
 retries nothing: each retry would be a second bill that no hold covers.
@@ -24,6 +21,7 @@ from django.conf import settings
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai._models import FinalRequestOptions
 
+from guard.failures import Failed, ProviderError, Rejected
 from guard.sse import Event, Splitter
 from guard.telemetry import NO_HEADERS
 
@@ -52,27 +50,6 @@ CLIENT_ERRORS = (
 """What the package, its transport or the reading of an answer raises; the transport lets some of aiohttp's through."""
 GAVE_UP_WAITING = {408, 504, 524}
 """Somebody on the way did, while the model may have answered, and billed."""
-
-
-class ProviderError(Exception):
-    """Something went wrong at the provider."""
-
-
-class Rejected(ProviderError):
-    """The provider's own words for what is wrong with the request, and the field it names."""
-
-    code = "rejected"
-
-    def __init__(self, message: str, param: str | None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-class Failed(ProviderError):
-    def __init__(self, code: str, *, billed: bool | None = False) -> None:
-        super().__init__(code)
-        self.code = code
-        self.billed = billed
 
 
 class LeanOpenAI(AsyncOpenAI):
@@ -327,8 +304,3 @@ class Providers:
     async def close(self) -> None:
         for provider in self.by_name.values():
             await provider.close()
-
-
-def demo_stands_in() -> bool:
-    """Made-up answers are for trying the guard out; a production server without keys refuses instead."""
-    return settings.DEBUG and not (settings.XAI_API_KEY or settings.OPENAI_API_KEY)

@@ -17,9 +17,9 @@ from guard import breaker
 from guard.asked import Asked, read_chat
 from guard.chat_views import check_model
 from guard.errors import Forbidden, RateLimited
+from guard.failures import demo_stands_in
 from guard.pace import NOBODY, PerMinute
 from guard.policy import KeyPolicy, Pace, Policy, limits_of, load
-from guard.providers import demo_stands_in
 from guard.routing import plan
 from spend.ids import new_id
 from spend.ledger import (

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 from django.db import close_old_connections, connections
@@ -20,15 +20,17 @@ from django.utils import timezone
 from guard import breaker
 from guard.bills import count_tokens
 from guard.content import Contents
-from guard.demo import serve_on_loopback
 from guard.errors import GuardError
+from guard.failures import demo_stands_in
 from guard.idempotency import forget_old
 from guard.policy import Policy, PolicyKeeper
-from guard.providers import Providers, demo_stands_in
 from guard.telemetry import Telemetry
 from spend.leases import expire_reservations
 from spend.ledger import LedgerError, Reserved
 from spend.writer import Writer
+
+if TYPE_CHECKING:
+    from guard.providers import Providers
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Runtime:
         self.background: set[asyncio.Task[Any]] = set()
         # Rare queries of the chat path (breakers, allowances): one thread, one connection.
         self.queries = ThreadPoolExecutor(1, "queries")
-        self.providers = Providers()
+        self.providers = connect_providers()
         self.telemetry = Telemetry()
         self.contents = Contents()
         self.stop_demo: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -101,8 +103,10 @@ class Runtime:
 
     async def start(self) -> None:
         if demo_stands_in():
+            from guard.demo import serve_on_loopback
+
             demo_url, self.stop_demo = await serve_on_loopback()
-            self.providers = Providers(demo_url)
+            self.providers = connect_providers(demo_url)
         await self.query(self.keeper.refresh)
         self.keeper.start()
         self.writer.start()
@@ -199,6 +203,13 @@ class Runtime:
         while True:
             await asyncio.sleep(lease_s / 3)
             self.writer.renew(timezone.now() + timedelta(seconds=lease_s))
+
+
+def connect_providers(demo_url: str | None = None) -> "Providers":
+    """The clients, whose package is imported only by a process that is to serve calls."""
+    from guard.providers import Providers
+
+    return Providers(demo_url)
 
 
 def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":

@@ -16,7 +16,7 @@ from guard.bills import counted_bill, read_bill, texts_in, tokens_only
 from guard.chat import Answer, Opened, settle
 from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
-from guard.providers import Failed
+from guard.failures import Failed
 from guard.runtime import Runtime
 from guard.sse import Event, Splitter, encode
 from spend.ledger import Bill, LedgerError

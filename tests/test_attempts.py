@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from guard.chat import ChatCall, first_to_serve
 from guard.errors import LedgerUnavailable
-from guard.providers import Failed, Provider
+from guard.failures import Failed
+from guard.providers import Provider
 from guard.routing import Ask
 from guard.runtime import Runtime
 from spend.audit import audit

@@ -27,10 +27,7 @@ from spend.catalogue import (
     ListedModel,
     Rates,
     SyncReport,
-    is_chat_model,
-    listed_models,
     prices_in_force,
-    read_model,
     sync,
     tiers_of,
 )
@@ -43,6 +40,7 @@ from spend.operator_prices import (
     change_price,
     price_in_force,
 )
+from spend.price_list import is_chat_model, listed_models, read_model
 from spend.prices import load_history
 from tenants.models import Revision
 from tenants.periods import BEGINNING

@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from guard.failures import Failed, ProviderError, Rejected
 from guard.otel import STOP_S, OpenTelemetry
-from guard.providers import Failed, ProviderError, Rejected
 from guard.telemetry import NOTHING, Telemetry, Trace, WatchedTrace, context_of, is_exporting
 from spend.models import Outcome
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
