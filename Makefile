@@ -5,7 +5,7 @@ MANAGE := $(BIN)/python manage.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(LOCK_ARGS)
 
-.PHONY: setup run serve test test-clients check bench screenshots lock
+.PHONY: setup run serve test test-quick test-clients check bench screenshots lock
 
 setup: .venv/.development
 
@@ -36,6 +36,10 @@ test: .venv/.development
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest --db sqlite $(COVER_FIRST) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest --db postgres $(COVER_LAST) $(PYTEST_ARGS)
+
+# The inner loop: all that starts no process of ours.
+test-quick: .venv/.development
+	$(BIN)/python -m pytest -m "pure or db" $(PYTEST_ARGS)
 
 # The clients that agents are built on, unchanged, against the guard; Node's, too, where there is npm.
 NODE_CLIENTS := $(if $(shell command -v npm),tests/clients/node_modules/.installed)

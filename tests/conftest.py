@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fix the environment, and only then load Django's settings, which read it."""
+    for name, meaning in (*COSTS.items(), ("once", ONCE)):
+        config.addinivalue_line("markers", f"{name}: {meaning}")
     listener = config.stash[LISTENER] = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config.add_cleanup(listener.close)
@@ -59,6 +62,38 @@ def _database_url(config: pytest.Config, directory: Path) -> str:
         os.environ["GUARD_TEST_POSTGRES_URL"] = server.url
     run = os.environ.setdefault("GUARD_TEST_RUN", secrets.token_hex(3))
     return with_database(os.environ["GUARD_TEST_POSTGRES_URL"], f"guard_{run}")
+
+
+COSTS = {
+    "pure": "no database",
+    "db": "the tests' database, in a transaction that is rolled back",
+    "race": "the tests' database, with transactions that commit, and so several connections",
+    "server": "processes of ours, with databases of their own",
+    "browser": "Chromium, before such a server",
+}
+ONCE = "the same on every database, as all that is pure: run on SQLite only"
+
+
+def cost_of(item: pytest.Item) -> str:
+    """What a test costs; pytest-django holds one without its mark back from any database."""
+    module, marker = sys.modules[item.obj.__module__], item.get_closest_marker("django_db")  # type: ignore[attr-defined]
+    if hasattr(module, "chromium"):
+        return "browser"
+    if "databases" in getattr(item, "fixturenames", ()) or (marker is None and hasattr(module, "manage")):
+        return "server"
+    if marker is None:
+        return "pure"
+    return "race" if marker.kwargs.get("transaction") else "db"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with what it costs, and leave out on Postgres what is the same there."""
+    for item in items:
+        item.add_marker(cost_of(item))
+    if config.getoption("db") == "postgres":
+        left_out = {item for item in items if item.get_closest_marker("pure") or item.get_closest_marker("once")}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

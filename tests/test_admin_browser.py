@@ -32,6 +32,8 @@ from tests.support.browser import axe_source, chromium, enter_admin, findings, p
 from tests.support.history import made_history, place_background, place_call
 from tests.support.server import GuardServer
 
+pytestmark = pytest.mark.once
+
 TENANT = "/admin/tenants/tenant/shop-0001/change/"
 TABS = ["budgets", "route_steps", "downgrade_rules", "keys", "top_ups"]
 RECOVERY_CODE = "abcdefgh"

@@ -18,7 +18,7 @@ from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory,
 from tests.support.browser import axe_source, chromium, enter_dashboard, findings, problems_of
 from tests.support.history import made_history, place_call
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 LIVE_WITHIN_MS = 30_000
 
