@@ -26,7 +26,7 @@ from spend.schedule import beat, make_schedules, uses_database_queue
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-POLL_S = 0.5
+POLL_S = 1.0
 RESTART_S = 2.0
 STOP_S = 20.0
 QUEUES = ("default", "deliveries", "deliveries")

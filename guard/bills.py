@@ -95,6 +95,7 @@ def count_tokens(text: str) -> int:
 
 @cache
 def _encoding() -> Any:
-    import bpe_openai  # takes half a second, and its tables as much again: a worker does so beside its first calls
+    # Its tables take half a second to load and weigh more than all the rest of a worker, and few streams need them.
+    import bpe_openai
 
     return bpe_openai.get_encoding("o200k_base")

@@ -18,7 +18,6 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from guard import breaker
-from guard.bills import count_tokens
 from guard.content import Contents
 from guard.errors import GuardError
 from guard.failures import demo_stands_in
@@ -114,7 +113,6 @@ class Runtime:
         self.contents.start()
         _keep(self._sweep(), self.background)
         _keep(self._renew_leases(), self.background)
-        _keep(asyncio.to_thread(count_tokens, ""), self.background)  # its tables take half a second to load
 
     async def stop(self) -> None:
         """Let calls in flight end and settle, then stop what served them."""

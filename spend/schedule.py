@@ -33,7 +33,9 @@ class Job:
 
 def make_schedules(jobs: Iterable[Job], now: datetime) -> None:
     """A row for each job that has none; it is due at once."""
-    Schedule.objects.bulk_create([Schedule(job=job.name, due_at=now) for job in jobs], ignore_conflicts=True)
+    known = set(Schedule.objects.values_list("job", flat=True))  # asked at each beat, which should write nothing
+    if new := [Schedule(job=job.name, due_at=now) for job in jobs if job.name not in known]:
+        Schedule.objects.bulk_create(new, ignore_conflicts=True)
 
 
 def beat(jobs: Iterable[Job], now: datetime) -> list[str]:
