@@ -12,8 +12,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_django import DjangoDbBlocker
@@ -22,6 +23,9 @@ from tests.support.databases import Databases, databases_beside
 from tests.support.environment import environment_of_tests
 from tests.support.postgres import ThrowawayPostgres, with_database
 from tests.support.provider import Provider
+
+if TYPE_CHECKING:
+    from tests.support.server import GuardServer
 
 LISTENER = pytest.StashKey[socket.socket]()
 DIRECTORY = pytest.StashKey[Path]()
@@ -133,13 +137,34 @@ def guard_server(
 
     With `start=False` the test starts it, after it has written rows for which it then needn't wait.
     """
+    with servers_on_copies_of(databases, tmp_path, django_db_blocker) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_server(
+    databases: Databases,
+    provider_process: Provider,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Callable[..., Any]]:
+    """Like `guard_server`, for servers that the tests of a module share."""
+    with servers_on_copies_of(databases, tmp_path_factory.mktemp("servers"), django_db_blocker) as make:
+        yield make
+
+
+@contextmanager
+def servers_on_copies_of(
+    databases: Databases, logs: Path, blocker: DjangoDbBlocker
+) -> Iterator[Callable[..., "GuardServer"]]:
+    """A maker of servers, all of which are stopped in the end."""
     from tests.support.server import GuardServer
 
     servers: list[GuardServer] = []
 
     def make(*, workers: int = 1, start: bool = True, **environment: str) -> GuardServer:
-        log_path = tmp_path / f"server-{len(servers)}.log"
-        servers.append(GuardServer(databases.copy(), log_path, django_db_blocker, workers, **environment))
+        log_path = logs / f"server-{len(servers)}.log"
+        servers.append(GuardServer(databases.copy(), log_path, blocker, workers, **environment))
         if start:
             servers[-1].start()
         return servers[-1]
