@@ -23,7 +23,8 @@ serve: .venv/.runtime
 	@$(MANAGE) serve
 
 # Other options for pytest: make test PYTEST_ARGS="-k demo"
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2))) --maxprocesses 8 --dist worksteal
+# Two processes a core: half of a test's time is waiting for a server, a disk or a browser.
 
 # With COVERAGE=true, as in CI, every line and branch is traced, in the servers too, which takes far longer.
 COVERAGE ?=
