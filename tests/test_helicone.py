@@ -17,7 +17,7 @@ from tests.support.agents import Json, eventually
 from tests.support.calls import attempt_of, chat_call
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
-from tests.support.sink import Sink, http_sink
+from tests.support.sink import Received, Sink, http_sink
 
 KEY = "helicone-key"
 
@@ -278,6 +278,11 @@ def test_without_a_key_there_is_none(settings: Any) -> None:
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "the secret question"}], "user": "ann"}
 
 
+def by_status(logs: list[Received]) -> list[Received]:
+    """Failures first: several threads send, so the logs of one call come in any order."""
+    return sorted(logs, key=lambda log: log.json["providerResponse"]["status"], reverse=True)
+
+
 def test_a_servers_calls_are_logged_streams_too(
     guard_server: Callable[..., GuardServer], provider: Provider, sink: Sink
 ) -> None:
@@ -290,13 +295,13 @@ def test_a_servers_calls_are_logged_streams_too(
     provider.behave("down", status=500)
     agent = server.client_of(key.secret)
     assert agent.post("/v1/chat/completions", json=BODY).status_code == 200
-    failed, served = sink.wait_for(2)
+    failed, served = by_status(sink.wait_for(2))
     assert [failed.json["providerResponse"]["status"], served.json["providerResponse"]["status"]] == [502, 200]
     assert served.headers["Helicone-Property-Route"] == "fallback"
     assert served.headers["Helicone-Property-Customer"] == "ann"
     assert "secret" not in served.body.decode()
 
     assert "[DONE]" in agent.post("/v1/chat/completions", json={**BODY, "stream": True}).text
-    *_, streamed = sink.wait_for(4)
+    *_, streamed = by_status(sink.wait_for(4)[2:])
     assert streamed.json["providerResponse"]["json"]["usage"]["completion_tokens"] > 0
     assert streamed.json["timing"]["timeToFirstToken"] >= 0
