@@ -1,7 +1,8 @@
 """Settings, databases and servers of the tests.
 
 `--db sqlite` (a file in a temporary directory) or `--db postgres` (a real server: the one at
-GUARD_TEST_POSTGRES_URL, else a throwaway one).  Fixtures: `provider` plays the model providers,
+GUARD_TEST_POSTGRES_URL, else a throwaway one).  It is migrated once in a run: each process of xdist, and
+each server, has a copy.  Fixtures: `provider` plays the model providers,
 `guard_server` starts the real guard.
 """
 
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from tests.support.databases import Databases, databases_beside
+from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases, first_of_the_run
 from tests.support.environment import environment_of_tests
-from tests.support.postgres import ThrowawayPostgres, with_database
+from tests.support.postgres import ThrowawayPostgres, drop_database, with_database
 from tests.support.provider import Provider
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(listener.close)
     directory = config.stash[DIRECTORY] = Path(tempfile.mkdtemp(prefix="guard-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    os.environ.setdefault("GUARD_TEST_RUN_DIRECTORY", str(directory))
     provider_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     os.environ |= environment_of_tests(_database_url(config, directory), provider_url)
 
@@ -64,8 +66,11 @@ def _database_url(config: pytest.Config, directory: Path) -> str:
         server = ThrowawayPostgres()
         config.add_cleanup(server.stop)
         os.environ["GUARD_TEST_POSTGRES_URL"] = server.url
-    run = os.environ.setdefault("GUARD_TEST_RUN", secrets.token_hex(3))
-    return with_database(os.environ["GUARD_TEST_POSTGRES_URL"], f"guard_{run}")
+    url = os.environ["GUARD_TEST_POSTGRES_URL"]
+    if "GUARD_TEST_RUN" not in os.environ:
+        run = os.environ["GUARD_TEST_RUN"] = secrets.token_hex(3)
+        config.add_cleanup(lambda: drop_database(url, f"guard_{run}_template"))
+    return with_database(url, f"guard_{os.environ['GUARD_TEST_RUN']}")
 
 
 COSTS = {
@@ -116,17 +121,44 @@ def provider(provider_process: Provider) -> Provider:
 
 @pytest.fixture(scope="session")
 def databases(pytestconfig: pytest.Config) -> Iterator[Databases]:
-    """Migrated databases for the servers that tests start."""
+    """Migrated databases, for the tests' own and for those of the servers that they start."""
+    from django.db import connections
+
     from tests.support.server import manage
 
-    run = f"guard_{os.environ.get('GUARD_TEST_RUN')}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-    databases = databases_beside(os.environ["DATABASE_URL"], run, pytestconfig.stash[DIRECTORY] / "servers")
-    try:
-        migrated = manage("migrate", "--verbosity=0", environment={"DATABASE_URL": databases.template_url})
-        assert migrated.returncode == 0, migrated.stderr
-        yield databases
-    finally:
-        databases.drop()
+    databases = _databases(pytestconfig.stash[DIRECTORY] / "servers", Path(os.environ["GUARD_TEST_RUN_DIRECTORY"]))
+    with first_of_the_run(Path(os.environ["GUARD_TEST_RUN_DIRECTORY"]) / "migrated") as is_first:
+        if is_first:
+            migrated = manage("migrate", "--verbosity=0", environment={"DATABASE_URL": databases.create_template()})
+            assert migrated.returncode == 0, migrated.stderr
+    yield databases
+    connections.close_all()
+    databases.drop()
+
+
+def _databases(directory: Path, of_the_run: Path) -> Databases:
+    """This process's copies, of the same kind, on Postgres of the same server, as the tests' own database."""
+    url = os.environ["DATABASE_URL"]
+    if url.startswith("sqlite"):
+        return SqliteDatabases(directory, of_the_run / "template.sqlite3")
+    run = f"guard_{os.environ['GUARD_TEST_RUN']}"
+    process = f"{run}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    return PostgresDatabases(with_database(url, "postgres"), process, f"{run}_template")
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """pytest-django finds the tests' database, and neither makes nor drops it."""
+    return True
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None, databases: Databases) -> None:
+    """Once it has its name in this process, the tests' database is a copy, too."""
+    from django.conf import settings
+
+    database = settings.DATABASES["default"]
+    databases.copy(database.get("TEST", {}).get("NAME") or f"test_{database['NAME']}")
 
 
 @pytest.fixture

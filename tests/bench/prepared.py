@@ -31,7 +31,7 @@ class Prepared:
 def prepared_sqlite(directory: Path) -> Iterator[Prepared]:
     databases = SqliteDatabases(directory / "sqlite")
     description = f"SQLite {sqlite3.sqlite_version}, write-ahead log, synchronous=FULL"
-    yield Prepared(description, databases, prepare(databases.template_url))
+    yield Prepared(description, databases, prepare(databases.create_template()))
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def prepared_postgres(directory: Path) -> Iterator[Prepared]:
     server = ThrowawayPostgres(is_durable=True)
     try:
         databases = PostgresDatabases(server.url, "bench")
-        secret = prepare(databases.template_url)
+        secret = prepare(databases.create_template())
         yield Prepared(describe_postgres(server.url), databases, secret, server.server.pid)
     finally:
         server.stop()

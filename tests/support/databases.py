@@ -1,36 +1,42 @@
-"""Databases for the servers that tests start: each a copy of a migrated template, made once."""
+"""Databases of tests and of the servers they start: each a copy of a template, migrated once in a run."""
 
+import fcntl
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.postgres import create_database, drop_database, with_database
+from tests.support.postgres import create_database, drop_database
 
 
 class Databases(Protocol):
-    """Where templates and copies are made; `template_url` has to be migrated by the caller."""
+    """Copies of a template, which several processes may share."""
 
-    template_url: str
+    def create_template(self) -> str:
+        """Its URL; the caller migrates it, before anyone copies it."""
 
-    def copy(self) -> str:
-        """The URL of a new copy of the template."""
+    def copy(self, name: str | None = None) -> str:
+        """The URL of a new copy of the template; `name` as in Django's settings."""
 
     def drop(self) -> None:
-        """Drop the template and all copies."""
+        """Drop all copies of this process."""
 
 
 class SqliteDatabases:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, template: Path | None = None) -> None:
         self.directory, self.numbers = directory, count(1)
         directory.mkdir()
-        self.template = directory / "template.sqlite3"
-        self.template_url = f"sqlite:///{self.template}"
+        self.template = template or directory / "template.sqlite3"
 
-    def copy(self) -> str:
+    def create_template(self) -> str:
+        return f"sqlite:///{self.template}"
+
+    def copy(self, name: str | None = None) -> str:
         # Through SQLite, not as a file: what stands in the write-ahead log belongs to it.
-        path = self.directory / f"server-{next(self.numbers)}.sqlite3"
+        path = Path(name or self.directory / f"server-{next(self.numbers)}.sqlite3")
         source, target = sqlite3.connect(self.template), sqlite3.connect(path)
         source.backup(target)
         target.close()
@@ -42,22 +48,26 @@ class SqliteDatabases:
 
 
 class PostgresDatabases:
-    def __init__(self, server_url: str, prefix: str) -> None:
+    def __init__(self, server_url: str, prefix: str, template: str | None = None) -> None:
         self.server_url, self.prefix, self.numbers = server_url, prefix, count(1)
-        self.names = [f"{prefix}_template"]
-        self.template_url = create_database(server_url, self.names[0])
+        self.template, self.names = template or f"{prefix}_template", list[str]()
 
-    def copy(self) -> str:
-        self.names.append(f"{self.prefix}_{next(self.numbers)}")
-        return create_database(self.server_url, self.names[-1], template=self.names[0])
+    def create_template(self) -> str:
+        return create_database(self.server_url, self.template)
+
+    def copy(self, name: str | None = None) -> str:
+        self.names.append(name or f"{self.prefix}_{next(self.numbers)}")
+        return create_database(self.server_url, self.names[-1], template=self.template)
 
     def drop(self) -> None:
         for name in self.names:
             drop_database(self.server_url, name)
 
 
-def databases_beside(database_url: str, prefix: str, directory: Path) -> Databases:
-    """Databases of the same kind, on Postgres of the same server, as the tests' own."""
-    if database_url.startswith("sqlite"):
-        return SqliteDatabases(directory)
-    return PostgresDatabases(with_database(database_url, "postgres"), prefix)
+@contextmanager
+def first_of_the_run(done: Path) -> Iterator[bool]:
+    """Whether this process is the first; the others wait until its block has ended. `done` marks that."""
+    with done.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
