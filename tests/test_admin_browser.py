@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axes.models import AccessAttempt
@@ -29,7 +29,7 @@ from tests.factories import (
     TenantFactory,
     UserFactory,
 )
-from tests.support.browser import axe_source, chromium, enter_admin, findings, problems_of
+from tests.support.browser import axe_source, chromium, enter_admin, findings, problems_of, settle
 from tests.support.history import made_history, place_background, place_call
 from tests.support.server import GuardServer
 
@@ -104,7 +104,8 @@ def lists_and_rows() -> Iterator[str]:
             yield reverse(f"{name}_delete", args=[quote(str(row.pk))])
 
 
-looks = pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+LOOKS: list[tuple[Literal["light", "dark"], int]] = [("light", 1440), ("dark", 390)]
+looks = pytest.mark.parametrize(("scheme", "width"), LOOKS)
 PARTS = 4
 """Of the pages, so that several processes can look at them."""
 
@@ -117,24 +118,48 @@ def looking(server: GuardServer, scheme: Any, width: int) -> Iterator[tuple[Brow
         yield context, problems_of(context, server.url)
 
 
-@looks
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_page_is_accessible_fits_and_breaks_no_policy(
-    server: GuardServer, scheme: str, width: int, part: int
-) -> None:
+def test_every_page_is_accessible_fits_and_breaks_no_policy(server: GuardServer, part: int) -> None:
+    """Each page is loaded in one look, and then turned to the other."""
     axe = axe_source()
     with server.database():
         addresses = [*ADDRESSES, *lists_and_rows()]
-    with looking(server, scheme, width) as (context, problems):
+    in_turn = LOOKS if part % 2 else LOOKS[::-1]
+    with looking(server, *in_turn[0]) as (context, problems):
         page = context.new_page()
         enter_admin(page, server.url, "olga")
         for address in addresses[part::PARTS]:
             page.goto("about:blank")  # else another tab of the same page would not load it anew
-            page.goto(server.url + address, wait_until="networkidle")
-            problems.extend(findings(page, axe) + cut_off(page) + idle_scroll_bars(page))
-            if page.evaluate("document.documentElement.scrollWidth") > width:
-                problems.append(f"{address} is wider than {width} pixels")
+            for number, (scheme, width) in enumerate(in_turn):
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                if number == 0:
+                    page.goto(server.url + address)
+                else:
+                    follow_the_system(page)
+                settle(page)
+                assert is_dark(page) == (scheme == "dark"), page.url
+                problems.extend(findings(page, axe) + cut_off(page) + idle_scroll_bars(page))
+                if page.evaluate("document.documentElement.scrollWidth") > width:
+                    problems.append(f"{address} is wider than {width} pixels")
     assert problems == []
+
+
+def follow_the_system(page: Page) -> None:
+    """The admin asks the system for light or dark when it is loaded, and when the user chooses to follow it."""
+    page.evaluate(
+        """async () => {
+            const theme = Alpine.$data(document.documentElement);
+            theme.switchTheme("light");
+            await Alpine.nextTick();
+            theme.switchTheme("auto");
+            await Alpine.nextTick();
+        }"""
+    )
+
+
+def is_dark(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.classList.contains('dark')"))
 
 
 @looks
@@ -231,7 +256,8 @@ def sign_in(page: Page, url: str, name: str, password: str) -> None:
 def findings_in_dialogs(page: Page, url: str, axe: str) -> list[str]:
     found: list[str] = []
     for name in DIALOGS:
-        page.goto(url + TENANT, wait_until="networkidle")
+        page.goto(url + TENANT)
+        settle(page)
         action = page.locator(f'[hx-get$="/{name}/"]')
         if not action.is_visible():  # a phone has them in a menu
             page.get_by_role("link", name="more_horiz").first.click()

@@ -59,11 +59,30 @@ def problems_of(context: BrowserContext, url: str) -> list[str]:
     return problems
 
 
+def settle(page: Page) -> None:
+    """Wait until what its scripts and styles do at once is done: rows from the server, fonts, transitions."""
+    page.evaluate(
+        """async () => {
+            const frame = () => new Promise(requestAnimationFrame);
+            const ends = animation => animation.effect.getComputedTiming().endTime !== Infinity;
+            const deadline = performance.now() + 20_000;
+            await document.fonts.ready;
+            await frame();
+            while (document.querySelector("[x-cloak], .htmx-request") || document.getAnimations().some(ends)) {
+                if (performance.now() > deadline) throw new Error(`${location} does not come to rest`);
+                await frame();
+            }
+            await frame();
+        }"""
+    )
+
+
 def findings(page: Page, axe: str) -> list[str]:
     """What the checker finds serious or worse, with everything that can be unfolded unfolded."""
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-    page.evaluate(axe)
-    violations = page.evaluate("axe.run().then(found => found.violations)")
+    if page.evaluate("typeof axe === 'undefined'"):
+        page.evaluate(axe)
+    violations = page.evaluate("axe.run({resultTypes: ['violations']}).then(found => found.violations)")
     return [
         f"{page.url}: {each['id']} ({each['impact']}): {node['html'][:200]} {node['failureSummary']}"
         for each in violations
