@@ -35,7 +35,6 @@ class Shop:
             RouteStepFactory.create(tenant=key.tenant)
             BudgetFactory.create(tenant=key.tenant, scope=scope, limit_ticks=limit_ticks, period="total")
         self.tenant_id, self.secret = key.tenant.id, key.secret
-        server.start()
 
     def ask(self, who: str | None) -> requests.Response:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "model": "auto"}
@@ -57,54 +56,60 @@ class Shop:
             return list(pool.map(ask, range(THREADS)))
 
 
+@pytest.fixture(scope="module")
+def server(module_server: Callable[..., GuardServer]) -> GuardServer:
+    """On Postgres, calls that come at once meet on two workers."""
+    server: GuardServer = module_server(workers=2, HOLD_WAIT_SECONDS="5")
+    return server
+
+
 def code_of(answer: requests.Response) -> str:
     return "served" if answer.ok else str(answer.json()["error"]["code"])
 
 
 @pytest.mark.parametrize(("path", "scope"), list(NAMES), ids=str)
 def test_a_customers_and_a_conversations_budget_binds_each_of_them(
-    guard_server: Callable[..., GuardServer], provider: Provider, path: str, scope: Scope
+    server: GuardServer, provider: Provider, path: str, scope: Scope
 ) -> None:
     provider.behave(usage=USAGE)
     # One call's worst case is some dozens of tokens above its cost: this is room for two calls, and not for three.
-    shop = Shop(guard_server(start=False), path, scope, limit_ticks=COST_TICKS * 2 + COST_TICKS * 3 // 4)
+    shop = Shop(server, path, scope, limit_ticks=COST_TICKS * 2 + COST_TICKS * 3 // 4)
     assert [code_of(shop.ask("ann")) for _ in range(3)] == ["served", "served", "budget_exceeded"]
     assert code_of(shop.ask("bob")) == "served"
     assert [code_of(shop.ask(None)) for _ in range(4)] == ["served"] * 4
     with shop.server.database():
-        spent = dict(Window.objects.filter(scope=scope).values_list("subject", "spent_ticks"))
+        windows = Window.objects.filter(tenant_id=shop.tenant_id, scope=scope)
+        spent = dict(windows.values_list("subject", "spent_ticks"))
         assert spent == {"ann": 2 * COST_TICKS, "bob": COST_TICKS}
         field = "customer" if scope == Scope.CUSTOMER else "conversation"
-        assert LedgerEntry.objects.filter(**{field: "ann"}).count() == 2
+        assert LedgerEntry.objects.filter(tenant_id=shop.tenant_id, **{field: "ann"}).count() == 2
 
 
 @pytest.mark.parametrize("scope", [Scope.CUSTOMER, Scope.CONVERSATION])
 def test_first_sight_under_a_budget_of_nothing_pays_for_no_call(
-    guard_server: Callable[..., GuardServer], provider: Provider, scope: Scope
+    server: GuardServer, provider: Provider, scope: Scope
 ) -> None:
     """Eight at once are the first to need the window."""
-    shop = Shop(guard_server(workers=2, start=False), "/v1/chat/completions", scope, limit_ticks=0)
+    shop = Shop(server, "/v1/chat/completions", scope, limit_ticks=0)
     for number in range(3):
         assert {code_of(answer) for answer in shop.ask_at_once(f"new-{number}")} == {"budget_exceeded"}
     assert provider.calls() == []
     with shop.server.database():
-        assert not LedgerEntry.objects.exists()
-        windows = Window.objects.filter(scope=scope)
+        assert not LedgerEntry.objects.filter(tenant_id=shop.tenant_id).exists()
+        windows = Window.objects.filter(tenant_id=shop.tenant_id, scope=scope)
         assert sorted(windows.values_list("subject", "spent_ticks", "held_ticks")) == [
             (f"new-{number}", 0, 0) for number in range(3)
         ]
 
 
-def test_first_sight_under_a_small_budget_serves_exactly_what_fits(
-    guard_server: Callable[..., GuardServer], provider: Provider
-) -> None:
+def test_first_sight_under_a_small_budget_serves_exactly_what_fits(server: GuardServer, provider: Provider) -> None:
     provider.behave(usage=USAGE)
-    server = guard_server(workers=2, start=False, HOLD_WAIT_SECONDS="5")
     shop = Shop(server, "/v1/chat/completions", Scope.CUSTOMER, limit_ticks=COST_TICKS * 3 + COST_TICKS * 3 // 4)
     for who in ("ann", "bob"):
         codes = [code_of(answer) for answer in shop.ask_at_once(who)]
         assert sorted(codes) == ["budget_exceeded"] * 5 + ["served"] * 3
     assert len(provider.calls()) == 6
     with server.database():
-        spent = dict(Window.objects.filter(scope=Scope.CUSTOMER).values_list("subject", "spent_ticks"))
+        windows = Window.objects.filter(tenant_id=shop.tenant_id, scope=Scope.CUSTOMER)
+        spent = dict(windows.values_list("subject", "spent_ticks"))
         assert spent == {"ann": 3 * COST_TICKS, "bob": 3 * COST_TICKS}

@@ -26,7 +26,6 @@ class Target:
         with server.database():
             self.key = ApiKeyFactory.create()
             self.model = RouteStepFactory.create(tenant=self.key.tenant).model
-        server.start()
         self.client = server.client_of(self.key.secret)
 
     def body(self, path: str, **fields: Any) -> dict[str, Any]:
@@ -50,11 +49,16 @@ def path(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def server(module_server: Callable[..., GuardServer]) -> GuardServer:
+    server: GuardServer = module_server(MAX_BODY_BYTES=str(MOST_BYTES))
+    return server
+
+
 @pytest.fixture
-def target(guard_server: Callable[..., GuardServer], provider: Provider) -> Iterator[Target]:
-    target = Target(guard_server(start=False, MAX_BODY_BYTES=str(MOST_BYTES)))
-    yield target
-    assert "Traceback" not in target.server.log
+def target(server: GuardServer, provider: Provider) -> Iterator[Target]:
+    yield Target(server)
+    assert "Traceback" not in server.log
 
 
 def error_of(answer: requests.Response) -> dict[str, Any]:
@@ -98,8 +102,8 @@ def test_a_body_that_is_not_strict_json_is_400(target: Target, provider: Provide
         assert error_of(answer)["code"] == "invalid_request", what
     assert provider.calls() == []
     with target.server.database():
-        assert not Reservation.objects.exists()
-        assert not Call.objects.exists()
+        assert not Reservation.objects.filter(tenant_id=target.key.tenant_id).exists()
+        assert not Call.objects.filter(tenant_id=target.key.tenant_id).exists()
 
 
 def test_fields_past_their_limits_are_400_and_named(target: Target, provider: Provider, path: str) -> None:
@@ -138,7 +142,8 @@ def test_text_is_passed_on_as_it_is(target: Target, provider: Provider, path: st
     assert target.post(path, json.dumps(body, ensure_ascii=False).encode()).status_code == 200
     assert [call["body"]["messages"] for call in provider.calls()] == [messages, messages]
     with target.server.database():
-        assert set(LedgerEntry.objects.values_list("customer", flat=True)) == {"Zoë 🙂"}
+        entries = LedgerEntry.objects.filter(tenant_id=target.key.tenant_id)
+        assert set(entries.values_list("customer", flat=True)) == {"Zoë 🙂"}
 
 
 def test_the_same_words_for_other_mistakes(target: Target, path: str) -> None:
