@@ -103,10 +103,15 @@ def shop(guard_server: Callable[..., GuardServer], provider: Provider) -> Shop:
     return Shop(server, keys)
 
 
+@pytest.fixture
+def command(name: str) -> list[str]:
+    """The client's interpreter; without it the test is skipped before a guard is started for it."""
+    skip_unless_installed(COMMANDS[name][0])
+    return COMMANDS[name]
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_a_client_works_unchanged(shop: Shop, provider: Provider, name: str) -> None:
-    command = COMMANDS[name]
-    skip_unless_installed(command[0])
+def test_a_client_works_unchanged(command: list[str], shop: Shop, provider: Provider, name: str) -> None:
     script = CLIENTS / (f"{name}.mjs" if command == ["node"] else f"{name}.py")
     ran = shop.run([*command, str(script)])
     assert ran.returncode == 0, ran.stderr
