@@ -9,6 +9,8 @@ import pytest
 from tests.support.environment import ROOT, environment_of_tests
 from tests.support.server import manage
 
+pytestmark = pytest.mark.once
+
 # Read by the OpenTelemetry SDK itself.
 OF_THE_SDK = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"}
 
