@@ -51,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from django.conf import settings
 
+    settings.PASSWORD_HASHERS = ["tests.support.passwords.OneRound"]
     database = settings.DATABASES["default"]
     # xdist's workers inherit the environment, and would load the settings before they have set up their own.
     del os.environ["DJANGO_SETTINGS_MODULE"]
