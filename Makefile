@@ -23,8 +23,9 @@ serve: .venv/.runtime
 	@$(MANAGE) serve
 
 # Other options for pytest: make test PYTEST_ARGS="-k demo"
-PYTEST_ARGS ?= -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2))) --maxprocesses 8 --dist worksteal
+PYTEST_ARGS ?= -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * $(A_CORE)))) --maxprocesses 8 --dist worksteal
 # Two processes a core: half of a test's time is waiting for a server, a disk or a browser.
+A_CORE := 2
 
 # With COVERAGE=true, as in CI, every line and branch is traced, in the servers too, which takes far longer.
 COVERAGE ?=
@@ -38,7 +39,8 @@ test: .venv/.development
 	$(BIN)/python -m pytest --db sqlite $(COVER_FIRST) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest --db postgres $(COVER_LAST) $(PYTEST_ARGS)
 
-# The inner loop: all that starts no process of ours.
+# The inner loop: all that starts no process of ours, and so waits for little.
+test-quick: A_CORE := 1
 test-quick: .venv/.development
 	$(BIN)/python -m pytest -m "pure or db" $(PYTEST_ARGS)
 
