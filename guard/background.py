@@ -21,7 +21,7 @@ from django_tasks import DEFAULT_TASK_BACKEND_ALIAS
 from django_tasks_db.management.commands.db_worker import Worker
 
 from spend.jobs import JOBS
-from spend.schedule import beat, make_schedules, uses_database_queue
+from spend.schedule import beat, make_schedules, queues_with_tasks, uses_database_queue
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,13 @@ class Background:
         self.parent_id = parent_id
         self.stopping = threading.Event()
         self.workers = [new_worker(queue) for queue in QUEUES] if uses_database_queue() else []
+        self.wake_ups = [threading.Event() for _ in self.workers]
 
     def run(self) -> None:
-        threads = [threading.Thread(target=self._work, args=[worker], daemon=True) for worker in self.workers]
+        threads = [
+            threading.Thread(target=self._work, args=each, daemon=True)
+            for each in zip(self.workers, self.wake_ups, strict=True)
+        ]
         for thread in threads:
             thread.start()
         while not self.stopping.wait(BEAT_S) and not self._is_orphan():
@@ -54,11 +58,21 @@ class Background:
         try:
             make_schedules(JOBS, timezone.now())
             beat(JOBS, timezone.now())
+            self._wake_workers()
         except Exception:
             logger.exception("the background missed a beat")
 
-    def _work(self, worker: Worker) -> None:
-        while not self.stopping.is_set():
+    def _wake_workers(self) -> None:
+        """One cheap query for all: each that asked by itself would lock the queue, and SQLite's file, to look."""
+        waiting = queues_with_tasks() if self.workers else set()
+        for worker, wake_up in zip(self.workers, self.wake_ups, strict=True):
+            if waiting & set(worker.queue_names):
+                wake_up.set()
+
+    def _work(self, worker: Worker, wake_up: threading.Event) -> None:
+        """Do what is queued, each time that there is something."""
+        while wake_up.wait() and not self.stopping.is_set():
+            wake_up.clear()
             try:
                 worker.run()
             except Error as error:
@@ -73,8 +87,9 @@ class Background:
     def _stop(self, threads: list[threading.Thread]) -> None:
         """Let the tasks that run come to their end, if it is near."""
         self.stopping.set()
-        for worker in self.workers:
+        for worker, wake_up in zip(self.workers, self.wake_ups, strict=True):
             worker.running = False
+            wake_up.set()
         deadline = monotonic() + STOP_S
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
@@ -85,7 +100,7 @@ def new_worker(queue: str) -> Worker:
     return Worker(
         queue_names=[queue],
         interval=POLL_S,
-        batch=False,
+        batch=True,  # it ends when its queue is empty
         backend_name=DEFAULT_TASK_BACKEND_ALIAS,
         startup_delay=False,
         max_tasks=None,

@@ -90,5 +90,10 @@ def enqueue(task: Task[..., Any], *args: Any) -> None:
         transaction.on_commit(partial(task.enqueue, *args))
 
 
+def queues_with_tasks() -> set[str]:
+    """The names of the database's queues in which a task is due."""
+    return set(DBTaskResult.objects.ready().order_by().values_list("queue_name", flat=True).distinct())
+
+
 def uses_database_queue() -> bool:
     return isinstance(task_backends[DEFAULT_TASK_BACKEND_ALIAS], DatabaseBackend)
