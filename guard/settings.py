@@ -60,7 +60,7 @@ ALLOWED_HOSTS = read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", host_names)
 
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    "guard.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -3,9 +3,11 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
-from guard.error_pages import no_such_address
-from guard.metrics import metrics
-from guard.rehearsal_page import rehearsal_page
+admin.autodiscover()  # in the order of the apps: our own admin takes back what others' registered
+
+from guard.error_pages import no_such_address  # noqa: E402
+from guard.metrics import metrics  # noqa: E402
+from guard.rehearsal_page import rehearsal_page  # noqa: E402
 
 urlpatterns = [
     path("admin/tenants/tenant/<str:tenant_id>/rehearsal/", admin.site.admin_view(rehearsal_page), name="rehearsal"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 from axes.models import AccessAttempt
-from django.contrib.admin import site
+from django.contrib.admin import autodiscover, site
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.test import RequestFactory
@@ -90,6 +90,7 @@ ADDRESSES = [
 
 def lists_and_rows() -> Iterator[str]:
     """Every list in the admin and one row of each that has any; where that may be done, how one is added or deleted."""
+    autodiscover()
     request = RequestFactory().get("/")
     request.user = User.objects.get(username="olga")
     for model, model_admin in site._registry.items():
