@@ -36,7 +36,7 @@ async def _call(session: aiohttp.ClientSession, agent: Agent, after_s: float, bo
     try:
         async with session.post("/v1/chat/completions", json=body, headers=headers) as answer:
             said = await answer.json()
-    except aiohttp.ClientConnectionError:
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):  # before its answer, or within it
         return "disconnected"
     return "served" if answer.status == 200 else str(said["error"]["code"])
 
