@@ -21,12 +21,13 @@ from django_tasks import DEFAULT_TASK_BACKEND_ALIAS
 from django_tasks_db.management.commands.db_worker import Worker
 
 from spend.jobs import JOBS
-from spend.schedule import beat, make_schedules, queues_with_tasks, uses_database_queue
+from spend.schedule import beat, queues_with_tasks, uses_database_queue
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 POLL_S = 1.0
+WATCH_S = 1.0
 RESTART_S = 2.0
 STOP_S = 20.0
 QUEUES = ("default", "deliveries", "deliveries")
@@ -56,7 +57,6 @@ class Background:
     def _beat(self) -> None:
         close_old_connections()
         try:
-            make_schedules(JOBS, timezone.now())
             beat(JOBS, timezone.now())
             self._wake_workers()
         except Exception:
@@ -126,7 +126,7 @@ def _supervise(stopping: threading.Event) -> None:
     command = [sys.executable, sys.argv[0], "background", "--parent", str(os.getpid())]
     while not stopping.is_set():
         child = subprocess.Popen(command)  # noqa: S603
-        while child.poll() is None and not stopping.wait(0.2):
+        while child.poll() is None and not stopping.wait(WATCH_S):
             pass
         if child.returncode is None:
             _stop_child(child)

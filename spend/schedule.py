@@ -5,7 +5,7 @@ the job for this time; so any number of processes may beat on one database.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,15 +33,15 @@ class Job:
 
 def make_schedules(jobs: Iterable[Job], now: datetime) -> None:
     """A row for each job that has none; it is due at once."""
-    known = set(Schedule.objects.values_list("job", flat=True))  # asked at each beat, which should write nothing
-    if new := [Schedule(job=job.name, due_at=now) for job in jobs if job.name not in known]:
-        Schedule.objects.bulk_create(new, ignore_conflicts=True)
+    Schedule.objects.bulk_create([Schedule(job=job.name, due_at=now) for job in jobs], ignore_conflicts=True)
 
 
-def beat(jobs: Iterable[Job], now: datetime) -> list[str]:
-    """Start the jobs that are due and that no other process took; their names."""
-    due = set(Schedule.objects.filter(due_at__lte=now).values_list("job", flat=True))
-    return [job.name for job in jobs if job.name in due and _start_safely(job, now)]
+def beat(jobs: Sequence[Job], now: datetime) -> list[str]:
+    """Start the jobs that are due, or new, and that no other process took; their names."""
+    due_at = dict(Schedule.objects.values_list("job", "due_at"))
+    if new := [job for job in jobs if job.name not in due_at]:
+        make_schedules(new, now)
+    return [job.name for job in jobs if due_at.get(job.name, now) <= now and _start_safely(job, now)]
 
 
 def _start_safely(job: Job, now: datetime) -> bool:

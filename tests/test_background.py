@@ -63,6 +63,14 @@ def work(queue: str = "default") -> None:
 
 
 @pytest.mark.django_db
+def test_a_new_job_is_due_at_its_first_beat() -> None:
+    now = timezone.now()
+    assert beat([JOB], now) == ["test job"]
+    assert beat([JOB], now) == []
+    assert Schedule.objects.get().due_at > now
+
+
+@pytest.mark.django_db
 def test_a_job_is_queued_when_it_is_due_and_not_before() -> None:
     now = timezone.now()
     make_schedules([JOB], now)
