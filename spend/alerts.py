@@ -70,6 +70,8 @@ def look_at_changed(now: datetime) -> list[Alert]:
     while True:
         rising = Window.objects.filter(spent_ticks__gt=F("looked_ticks")).order_by("id")
         windows = list(rising[:BATCH])
+        if not windows:
+            return told
         bounded = _bounded(windows, now)
         looked = list(_armed(bounded, now))
         told += tell([alert for each in looked for alert in crossed(each, now)])
