@@ -24,6 +24,15 @@ DECISIONS = {
     "model_disabled": "{model} is switched off.",
     "shut_down": "{model} was shut down by its provider.",
     "no_price": "{model} has no price, and what has no price is never called.",
+    "adapted": "For {model} the request was made fit: what it refuses and doesn't change the meaning was left out or "
+    "mapped.",
+    "rejected": "{model} refused the request as it was, so another one was tried.",
+    "no_tools": "{model} was passed over: it does not call functions as this request wants it.",
+    "no_json_schema": "{model} was passed over: it does not answer by a JSON schema.",
+    "no_images": "{model} was passed over: it takes no images.",
+    "no_choices": "{model} was passed over: it does not give several choices.",
+    "no_logprobs": "{model} was passed over: it gives no log probabilities.",
+    "too_long": "{model} was passed over: the prompt is longer than its context.",
     "images_not_priced": "{model} cannot take images here: they have no price.",
 }
 

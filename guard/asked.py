@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from guard.adapt import needs_of
 from guard.messages import check_messages, count_images, without_images
 from guard.parameters import IN_THE_PROMPT, SENT, check_parameters
 from guard.routing import Ask
@@ -74,7 +75,7 @@ def _asked(
 ) -> Asked:
     messages: Any = body.get("messages")
     check_messages(messages)
-    sent = {name: body[name] for name in SENT if body.get(name) is not None}
+    sent = {name: value for name, value in body.items() if name in SENT and value is not None}
     options = body.get("stream_options") or {}
     if body.get("stream") and (obfuscation := options.get("include_obfuscation")) is not None:
         sent["stream_options"] = {"include_obfuscation": obfuscation}
@@ -87,6 +88,8 @@ def _asked(
             max_tokens=max_tokens,
             choices=body.get("n") or 1,
             images=images,
+            needs=needs_of(sent, images),
+            effort=sent.get("reasoning_effort", ""),
         ),
         body={"messages": messages, **sent},
         customer=body.get("user") or "",

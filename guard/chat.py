@@ -23,6 +23,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from guard import breaker, idempotency
+from guard.adapt import Adapted, adapt, disproved, lessons_of
 from guard.bills import read_bill
 from guard.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.errors import (
@@ -37,11 +38,12 @@ from guard.errors import (
 from guard.failures import Failed, Rejected
 from guard.idempotency import Claim
 from guard.pace import take_turn
-from guard.policy import Pace, TenantPolicy, limits_of
+from guard.policy import ModelPolicy, Pace, TenantPolicy, limits_of
 from guard.routing import Ask, Plan, explained_input, plan, teaches
 from guard.runtime import Runtime
 from guard.telemetry import Line, Trace
 from spend.allowances import raise_allowances
+from spend.capabilities import Capabilities, Lesson, with_lessons
 from spend.ids import new_id
 from spend.ledger import (
     Bill,
@@ -63,7 +65,9 @@ from spend.ledger import (
     TooMany,
     Void,
 )
-from spend.models import Outcome, Route
+from spend.lessons import learn as learn_lessons
+from spend.lessons import unlearn as unlearn_lessons
+from spend.models import AUTO, Outcome, Route
 from spend.pricing import Usage
 
 if TYPE_CHECKING:
@@ -111,6 +115,12 @@ class Story:
     started_at: datetime = field(default_factory=timezone.now)
     steps: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, InvalidRequest] = field(default_factory=dict)
+    """What each model that refused the request said of it."""
+    learned: dict[str, tuple[Lesson, ...]] = field(default_factory=dict)
+    """What those refusals taught, and the next attempt of the model will heed."""
+    adapted: Adapted | None = None
+    """The request as it was sent last."""
     cost_ticks: int = 0
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
@@ -172,6 +182,8 @@ class Answer:
     cost_ticks: int
     budget: BudgetStatus
     is_replay: bool = False
+    adapted: tuple[str, ...] = ()
+    """What was left out or mapped for the model that served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +257,8 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
                 return hold, await attempt(hold, story, runtime, send), story
             except Failed as failure:
                 await give_up(hold, failure, story, runtime)
+            except Rejected as rejection:
+                await turn_to_another(hold, rejection, story, runtime)
             except (GuardError, LedgerError):  # its hold has ended, or will
                 raise
             except Exception:
@@ -305,6 +319,8 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
         if not result.by_holds or patience.is_over:
             story.note_left_out(planned)
             note_offers(story, planned.offers, result.passed_over)
+            if story.refused and not result.by_holds and story.failed.keys() <= story.refused.keys():
+                raise next(iter(story.refused.values()))  # all that the budget allows refuse it, which is to be mended
             refuse(story, result, limits, now)
         await runtime.releases.wait(tenant.id, patience.wait_s(result.standings))
 
@@ -313,19 +329,34 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
     circuits, providers = runtime.open_circuits(), runtime.providers.by_name
     planned = plan(
-        call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=circuits, providers=providers,
-        lengths=runtime.lengths.enough,
+        call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused, open_circuits=circuits,
+        providers=providers, lengths=runtime.lengths.enough,
     )  # fmt: skip
     if not planned.offers:
         story.note_left_out(planned)
-        raise no_offer([*story.failed.items(), *planned.left_out], is_charged=bool(story.cost_ticks))
+        reasons = [*story.failed.items(), *planned.left_out]
+        raise no_offer(reasons, story.refused, is_charged=bool(story.cost_ticks))
     return planned
 
 
-def no_offer(reasons: list[tuple[str, str]], *, is_charged: bool) -> GuardError:
+UNFIT = {
+    "no_tools": ("tools", "can call functions as this request wants it"),
+    "no_json_schema": ("response_format", "answers by a JSON schema"),
+    "no_images": ("messages", "takes pictures"),
+    "no_choices": ("n", "gives several choices"),
+}
+"""What of the request no model can serve, where that is why: its field, and what none does."""
+
+
+def no_offer(reasons: list[tuple[str, str]], refused: Mapping[str, InvalidRequest], *, is_charged: bool) -> GuardError:
     """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
     codes = {code for _, code in reasons}
     attempts = [{"model": model, "code": code} for model, code in reasons]
+    if refused and codes <= LASTING | UNFIT.keys() | {"rejected"}:
+        return next(iter(refused.values()))
+    if unfit := [code for _, code in reasons if code in UNFIT and codes <= LASTING | UNFIT.keys()]:
+        param, what = UNFIT[unfit[0]]
+        return InvalidRequest(f"{param}: no model on the route {what}.", param=param)
     if not codes <= LASTING:
         message = CHARGED if is_charged else None
         return AllModelsFailed(message, retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
@@ -363,22 +394,59 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
 
 
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
-    """Send the call to the model that was held for. Raises Failed, or InvalidRequest where it rejects."""
+    """Send the call, made fit, to the model that was held for. Raises Failed or Rejected."""
     offer = hold.reserved.offer
     state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
     if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
-    payload = {**story.call.body, "model": model.upstream_name, "max_completion_tokens": hold.reserved.max_tokens}
-    try:
-        with story.trace.sending(hold.reserved, payload):
-            story.sent = hold
-            return await send(provider, payload, story.trace.headers())
-    except Rejected as rejection:
-        story.trace.failed("rejected", 0)
-        await void(hold, runtime)
-        await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
-        raise InvalidRequest(words_of(rejection, story.call.tenant), param=rejection.param) from None
+    story.adapted = adapt(
+        story.call.body, story.call.ask.needs, capabilities_of(model, story), chosen=story.call.ask.model != offer.model
+    )
+    payload = {
+        **story.adapted.body,
+        "model": model.upstream_name,
+        "max_completion_tokens": hold.reserved.max_tokens,
+    }
+    if story.adapted.names:
+        story.note(offer.model, "adapted", parameters=", ".join(story.adapted.names))
+    with story.trace.sending(hold.reserved, payload):
+        story.sent = hold
+        return await send(provider, payload, story.trace.headers())
+
+
+def capabilities_of(model: ModelPolicy, story: Story) -> Capabilities:
+    """What is known of the model, and what it has just refused in this call."""
+    return with_lessons(model.capabilities, story.learned.get(model.id, ()))
+
+
+async def turn_to_another(hold: Hold, rejection: Rejected, story: Story, runtime: Runtime) -> None:
+    """End a refused attempt's hold, for nothing, and learn from it. Raises InvalidRequest where it is the caller's.
+
+    It is where the caller asked for this model; by its name, or as the first of the route, unless what it
+    refuses is something that not every model does.
+    """
+    story.trace.failed("rejected", 0)
+    await void(hold, runtime)
+    await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
+    model, call = runtime.policy.models[hold.reserved.offer.model], story.call
+    assert story.adapted  # noqa: S101
+    known = capabilities_of(model, story)
+    lessons = lessons_of(story.adapted.body, call.ask.needs, known, rejection.param, rejection.refusal, str(rejection))
+    if lessons:
+        await runtime.note(learn_lessons, model.id, lessons, str(rejection), timezone.now())
+    refusal = InvalidRequest(words_of(rejection, call.tenant), param=rejection.param)
+    is_asked_for = model.id == call.ask.model or (
+        call.ask.model == AUTO and model.id == call.caller.requested_model and not lessons
+    )
+    if is_asked_for:
+        raise refusal
+    story.refused[model.id] = refusal
+    story.note(model.id, "rejected", parameter=rejection.param or "")
+    story.learned[model.id] = (*story.learned.get(model.id, ()), *lessons)
+    again = adapt(call.body, call.ask.needs, capabilities_of(model, story), chosen=True)
+    if again.body == story.adapted.body:  # it would refuse it again
+        story.failed[model.id] = "rejected"
 
 
 def words_of(rejection: Rejected, tenant: TenantPolicy) -> str:
@@ -423,7 +491,10 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     story.note(reserved.offer.model, "served", cost_ticks=known_cost_ticks)
     budget = hold.status_after(known_cost_ticks, tenant)
     served, request_id = reserved.offer, story.call.caller.request_id
-    answer = Answer(request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget)
+    answer = Answer(
+        request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget,
+        adapted=story.adapted.names if story.adapted else (),
+    )  # fmt: skip
     broke_off = story.failed.get(served.model, "")
     record = story.record(Outcome.SERVED, broke_off, served)
     story.trace.served(completion, bill, known_cost_ticks, broke_off)
@@ -452,6 +523,8 @@ async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
     """What a served call teaches: that the model is well, and what its bill says of its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
+    if policy and story.adapted and (wrong := disproved(story.adapted.body, ask.needs, policy.capabilities)):
+        await runtime.note(unlearn_lessons, model, wrong)
     if not bill.is_estimated:
         runtime.lengths.note((story.call.tenant.id, model), bill.usage.output_tokens // ask.choices)
     if policy and teaches(bill.usage, ask, policy, max_tokens, timezone.now()):

@@ -84,8 +84,9 @@ class ChatView(LeanAPIView):
 
         relay = await runtime.paid(open_relay(), Relay.aclose)
         hold = relay.opened.hold
-        offer, status = hold.reserved.offer, hold.status(call.tenant)
-        return Streamed(relay, served_headers(offer.model, str(offer.route), status, exchange))
+        offer, status, adapted = hold.reserved.offer, hold.status(call.tenant), relay.opened.story.adapted
+        names = adapted.names if adapted else ()
+        return Streamed(relay, served_headers(offer.model, str(offer.route), status, exchange, names))
 
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
@@ -234,17 +235,20 @@ async def claim_key(request: HttpRequest, call: ChatCall, runtime: Runtime) -> i
 
 
 def headers_of(answer: Answer, exchange: Exchange) -> dict[str, str]:
-    headers = served_headers(answer.model, str(answer.route), answer.budget, exchange)
+    headers = served_headers(answer.model, str(answer.route), answer.budget, exchange, answer.adapted)
     if not exchange.hides_money:
         headers["X-Guard-Cost-Usd"] = usd_string(answer.cost_ticks)
     return headers
 
 
-def served_headers(model: str, route: str, status: BudgetStatus, exchange: Exchange) -> dict[str, str]:
+def served_headers(
+    model: str, route: str, status: BudgetStatus, exchange: Exchange, adapted: tuple[str, ...]
+) -> dict[str, str]:
     return {
         "X-Request-Id": exchange.request_id,
         "X-Guard-Model": model,
         "X-Guard-Requested-Model": exchange.asked.ask.model,
         "X-Guard-Route": route,
+        **({"X-Guard-Adapted": ",".join(adapted)} if adapted else {}),
         **status.headers(exchange.key.tenant, timezone.now()),
     }

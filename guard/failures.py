@@ -1,7 +1,7 @@
 """What a provider's failure means for the call and for the bill.
 
 ProviderError
-├── Rejected   the provider says the request is bad: the caller's error, no fallback
+├── Rejected   the provider says the request is bad: its caller's error, if they chose the model; no breaker count
 └── Failed     anything else: the call falls back, the breaker counts
       `billed` is False where the provider surely billed nothing, None where nobody knows
 """
@@ -18,9 +18,11 @@ class Rejected(ProviderError):
 
     code = "rejected"
 
-    def __init__(self, message: str, param: str | None) -> None:
+    def __init__(self, message: str, param: str | None, refusal: str | None = None) -> None:
+        """`refusal` is the provider's code for why, such as unsupported_parameter."""
         super().__init__(message)
         self.param = param
+        self.refusal = refusal
 
 
 class Failed(ProviderError):

@@ -101,5 +101,6 @@ def unpack(packed: str) -> dict[str, Any]:
         "usage": Usage(**fields["usage"]),
         "route": Route(fields["route"]),
         "budget": BudgetStatus(**budget),
+        "adapted": tuple(fields.get("adapted", ())),
         "is_replay": True,
     }

@@ -119,7 +119,7 @@ REFUSED: dict[str, Check] = dict.fromkeys(
 )
 
 TABLE: dict[str, Check] = {**PASSED, **PRICED, **BOUNDED, **OURS, **REFUSED}
-SENT = [*PASSED, *PRICED, *BOUNDED]
+SENT = frozenset([*PASSED, *PRICED, *BOUNDED])
 IN_THE_PROMPT = ["tools", "functions", "response_format", "tool_choice"]
 """Parameters that providers write into the prompt, where they are billed as input."""
 

@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 from django.db import Error, connection
 from django.utils import timezone
 
+from spend.capabilities import UNKNOWN, Capabilities, Lesson, with_lessons
 from spend.ledger import CallGroup, CallLimit, Limit, WindowKey
-from spend.models import Breaker, CatalogueModel
+from spend.models import Breaker, CatalogueModel, LearnedCapability
 from spend.prices import PricePeriod, load_history, price_at
 from spend.pricing import PriceList
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
@@ -112,6 +113,9 @@ class ModelPolicy:
     shutdown_on: date | None
     prices: tuple[PricePeriod, ...]
     """When which price holds, the winning one last."""
+    context_tokens: int = 0
+    """0 where nobody knows."""
+    capabilities: Capabilities = UNKNOWN
 
     def price_at(self, now: datetime) -> PriceList | None:
         return price_at(self.prices, now)
@@ -221,10 +225,13 @@ def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int)
 def load_models() -> dict[str, ModelPolicy]:
     models = CatalogueModel.objects.in_bulk()
     periods = load_history(models).periods
-    return {name: _model_policy(model, periods.get(name, ())) for name, model in models.items()}
+    learned: dict[str, list[Lesson]] = defaultdict(list)
+    for row in LearnedCapability.objects.all():
+        learned[row.model_id].append(row.lesson)
+    return {name: _model_policy(model, periods.get(name, ()), learned[name]) for name, model in models.items()}
 
 
-def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod]) -> ModelPolicy:
+def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod], learned: Sequence[Lesson]) -> ModelPolicy:
     return ModelPolicy(
         id=model.id,
         provider=model.provider,
@@ -238,6 +245,8 @@ def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod]) -> Model
         is_enabled=model.is_enabled,
         shutdown_on=model.shutdown_on,
         prices=tuple(prices),
+        context_tokens=model.context_tokens,
+        capabilities=with_lessons(model.capabilities, learned),
     )
 
 

@@ -265,7 +265,12 @@ def _status_error(error: openai.APIStatusError) -> ProviderError:
     if error.status_code == 400 and "api key" in message.lower():
         return Failed(FAILURE_CODES[401])
     if error.status_code in CALLERS_ERRORS:
-        return Rejected(message or "The provider rejected the request.", str(param) if param else None)
+        code = body.get("code")
+        return Rejected(
+            message or "The provider rejected the request.",
+            str(param) if param else None,
+            code if isinstance(code, str) else None,
+        )
     billed = None if error.status_code in GAVE_UP_WAITING else False
     return Failed(FAILURE_CODES.get(error.status_code, "server_error"), billed=billed)
 

@@ -4,6 +4,8 @@ Below the soft cap the model that was asked for comes first.  Past it, the tenan
 put a cheaper model first, where it really is cheaper for this call at today's prices: by the tokens to
 expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
 Where a model does not fit what is left of the budget, a cheaper one on the route may.
+
+A model that the caller did not name is passed over where it cannot serve what the call means (`guard.adapt`).
 """
 
 from collections.abc import Collection, Mapping
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from guard.adapt import unfit
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.allowances import NOTED_EVERY, bound_tokens
 from spend.ledger import Offer
@@ -36,6 +39,13 @@ class Ask:
     max_tokens: int | None = None
     choices: int = 1
     images: int = 0
+    needs: frozenset[str] = frozenset()
+    """What its answer must have or be, by `guard.adapt.MEANINGS`."""
+    effort: str = ""
+
+
+RELUCTANT = frozenset({"no_logprobs", "too_long"})
+"""Why a model serves only where no other does: it can leave these out, or may turn out to have room after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +75,52 @@ def plan(
     now: datetime,
     *,
     failed: Collection[str] = (),
+    again: Collection[str] = (),
     open_circuits: Collection[str] = (),
     providers: Collection[str] | None = None,
     lengths: Lengths = MappingProxyType({}),
 ) -> Plan:
-    """The offers for `ask`, best first.
+    """The offers for `ask`, best first; of models to be tried `again`, which refused it as it was, last.
 
     Left out are models that failed already, whose circuit is open, or whose provider is none of `providers`,
-    which are those with a key.
+    which are those with a key; and those that cannot serve what the call means, unless the caller named them.
     """
     wanted = tenant.route[0] if ask.model == AUTO else ask.model
     order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
     candidates: dict[str, Candidate] = {}
+    reluctant: dict[str, Candidate] = {}
     left_out: list[tuple[str, str]] = []
     for name in order:
         candidate = _candidate(name, ask, tenant, policy, now, lengths)
         if name in failed:
             continue
-        if isinstance(candidate, str):
-            left_out.append((name, candidate))
-        elif providers is not None and candidate.model.provider not in providers:
-            left_out.append((name, "no_provider_key"))
-        elif name in open_circuits:
-            left_out.append((name, "circuit_open"))
-        else:
+        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, open_circuits, providers)
+        if not isinstance(candidate, Candidate) or why not in {None, *RELUCTANT}:
+            left_out.append((name, str(why)))
+        elif why is None:
             candidates[name] = candidate
-    return Plan(tuple(_offers(wanted, order, candidates, tenant)), tuple(left_out))
+        else:
+            left_out.append((name, why))
+            reluctant[name] = candidate
+    offers = _offers(wanted, order, candidates or reluctant, tenant)
+    return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
+
+
+def _why_not(
+    candidate: Candidate, ask: Ask, open_circuits: Collection[str], providers: Collection[str] | None
+) -> str | None:
+    model = candidate.model
+    if providers is not None and model.provider not in providers:
+        return "no_provider_key"
+    if model.id in open_circuits:
+        return "circuit_open"
+    if model.id == ask.model:  # its own word counts, and goes to the caller
+        return None
+    known = model.capabilities
+    if why := unfit(ask.needs, ask.effort, known):
+        return why
+    contexts = [tokens for tokens in (model.context_tokens, known.context_tokens) if tokens]
+    return "too_long" if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
 
 
 def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], tenant: TenantPolicy) -> list[Offer]:

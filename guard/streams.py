@@ -198,9 +198,10 @@ class Relay:
         bill = read_bill(self.tally.usage, reserved, story.duration_ms)
         if bill.cost_ticks is not None and self.tally.is_usage_final:
             return bill
+        body = (story.adapted or story.call).body
         # Counting a long prompt takes a while.
         counted = await asyncio.to_thread(
-            counted_bill, story.call.body, self._image_tokens(), self.tally.texts, reserved, story.duration_ms
+            counted_bill, body, self._image_tokens(), self.tally.texts, reserved, story.duration_ms
         )
         if bill.cost_ticks is None or (counted.cost_ticks or 0) >= bill.cost_ticks:
             return counted

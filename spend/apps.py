@@ -12,7 +12,7 @@ class SpendConfig(AppConfig):
         from tenants.roles import create_roles
         from tenants.trail import watch
 
-        watch(models.CatalogueModel, models.Price, models.PriceTier)
+        watch(models.CatalogueModel, models.LearnedCapability, models.Price, models.PriceTier)
         # Django makes the permissions app by app; these are the last that the roles name.
         post_migrate.connect(create_roles, sender=self)
         post_migrate.connect(make_small, sender=self)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend import allowances, contents, deliveries, room
+from spend import allowances, contents, deliveries, lessons, room
 from spend.alerts import look_at_all, look_at_changed
 from spend.daily import MarkMovedError, catch_up
 from spend.leases import expire_reservations
@@ -95,6 +95,10 @@ def give_room_back() -> str:
 
 
 @task
+def forget_lessons() -> str:
+    return f"what {len(lessons.forget(timezone.now()))} models refused long ago is forgotten"
+
+
 def forget_allowances() -> str:
     return f"what was learned of {len(allowances.forget(timezone.now()))} models' input is forgotten"
 
@@ -123,5 +127,6 @@ JOBS = [
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
     Job("forget allowances", timedelta(days=1), forget_allowances),
+    Job("forget lessons", timedelta(days=1), forget_lessons),
     Job("forget content", timedelta(hours=1), forget_content),
 ]

@@ -14,8 +14,9 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
+from spend.capabilities import Capabilities, Lesson, LessonKind, of_family
 from spend.ids import new_id
-from tenants.fields import TicksField, TokenPriceField
+from tenants.fields import NamesField, TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
 from tenants.periods import BEGINNING, Period
 
@@ -27,6 +28,12 @@ AUTO_IS_TAKEN = f"{AUTO!r} is what calls name for the route; no model can have i
 def is_shut_down(shutdown_on: date | None, now: datetime) -> bool:
     """Whether a model's last day is over in UTC. On that day it may still answer: nobody says at what hour it ends."""
     return shutdown_on is not None and shutdown_on < now.astimezone(UTC).date()
+
+
+def validate_id_characters(value: Any) -> None:
+    limits = value.items() if isinstance(value, dict) else [("", None)]
+    if not all(type(most) is int and most > 0 for _, most in limits):
+        raise ValidationError('Must be like {"tool_call_id": 40}, with whole numbers above 0.')
 
 
 class Provider(models.TextChoices):
@@ -71,6 +78,29 @@ class CatalogueModel(models.Model):
     )
     is_enabled = models.BooleanField(default=True)
     shutdown_on = models.DateField(null=True, blank=True, help_text="The day on which the provider ends the model.")
+    refused_parameters = NamesField(
+        help_text="What it refuses: parameters by their names, json_schema, images. Where the guard chose the model, "
+        "those that don't change a request's meaning are left out, and a request that needs another goes elsewhere."
+    )
+    refused_while_reasoning = NamesField(help_text="The same, unless reasoning_effort is none.")
+    reasoning_efforts = NamesField(help_text="The values of reasoning_effort that it takes. Empty: nobody knows.")
+    default_reasoning_effort = models.CharField(
+        max_length=20, blank=True, help_text="What it does without one. Empty: nobody knows."
+    )
+    message_fields = NamesField(
+        null=True,
+        default=None,
+        help_text="Fields of messages that it takes beyond the standard ones; others are left out. Empty: any.",
+    )
+    id_characters = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_id_characters],
+        help_text="The most characters of ids, by their names (and tool_call_id); longer ones are sent as a digest.",
+    )
+    thinks_within_maximum = models.BooleanField(
+        default=False, help_text="Its reasoning counts against the maximum of output tokens."
+    )
 
     class Meta:
         ordering = ["id"]
@@ -79,9 +109,61 @@ class CatalogueModel(models.Model):
     def __str__(self) -> str:
         return self.id
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self._state.adding and self.capabilities == Capabilities():
+            self.capabilities = of_family(self.upstream_name)
+        super().save(*args, **kwargs)
+
     def clean(self) -> None:
         if self.id == AUTO and self._state.adding:
             raise ValidationError({"id": AUTO_IS_TAKEN})
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of its family, or as an operator changed them; without what was learned."""
+        return Capabilities(
+            refused=frozenset(self.refused_parameters),
+            refused_while_reasoning=frozenset(self.refused_while_reasoning),
+            efforts=tuple(self.reasoning_efforts),
+            default_effort=self.default_reasoning_effort,
+            message_fields=None if self.message_fields is None else frozenset(self.message_fields),
+            id_characters=tuple(sorted(self.id_characters.items())),
+            thinks_within_maximum=self.thinks_within_maximum,
+        )
+
+    @capabilities.setter
+    def capabilities(self, known: Capabilities) -> None:
+        self.refused_parameters = sorted(known.refused)
+        self.refused_while_reasoning = sorted(known.refused_while_reasoning)
+        self.reasoning_efforts = list(known.efforts)
+        self.default_reasoning_effort = known.default_effort
+        self.message_fields = None if known.message_fields is None else sorted(known.message_fields)
+        self.id_characters = dict(known.id_characters)
+        self.thinks_within_maximum = known.thinks_within_maximum
+
+
+class LearnedCapability(models.Model):
+    """What an answer of a model taught of it. Deleted, it is unlearned; a later call may teach it again."""
+
+    model = models.ForeignKey(CatalogueModel, on_delete=models.CASCADE, related_name="learned")
+    kind = models.CharField(max_length=24, choices=[(kind.value, kind.value.replace("_", " ")) for kind in LessonKind])
+    name = models.CharField(max_length=100, blank=True)
+    figure = models.PositiveIntegerField(default=0, help_text="Of a limit: how many.")
+    learned_at = models.DateTimeField()
+    words = models.CharField(max_length=300, blank=True, help_text="How the provider put it.")
+
+    class Meta:
+        ordering = ["model_id", "-learned_at"]
+        verbose_name = "learned capability"
+        verbose_name_plural = "learned capabilities"
+        constraints = [models.UniqueConstraint(fields=["model", "kind", "name"], name="each_lesson_once")]
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.get_kind_display(), self.name, f"{self.figure:,}" if self.figure else ""]))
+
+    @property
+    def lesson(self) -> Lesson:
+        return Lesson(LessonKind(self.kind), self.name, self.figure)
 
 
 class PriceSource(models.TextChoices):

@@ -64,3 +64,43 @@ class TokenPriceField(TicksField):
     """Ticks per token; forms show and take it in USD per million tokens."""
 
     ticks_per_unit = TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION
+
+
+class NamesFormField(forms.CharField):
+    """Names between commas; their cleaned value is a list of them, each once."""
+
+    def __init__(self, *, empty: list[str] | None, **kwargs: Any) -> None:
+        self.empty = empty
+        super().__init__(required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        names = [name.strip() for name in super().clean(value).split(",")]
+        return list(dict.fromkeys(filter(None, names))) or self.empty
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(self.prepare_value(initial), data)
+
+
+def validate_names(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise ValidationError("Must be a list of names.")
+
+
+class NamesField(models.JSONField):
+    """A list of names; forms show them between commas. Where it may be null, an empty form means that."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"default": list, "blank": True, "validators": [validate_names], **kwargs})
+
+    def formfield(self, **kwargs: Any) -> forms.Field | None:
+        field = NamesFormField(
+            empty=None if self.null else [],
+            label=kwargs.get("label", capfirst(self.verbose_name)),
+            help_text=kwargs.get("help_text", self.help_text),
+        )
+        if widget := kwargs.get("widget"):
+            field.widget = widget() if isinstance(widget, type) else widget
+        return field

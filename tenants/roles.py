@@ -17,7 +17,7 @@ from django.db.models import Q
 
 CONFIGURATION = {
     "tenants": ["tenant", "apikey", "budget", "topup", "routestep", "downgraderule", "alertchannel"],
-    "spend": ["cataloguemodel", "price", "pricetier", "review"],
+    "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review"],
 }
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]
 
