@@ -95,7 +95,6 @@ class CatalogueModel(models.Model):
     id_characters = models.JSONField(
         default=dict,
         blank=True,
-        validators=[validate_id_characters],
         help_text="The most characters of ids, by their names (and tool_call_id); longer ones are sent as a digest.",
     )
     thinks_within_maximum = models.BooleanField(
@@ -117,6 +116,7 @@ class CatalogueModel(models.Model):
     def clean(self) -> None:
         if self.id == AUTO and self._state.adding:
             raise ValidationError({"id": AUTO_IS_TAKEN})
+        validate_id_characters(self.id_characters)  # a field's validators pass over what is empty, a list, too
 
     @property
     def capabilities(self) -> Capabilities:

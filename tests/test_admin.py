@@ -22,7 +22,9 @@ from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from spend.attention import attention, to_review
+from spend.capabilities import Lesson, LessonKind
 from spend.ids import new_id
+from spend.lessons import learn
 from spend.models import (
     Alert,
     Breaker,
@@ -797,3 +799,31 @@ def test_two_factor_is_set_up_and_turned_off_again(person: User, sign_in: Try) -
 
 def test_a_stranger_sets_nothing_up(client: Client) -> None:
     assert client.get(reverse("admin:second_factor")).status_code == 302
+
+
+def test_what_a_model_learned_is_shown_with_its_date_and_unlearned_by_a_button(
+    operator: Client, auditor: Client, tenant: Tenant
+) -> None:
+    model = CatalogueModel.objects.get(pk="only")
+    learn("only", [Lesson(LessonKind.PARAMETER, "stop")], "stop is no argument", datetime(2026, 5, 1, 9, tzinfo=UTC))
+    path, learned = "/admin/spend/cataloguemodel/only/change/", model.learned.get()
+    for who in (operator, auditor):
+        page = who.get(path).content.decode()
+        assert "parameter stop" in page
+        assert "stop is no argument" in page
+        assert "May 1, 2026" in page or "2026-05-01" in page
+    fields = {
+        "provider": "xai", "upstream_name": "only", "is_enabled": "on", "context_tokens": 1, "max_output_tokens": 1,
+        "input_allowance_percent": 100, "input_surplus_tokens": 0, "reasoning_allowance_tokens": 0,
+        "refused_parameters": "seed, stop, seed,", "reasoning_efforts": "", "refused_while_reasoning": "tools",
+        "message_fields": "", "id_characters": '{"user": 64}',
+        "learned-TOTAL_FORMS": 1, "learned-INITIAL_FORMS": 1, "learned-0-id": learned.pk, "learned-0-model": "only",
+        "learned-0-DELETE": "on", "prices-TOTAL_FORMS": 0, "prices-INITIAL_FORMS": 0,
+    }  # fmt: skip
+    for characters in ('{"user": 0}', "[]", '{"user": "64"}'):
+        assert "whole numbers above 0" in operator.post(path, {**fields, "id_characters": characters}).content.decode()
+    assert operator.post(path, fields).status_code == 302
+    model.refresh_from_db()
+    assert (model.refused_parameters, model.refused_while_reasoning) == (["seed", "stop"], ["tools"])
+    assert (model.reasoning_efforts, model.message_fields, model.id_characters) == ([], None, {"user": 64})
+    assert not model.learned.exists()

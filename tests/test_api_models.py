@@ -1,12 +1,14 @@
 """/api/models and /v1/models."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
 from django.core.exceptions import ValidationError
 
+from spend.capabilities import Lesson, LessonKind
+from spend.lessons import FORGOTTEN_AFTER, MOST_LESSONS, forget, learn
 from spend.models import CatalogueModel, Price, PriceTier
 from tests.factories import (
     CatalogueModelFactory,
@@ -224,3 +226,71 @@ def test_errors_under_v1_are_in_snake_case(api: Api) -> None:
     for answer, status in ((Api().get("/v1/models"), 401), (api.get("/v1/models"), 403), (api.get("/v1/none"), 404)):
         assert answer.status_code == status
         assert answer.json()["error"]["request_id"] == answer["X-Request-Id"]
+
+
+# Capabilities
+
+
+def test_a_models_capabilities_begin_with_its_familys_and_can_be_changed(api: Api) -> None:
+    CatalogueModelFactory.create(id="gpt-6-luna", provider="openai")
+    read = api.get("/api/capabilities/gpt-6-luna").json()
+    assert {"tools", "temperature", "stop"} <= set(read["refusedWhileReasoning"])
+    assert (read["modelId"], read["defaultReasoningEffort"], read["learned"]) == ("gpt-6-luna", "medium", [])
+    assert read["idCharacters"]["tool_call_id"] == 40
+    changes = {"refusedParameters": ["seed"], "messageFields": None, "idCharacters": {"user": 9}}
+    changed = api.patch("/api/capabilities/gpt-6-luna", changes)
+    assert (changed.status_code, changed.json()) == (200, {**read, **changes})
+    assert CatalogueModel.objects.get().capabilities.refused == {"seed"}
+    assert LogEntry.objects.filter(changes__has_key="refused_parameters").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"refusedParameters": "stop"}, "refusedParameters"),
+        ({"refusedParameters": [5]}, "refusedParameters.0"),
+        ({"idCharacters": {"user": 0}}, "idCharacters.user"),
+        ({"thinksWithinMaximum": 1}, "thinksWithinMaximum"),
+        ({"learned": []}, "learned"),
+        ({"unheardOf": 1}, "unheardOf"),
+    ],
+)
+def test_capabilities_that_are_none_are_refused(api: Api, change: dict[str, Any], param: str) -> None:
+    CatalogueModelFactory.create(id="m")
+    refused = api.patch("/api/capabilities/m", change)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+def test_what_was_learned_is_told_with_its_date_and_can_be_unlearned(api: Api) -> None:
+    model = CatalogueModelFactory.create(id="a/b:c")
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    learn("a/b:c", [Lesson(LessonKind.PARAMETER, "stop")], "stop is no argument", at)
+    learn("a/b:c", [Lesson(LessonKind.PARAMETER, "stop")], "again", at)
+    (learned,) = api.get("/api/capabilities/a/b:c").json()["learned"]
+    assert {name: value for name, value in learned.items() if name != "id"} == {
+        "kind": "parameter", "name": "stop", "figure": 0, "learnedAt": "2026-11-01T00:00:00Z",
+        "words": "stop is no argument",
+    }  # fmt: skip
+    assert api.delete(f"/api/learned-capabilities/{learned['id']}").status_code == 204
+    assert not model.learned.exists()
+    assert api.delete(f"/api/learned-capabilities/{learned['id']}").status_code == 404
+    assert api.get("/api/capabilities/unheard-of").status_code == 404
+
+
+def test_what_was_learned_long_ago_is_forgotten_and_a_lower_limit_replaces_a_higher() -> None:
+    model = CatalogueModelFactory.create(id="m")
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    for figure in (8_000, 4_000, 6_000):
+        learn("m", [Lesson(LessonKind.CONTEXT, "", figure)], "too long", now)
+    learn("gone", [Lesson(LessonKind.CONTEXT, "", 9)], "of a model that was deleted meanwhile", now)
+    assert [row.figure for row in model.learned.all()] == [4_000]
+    assert forget(now + FORGOTTEN_AFTER - timedelta(seconds=1)) == []
+    assert forget(now + FORGOTTEN_AFTER) == ["m"]
+    assert not model.learned.exists()
+
+
+def test_a_provider_that_makes_up_names_does_not_fill_the_catalogue() -> None:
+    model = CatalogueModelFactory.create(id="m")
+    many = [Lesson(LessonKind.MESSAGE_FIELD, f"field-{number}") for number in range(MOST_LESSONS + 5)]
+    learn("m", many, "unknown", datetime(2026, 11, 1, tzinfo=UTC))
+    assert model.learned.count() == MOST_LESSONS

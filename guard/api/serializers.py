@@ -23,6 +23,7 @@ from guard.api.fields import (
     YesNo,
     camel,
 )
+from spend.capabilities import LessonKind
 from spend.catalogue import Rates
 from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
 from spend.operator_prices import PricedModel
@@ -312,6 +313,44 @@ def _rates(standing: Rates | None, given: dict[str, int]) -> Rates | None:
 
 class ModelsSerializer(StrictSerializer):
     models = ModelSerializer(many=True)
+
+
+class Names(serializers.ListField):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(child=Text(max_length=100), required=False, max_length=100, **kwargs)
+
+
+class LearnedCapabilitySerializer(StrictSerializer):
+    """What a refusal taught of a model: of which kind, its name, and for a limit its figure."""
+
+    id = serializers.IntegerField()
+    kind = Choice(choices=[kind.value for kind in LessonKind])
+    name = Text()
+    figure = serializers.IntegerField()
+    learned_at = Instant()
+    words = Text(help_text="How the provider put it.")
+
+
+class CapabilitiesSerializer(StrictSerializer):
+    """What a model takes and refuses. What is left out of a change stays as it is."""
+
+    model_id = Text(source="id", read_only=True)
+    refused_parameters = Names(help_text="Parameters that it refuses; json_schema and images for those.")
+    refused_while_reasoning = Names(help_text="The same, unless reasoning_effort is none.")
+    reasoning_efforts = Names(help_text="The values that it takes; none: nobody knows.")
+    default_reasoning_effort = Text(max_length=20, allow_blank=True, required=False)
+    message_fields = Names(
+        allow_null=True, help_text="Fields of messages that it takes beyond the standard ones; null: any."
+    )
+    id_characters = serializers.DictField(
+        child=WholeNumber(min_value=1),
+        required=False,
+        help_text="The most characters of ids by their names, and of tool_call_id; longer ones are sent as a digest.",
+    )
+    thinks_within_maximum = YesNo(
+        required=False, help_text="Whether its reasoning counts against the maximum of output tokens."
+    )
+    learned = LearnedCapabilitySerializer(many=True, read_only=True)
 
 
 class MoneySerializer(StrictSerializer):

@@ -7,7 +7,14 @@ from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from guard.api.views.budgets import BudgetsView, OwnBudgetView
-from guard.api.views.catalogue import ModelsView, ModelView, OpenAIModelsView, OpenAIModelView
+from guard.api.views.catalogue import (
+    CapabilitiesView,
+    LearnedCapabilityView,
+    ModelsView,
+    ModelView,
+    OpenAIModelsView,
+    OpenAIModelView,
+)
 from guard.api.views.health import HealthView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
@@ -38,6 +45,8 @@ urlpatterns = [
     path("api/tenants/<tenant_id:tenant_id>/keys/<int:key_id>", KeyView.as_view()),
     path("api/models", ModelsView.as_view()),
     path("api/models/<model_id:model_id>", ModelView.as_view()),
+    path("api/capabilities/<model_id:model_id>", CapabilitiesView.as_view()),
+    path("api/learned-capabilities/<int:learned_id>", LearnedCapabilityView.as_view()),
     path("v1/models", OpenAIModelsView.as_view()),
     path("v1/models/<model_id:model_id>", OpenAIModelView.as_view()),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**PUBLIC), name="schema"),

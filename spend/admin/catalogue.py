@@ -14,12 +14,13 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from spend.catalogue import Rates, prices_in_force, tiers_of
-from spend.models import CatalogueModel, Price, PriceSource, PriceTier, is_shut_down
+from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, PriceTier, is_shut_down
 from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
-from tenants.fields import UsdFormField
+from tenants.fields import NamesField, UsdFormField
 from tenants.forms import ConfirmForm, UsdInput
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import usd_string
@@ -73,6 +74,21 @@ class PriceInline(ReadOnly, TabularInline):
         return rates_text(price)
 
 
+class LearnedCapabilityInline(ReadOnly, TabularInline):
+    """What refusals taught; to delete one unlearns it."""
+
+    model = LearnedCapability
+    fields = readonly_fields = ["what", "learned_at", "words"]
+    tab = hide_title = True
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("spend.delete_learnedcapability"))
+
+    @display(description="It refuses, or is limited to")
+    def what(self, learned: LearnedCapability) -> str:
+        return str(learned)
+
+
 def starts_text(price: Price) -> str:
     return "the beginning" if price.starts_at == BEGINNING else minute_of(price.starts_at)
 
@@ -117,8 +133,22 @@ class CatalogueModelAdmin(ModelAdmin):
                 ]
             },
         ),
+        (
+            "What it takes and refuses",
+            {
+                "fields": [
+                    "refused_parameters",
+                    "refused_while_reasoning",
+                    ("reasoning_efforts", "default_reasoning_effort"),
+                    "thinks_within_maximum",
+                    "message_fields",
+                    "id_characters",
+                ]
+            },
+        ),
     ]
-    inlines: Sequence[Any] = [PriceInline]
+    formfield_overrides: ClassVar = {NamesField: {"widget": UnfoldAdminTextInputWidget}}
+    inlines: Sequence[Any] = [LearnedCapabilityInline, PriceInline]
     actions_detail: Sequence[Any] = ["set_price", "catalogue_price"]
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:

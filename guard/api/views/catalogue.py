@@ -13,6 +13,7 @@ from guard.api.base import ApiView, OperatorView
 from guard.api.permissions import IsAgent, permissions_on
 from guard.api.schema import describe
 from guard.api.serializers import (
+    CapabilitiesSerializer,
     ModelSerializer,
     ModelsSerializer,
     OpenAIErrorSerializer,
@@ -21,7 +22,7 @@ from guard.api.serializers import (
 )
 from guard.authentication import agent_of
 from guard.errors import NotFound
-from spend.models import AUTO, CatalogueModel
+from spend.models import AUTO, CatalogueModel, LearnedCapability
 from spend.operator_prices import PricedModel, callable_models, put_model
 from tenants.models import Tenant
 
@@ -70,6 +71,42 @@ class ModelView(OperatorView):
     def model_body(self, model_id: str, now: datetime, status: int = 200) -> Response:
         model = get_object_or_404(CatalogueModel, pk=model_id)
         return Response(ModelSerializer(PricedModel.of(model, now)).data, status=status)
+
+
+class CapabilitiesView(OperatorView):
+    operator_permissions = permissions_on("tenant")
+
+    @describe("getCapabilities", "What a model takes and refuses", CapabilitiesSerializer, 404, tag="models")
+    def get(self, request: Request, model_id: str) -> Response:
+        return Response(CapabilitiesSerializer(get_object_or_404(CatalogueModel, pk=model_id)).data)
+
+    @describe(
+        "patchCapabilities",
+        "Change what is given of it; what was learned stays beside it",
+        CapabilitiesSerializer,
+        400,
+        404,
+        413,
+        415,
+        request=CapabilitiesSerializer,
+        tag="models",
+    )
+    @transaction.atomic
+    def patch(self, request: Request, model_id: str) -> Response:
+        model = get_object_or_404(CatalogueModel.objects.select_for_update(), pk=model_id)
+        serializer = CapabilitiesSerializer(model, data=request.data, partial=True)
+        serializer.is_valid(raise_exception=True)
+        put_model(model_id, serializer.validated_data, None, timezone.now())
+        return self.get(request, model_id)
+
+
+class LearnedCapabilityView(OperatorView):
+    operator_permissions = permissions_on("tenant")
+
+    @describe("unlearnCapability", "Unlearn what a refusal taught", None, 400, 404, status=204, tag="models")
+    def delete(self, request: Request, learned_id: int) -> Response:
+        get_object_or_404(LearnedCapability, pk=learned_id).delete()
+        return Response(status=204)
 
 
 class OpenAIModelsView(ApiView):
