@@ -43,7 +43,7 @@ from guard.routing import Ask, Plan, explained_input, plan, teaches
 from guard.runtime import Runtime
 from guard.telemetry import Line, Trace
 from spend.allowances import raise_allowances
-from spend.capabilities import Capabilities, Lesson, with_lessons
+from spend.capabilities import Capabilities, Lesson, LessonKind, with_lessons
 from spend.ids import new_id
 from spend.ledger import (
     Bill,
@@ -184,6 +184,8 @@ class Answer:
     is_replay: bool = False
     adapted: tuple[str, ...] = ()
     """What was left out or mapped for the model that served."""
+    lowered_max_tokens: int | None = None
+    """The maximum of output tokens that was allowed, where that is less than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     circuits, providers = runtime.open_circuits(), runtime.providers.by_name
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused, open_circuits=circuits,
-        providers=providers, lengths=runtime.lengths.enough,
+        providers=providers, lengths=runtime.lengths.known,
     )  # fmt: skip
     if not planned.offers:
         story.note_left_out(planned)
@@ -493,7 +495,7 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     served, request_id = reserved.offer, story.call.caller.request_id
     answer = Answer(
         request_id, completion, bill.usage, served.model, served.route, story.cost_ticks, budget,
-        adapted=story.adapted.names if story.adapted else (),
+        adapted=story.adapted.names if story.adapted else (), lowered_max_tokens=lowered_max_tokens(hold, story.call),
     )  # fmt: skip
     broke_off = story.failed.get(served.model, "")
     record = story.record(Outcome.SERVED, broke_off, served)
@@ -511,7 +513,7 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     runtime.releases.announce(tenant.id)
     if claim and not kept:
         await runtime.note(idempotency.release, claim)
-    await learn(hold, bill, story, runtime)
+    await learn(hold, bill, completion, story, runtime)
     assert isinstance(ended, Ended | NotPending)  # noqa: S101
     answer = replace(answer, budget=hold.status(tenant, ended.standings))
     runtime.contents.keep(story.call, completion)
@@ -519,7 +521,21 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     return answer
 
 
-async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
+def lowered_max_tokens(hold: Hold, call: ChatCall) -> int | None:
+    """The maximum that the hold pays for, where it is below the caller's, or without one below the tenant's default."""
+    allowed = hold.reserved.max_tokens
+    return allowed if allowed < (call.ask.max_tokens or call.tenant.default_max_tokens) else None
+
+
+def thought_in_vain(bill: Bill, completion: Mapping[str, Any], max_tokens: int) -> bool:
+    """Whether the answer was cut at its maximum while it was thinking still, before a word of it was said."""
+    usage: Usage = bill.usage
+    choice: Mapping[str, Any] = next(iter(completion.get("choices") or ()), {})
+    is_all_thinking = 0 < usage.output_tokens <= min(max_tokens, usage.reasoning_tokens)
+    return is_all_thinking and choice.get("finish_reason") == "length"
+
+
+async def learn(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: Story, runtime: Runtime) -> None:
     """What a served call teaches: that the model is well, and what its bill says of its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
@@ -527,6 +543,10 @@ async def learn(hold: Hold, bill: Bill, story: Story, runtime: Runtime) -> None:
         await runtime.note(unlearn_lessons, model, wrong)
     if not bill.is_estimated:
         runtime.lengths.note((story.call.tenant.id, model), bill.usage.output_tokens // ask.choices)
+    thinks_within = policy and policy.capabilities.thinks_within_maximum
+    if not thinks_within and thought_in_vain(bill, completion, max_tokens * ask.choices):
+        within = (Lesson(LessonKind.THINKS_WITHIN),)
+        await runtime.note(learn_lessons, model, within, "an answer that was cut while thinking", timezone.now())
     if policy and teaches(bill.usage, ask, policy, max_tokens, timezone.now()):
         explained = explained_input(ask, policy)
         await runtime.note(raise_allowances, model, explained, max_tokens, ask.choices, bill.usage)

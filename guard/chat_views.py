@@ -14,7 +14,7 @@ from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
 from guard.asked import Asked, read_chat, read_completion
 from guard.bills import tokens_only
 from guard.budget import BudgetStatus
-from guard.chat import Answer, ChatCall, converse, open_stream
+from guard.chat import Answer, ChatCall, converse, lowered_max_tokens, open_stream
 from guard.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from guard.lean import LeanAPIView, Streamed, json_answer, read_body
 from guard.policy import KeyPolicy, Policy
@@ -83,10 +83,11 @@ class ChatView(LeanAPIView):
             )
 
         relay = await runtime.paid(open_relay(), Relay.aclose)
-        hold = relay.opened.hold
-        offer, status, adapted = hold.reserved.offer, hold.status(call.tenant), relay.opened.story.adapted
-        names = adapted.names if adapted else ()
-        return Streamed(relay, served_headers(offer.model, str(offer.route), status, exchange, names))
+        hold, adapted = relay.opened.hold, relay.opened.story.adapted
+        offer, status = hold.reserved.offer, hold.status(call.tenant)
+        headers = served_headers(offer.model, str(offer.route), status, exchange)
+        changes = headers_of_changes(adapted.names if adapted else (), lowered_max_tokens(hold, call))
+        return Streamed(relay, {**headers, **changes})
 
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
@@ -235,20 +236,24 @@ async def claim_key(request: HttpRequest, call: ChatCall, runtime: Runtime) -> i
 
 
 def headers_of(answer: Answer, exchange: Exchange) -> dict[str, str]:
-    headers = served_headers(answer.model, str(answer.route), answer.budget, exchange, answer.adapted)
+    headers = served_headers(answer.model, str(answer.route), answer.budget, exchange)
+    headers |= headers_of_changes(answer.adapted, answer.lowered_max_tokens)
     if not exchange.hides_money:
         headers["X-Guard-Cost-Usd"] = usd_string(answer.cost_ticks)
     return headers
 
 
-def served_headers(
-    model: str, route: str, status: BudgetStatus, exchange: Exchange, adapted: tuple[str, ...]
-) -> dict[str, str]:
+def headers_of_changes(adapted: tuple[str, ...], lowered_max_tokens: int | None) -> dict[str, str]:
+    """What the guard changed of the request, where it did."""
+    headers = {"X-Guard-Adapted": ",".join(adapted)} if adapted else {}
+    return headers if lowered_max_tokens is None else {**headers, "X-Guard-Max-Tokens": str(lowered_max_tokens)}
+
+
+def served_headers(model: str, route: str, status: BudgetStatus, exchange: Exchange) -> dict[str, str]:
     return {
         "X-Request-Id": exchange.request_id,
         "X-Guard-Model": model,
         "X-Guard-Requested-Model": exchange.asked.ask.model,
         "X-Guard-Route": route,
-        **({"X-Guard-Adapted": ",".join(adapted)} if adapted else {}),
         **status.headers(exchange.key.tenant, timezone.now()),
     }

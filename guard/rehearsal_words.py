@@ -34,6 +34,7 @@ LEFT_OUT = {
     "no_images": "{} takes no images",
     "no_choices": "{} does not give several choices",
     "no_logprobs": "{} gives no log probabilities",
+    "thinks_longer": "{} usually thinks for longer than the maximum that is asked for",
     "too_long": "the prompt is longer than {}'s context",
     "images_not_priced": "{} has no price for images",
     "circuit_open": "{} failed several times in a row and is being spared for a minute",

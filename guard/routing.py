@@ -12,10 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
+from typing import NamedTuple
 
-from guard.adapt import unfit
+from guard.adapt import effort_for, unfit
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.allowances import NOTED_EVERY, bound_tokens
+from spend.capabilities import NO_REASONING
 from spend.ledger import Offer
 from spend.models import AUTO, Route, is_shut_down
 from spend.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
@@ -26,8 +28,19 @@ BYTES_PER_TOKEN = 4
 SHARE_WITHOUT_HISTORY = 4
 """Most answers need far less than the tenant's default maximum; until some came, a quarter is taken for enough."""
 
-Lengths = Mapping[tuple[str, str], int]
-"""Output tokens that the answers to a tenant (first) from a model have kept within lately."""
+LEAST_OF_USUAL = 2
+"""An answer is cut to no less than one such part of its usual length: a stub costs its input and helps nobody."""
+
+
+class Length(NamedTuple):
+    """How many output tokens answers had lately: usually, and what all of them would have kept within."""
+
+    usual: int
+    enough: int
+
+
+Lengths = Mapping[tuple[str, str], Length]
+"""By tenant and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,10 @@ class Candidate:
     worst: WorstCase
     expected_ticks: int
     max_tokens: int
+    floor_tokens: int
     modest_tokens: int | None
+    thinking_tokens: int
+    """What its answers usually need, where they think within their maximum; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +110,7 @@ def plan(
         candidate = _candidate(name, ask, tenant, policy, now, lengths)
         if name in failed:
             continue
-        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, open_circuits, providers)
+        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, open_circuits, providers)
         if not isinstance(candidate, Candidate) or why not in {None, *RELUCTANT}:
             left_out.append((name, str(why)))
         elif why is None:
@@ -107,7 +123,7 @@ def plan(
 
 
 def _why_not(
-    candidate: Candidate, ask: Ask, open_circuits: Collection[str], providers: Collection[str] | None
+    candidate: Candidate, ask: Ask, wanted: str, open_circuits: Collection[str], providers: Collection[str] | None
 ) -> str | None:
     model = candidate.model
     if providers is not None and model.provider not in providers:
@@ -119,6 +135,8 @@ def _why_not(
     known = model.capabilities
     if why := unfit(ask.needs, ask.effort, known):
         return why
+    if model.id != wanted and candidate.thinking_tokens > candidate.max_tokens:
+        return "thinks_longer"
     contexts = [tokens for tokens in (model.context_tokens, known.context_tokens) if tokens]
     return "too_long" if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
 
@@ -177,14 +195,21 @@ def _candidate(
     )
     max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
     expected_ticks = cost_ticks(expected_usage(ask, model, max_tokens), price)
-    modest_tokens = None if ask.max_tokens else _modest(name, max_tokens, tenant, lengths)
-    return Candidate(model, price, worst, expected_ticks, max_tokens, modest_tokens)
+    length = lengths.get((tenant.id, name))
+    thinking_tokens = length.usual if length and _thinks_within_maximum(ask, model) else 0
+    usual = length.usual // LEAST_OF_USUAL if length else 0
+    floor_tokens = max(tenant.floor_max_tokens, usual, thinking_tokens)
+    # What an answer without a maximum needs, by those that came before it.
+    enough = length.enough if length else max_tokens // SHARE_WITHOUT_HISTORY
+    modest_tokens = None if ask.max_tokens else min(max_tokens, max(enough, floor_tokens))
+    return Candidate(model, price, worst, expected_ticks, max_tokens, floor_tokens, modest_tokens, thinking_tokens)
 
 
-def _modest(model: str, max_tokens: int, tenant: TenantPolicy, lengths: Lengths) -> int:
-    """What an answer without a maximum needs, by those that came before it."""
-    enough = lengths.get((tenant.id, model), max_tokens // SHARE_WITHOUT_HISTORY)
-    return min(max_tokens, max(enough, tenant.floor_max_tokens))
+def _thinks_within_maximum(ask: Ask, model: ModelPolicy) -> bool:
+    """Whether reasoning eats up the maximum, so that in fewer tokens than usual it answers nothing, at full price."""
+    known = model.capabilities
+    effort = effort_for(ask.needs, ask.effort, known) or known.default_effort
+    return known.thinks_within_maximum and effort != NO_REASONING
 
 
 def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int) -> Usage:
@@ -220,7 +245,7 @@ def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_bel
         fixed_ticks=candidate.worst.fixed_ticks,
         token_ticks=candidate.worst.token_ticks,
         max_tokens=candidate.max_tokens,
-        floor_tokens=tenant.floor_max_tokens,
+        floor_tokens=candidate.floor_tokens,
         only_below_soft=only_below_soft,
         modest_tokens=candidate.modest_tokens,
     )

@@ -23,6 +23,7 @@ from guard.errors import GuardError
 from guard.failures import demo_stands_in
 from guard.idempotency import forget_old
 from guard.policy import Policy, PolicyKeeper
+from guard.routing import Length
 from guard.telemetry import Telemetry
 from spend.leases import expire_reservations
 from spend.ledger import LedgerError, Reserved
@@ -39,6 +40,8 @@ MOST_LENGTHS = 10_000
 FADING = 0.98
 """After thirty shorter answers, a long one counts for half."""
 ROOM = 1.5
+SHARE_OF_LATEST = 0.1
+"""In the average: after seven answers of another length, half of it is theirs."""
 
 
 class Releases:
@@ -68,15 +71,18 @@ class Lengths:
 
     def __init__(self) -> None:
         self.longest: dict[tuple[str, str], float] = {}
-        self.enough: dict[tuple[str, str], int] = {}
+        self.average: dict[tuple[str, str], float] = {}
+        self.known: dict[tuple[str, str], Length] = {}
 
     def note(self, tenant_and_model: tuple[str, str], output_tokens: int) -> None:
         if len(self.longest) > MOST_LENGTHS:
-            self.longest.clear()
-            self.enough.clear()
+            for each in (self.longest, self.average, self.known):
+                each.clear()
         longest = max(output_tokens, FADING * self.longest.get(tenant_and_model, 0))
-        self.longest[tenant_and_model] = longest
-        self.enough[tenant_and_model] = ceil(longest * ROOM)
+        average = self.average.get(tenant_and_model, output_tokens)
+        average += (output_tokens - average) * SHARE_OF_LATEST
+        self.longest[tenant_and_model], self.average[tenant_and_model] = longest, average
+        self.known[tenant_and_model] = Length(usual=int(average), enough=ceil(longest * ROOM))
 
 
 class Runtime:

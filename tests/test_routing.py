@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.policy import ModelPolicy, Policy, TenantPolicy
-from guard.routing import Ask, Plan, plan
+from guard.routing import Ask, Length, Plan, plan
+from spend.capabilities import Capabilities
 from spend.ledger import Offer
 from spend.models import Route
 from spend.prices import PricePeriod
@@ -325,21 +326,62 @@ def downgrades_from(tenant: TenantPolicy) -> set[str]:
 # What an answer without a maximum needs
 
 
-def modest_of(lengths: dict[tuple[str, str], int], ask: Ask = ASK, **tenant: Any) -> int | None:
+def offer_by(lengths: dict[tuple[str, str], Length], ask: Ask = ASK, **tenant: Any) -> Offer:
     models = {"large": LARGE}
     (offer,) = plan(ask, tenant_of(["large"], **tenant), Policy({}, {}, models, (), 1), NOW, lengths=lengths).offers
-    return offer.modest_tokens
+    return offer
+
+
+def modest_of(enough: int, ask: Ask = ASK) -> int | None:
+    return offer_by({("acme", "large"): Length(enough // 3, enough)}, ask).modest_tokens
 
 
 def test_without_history_a_quarter_of_the_default_is_enough() -> None:
-    assert modest_of({("other", "large"): 7, ("acme", "small"): 7}) == 250
+    offer = offer_by({("other", "large"): Length(7, 7), ("acme", "small"): Length(7, 7)})
+    assert (offer.modest_tokens, offer.floor_tokens) == (250, 64)
 
 
 def test_with_history_it_is_what_answers_kept_within_between_floor_and_default() -> None:
-    assert modest_of({("acme", "large"): 300}) == 300
-    assert modest_of({("acme", "large"): 3}) == 64
-    assert modest_of({("acme", "large"): 3_000}) == 1_000
+    assert modest_of(300) == 300
+    assert modest_of(3) == 64
+    assert modest_of(3_000) == 1_000
 
 
 def test_who_names_a_maximum_means_it() -> None:
-    assert modest_of({("acme", "large"): 300}, replace(ASK, max_tokens=500)) is None
+    assert modest_of(300, replace(ASK, max_tokens=500)) is None
+
+
+# How far an answer may be cut
+
+
+def test_an_answer_is_cut_to_no_less_than_half_of_what_is_usual() -> None:
+    assert offer_by({("acme", "large"): Length(500, 750)}).floor_tokens == 250
+    assert offer_by({("acme", "large"): Length(80, 120)}).floor_tokens == 64
+
+
+THINKER = model_of("small", 5, 20, capabilities=Capabilities(thinks_within_maximum=True, efforts=("none", "low")))
+
+
+@pytest.mark.parametrize(
+    ("ask", "floor_tokens"),
+    [({}, 500), ({"effort": "none"}, 250), ({"needs": frozenset({"tools"})}, 500)],
+)
+def test_one_that_thinks_within_its_maximum_is_not_asked_for_less_than_is_usual(
+    ask: dict[str, Any], floor_tokens: int
+) -> None:
+    policy = Policy({}, {}, {"small": THINKER}, (), 1)
+    lengths = {("acme", "small"): Length(500, 750)}
+    (offer,) = plan(replace(ASK, **ask), tenant_of(["small"]), policy, NOW, lengths=lengths).offers
+    assert offer.floor_tokens == floor_tokens
+
+
+def test_one_that_usually_thinks_for_longer_than_the_maximum_is_passed_over_unless_it_was_asked_for() -> None:
+    policy = Policy({}, {}, {"large": LARGE, "small": THINKER}, (), 1)
+    lengths = {("acme", "small"): Length(500, 750)}
+    tenant = tenant_of(["large", "small"], [("large", "small")])
+    brief = plan(replace(ASK, max_tokens=499), tenant, policy, NOW, lengths=lengths)
+    assert (told(brief), brief.left_out) == ([("large", "primary", False)], (("small", "thinks_longer"),))
+    longer = plan(replace(ASK, max_tokens=500), tenant, policy, NOW, lengths=lengths)
+    assert "small" in [offer.model for offer in longer.offers]
+    asked = plan(replace(ASK, model="small", max_tokens=100), tenant, policy, NOW, lengths=lengths)
+    assert asked.offers[0].model == "small"

@@ -226,6 +226,8 @@ ANSWER_HEADERS = {
     "X-Guard-Model": "The model that served.",
     "X-Guard-Requested-Model": "The model that was asked for.",
     "X-Guard-Route": "primary, downgrade or fallback.",
+    "X-Guard-Max-Tokens": "The maximum of output tokens that was allowed; only where it was lowered.",
+    "X-Guard-Adapted": "Names of the parameters left out or mapped for the model that served; absent if none.",
     "X-Guard-Cost-Usd": "What the call cost; not on streams, and not for a tenant that hides money.",
     "X-Guard-Budget-State": "The tightest budget's state: active, warned, degraded or stopped.",
     "X-Guard-Budget-Limit-Usd": "Its limit; not for a tenant that hides money.",
