@@ -1,8 +1,9 @@
 """Reading a chat request, in either shape, into what the guard needs of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from unicodedata import normalize
 
 from guard.adapt import needs_of
 from guard.messages import check_messages, count_images, without_images
@@ -92,9 +93,43 @@ def _asked(
             effort=sent.get("reasoning_effort", ""),
         ),
         body={"messages": messages, **sent},
-        customer=body.get("user") or "",
-        conversation=conversation or "",
+        customer=tidy(body.get("user")) or tidy(body.get("safety_identifier")),
+        conversation=tidy(conversation),
         tenant_id=tenant_id,
         stream=bool(body.get("stream")),
         show_usage=bool(options.get("include_usage")),
     )
+
+
+CUSTOMER_HEADER, CONVERSATION_HEADER = "X-Guard-Customer", "X-Guard-Conversation"
+
+
+def tidy(given: str | None) -> str:
+    """An id in the one form in which it is counted, however it was typed; empty for none."""
+    return normalize("NFC", given or "").strip()
+
+
+def with_headers(asked: Asked, headers: Mapping[str, str]) -> Asked:
+    """Customer and conversation named by headers, for clients that can't set them in the body.
+
+    Raises InvalidRequest where a header is no id, or its body says otherwise.
+    """
+    customer = _agreed(asked.customer, CUSTOMER_HEADER, headers)
+    conversation = _agreed(asked.conversation, CONVERSATION_HEADER, headers)
+    if (customer, conversation) == (asked.customer, asked.conversation):
+        return asked
+    return replace(asked, customer=customer, conversation=conversation)
+
+
+def _agreed(in_body: str, header: str, headers: Mapping[str, str]) -> str:
+    if not (given := headers.get(header)):
+        return in_body
+    try:  # WSGI's habit, kept by ASGI: bytes as Latin-1
+        given = given.encode("latin-1").decode()
+    except UnicodeError:
+        raise refuse(header, "must be UTF-8.") from None
+    identifier(given, header)
+    in_header = tidy(given)
+    if in_body and in_header and in_body != in_header:
+        raise refuse(header, f"names another than the body does, which is {in_body!r}.")
+    return in_body or in_header

@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema
 
 from guard import idempotency
 from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
-from guard.asked import Asked, read_chat, read_completion
+from guard.asked import Asked, read_chat, read_completion, with_headers
 from guard.bills import tokens_only
 from guard.budget import BudgetStatus
 from guard.chat import Answer, ChatCall, converse, lowered_max_tokens, open_stream
@@ -60,7 +60,8 @@ class ChatView(LeanAPIView):
         runtime = runtime_of(request)
         key = authenticate(request, runtime)
         line_of(request).asked(data := read_body(request))
-        exchange = Exchange(request, key, self.read(data), request_id_of(request))
+        asked = with_headers(self.read(data), request.headers)
+        exchange = Exchange(request, key, asked, request_id_of(request))
         call = call_of(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
         if isinstance(claim, Answer):

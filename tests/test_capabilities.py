@@ -1,6 +1,7 @@
 """Calls that the guard moves to another model: made fit for it, passed over where they can't be, learned from."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -10,8 +11,11 @@ from django.db import transaction
 
 from spend.capabilities import Capabilities, of_family
 from spend.models import Breaker, CatalogueModel, LearnedCapability, LedgerEntry, PriceTier
+from spend.pricing import bound_input_tokens
+from tenants.models import Budget
+from tenants.money import TICKS_PER_USD
 from tests.factories import BudgetFactory, DowngradeRuleFactory
-from tests.support.agents import Agent, audit, chunks_of, eventually, upstream
+from tests.support.agents import HELLO, Agent, audit, chunks_of, eventually, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -231,3 +235,90 @@ def test_a_lesson_is_unlearned_when_a_call_proves_it_wrong(hire: Hire, provider:
     provider.behave(upstream(agent.model))
     # Once the worker has read of it; what nobody knows nobody can unlearn.
     eventually(lambda: agent.chat(temperature=0.2).status_code == 200 and lessons(agent) == [])
+
+
+# How long answers may be
+
+
+@STREAMED
+def test_a_maximum_that_was_lowered_is_told(hire: Hire, server: GuardServer, provider: Provider, stream: bool) -> None:
+    agent = hire(soft_cap="1")
+    provider.behave(upstream(agent.fallback), status=500)
+    assert "X-Guard-Max-Tokens" not in chat(agent, stream=stream, max_tokens=50).headers
+    with server.database():
+        budget = Budget.objects.get(tenant_id=agent.tenant_id)
+        spent = sum(entry.cost_ticks for entry in LedgerEntry.objects.filter(tenant_id=agent.tenant_id))
+        budget.limit_ticks = spent + bound_input_tokens(HELLO) * 12_500 + 300 * 25_000
+        budget.save()
+    assert chat(agent, stream=stream, max_tokens=1_000).headers["X-Guard-Max-Tokens"] == "300"
+
+
+def test_a_burst_near_the_cap_is_served_in_whole_answers(hire: Hire, server: GuardServer, provider: Provider) -> None:
+    """Twenty answers of 500 tokens fit: about so many are served, and no more of them by cutting them to stubs."""
+    agent = hire(soft_cap="1")
+    provider.behave(upstream(agent.model), content="word " * 500, latency_s=0.05)
+    provider.behave(upstream(agent.fallback), status=500)
+    cost = int(Decimal(agent.chat(max_tokens=500).headers["X-Guard-Cost-Usd"]) * TICKS_PER_USD)
+    with server.database():
+        budget = Budget.objects.get(tenant_id=agent.tenant_id)
+        budget.limit_ticks = 21 * cost
+        budget.save()
+    with ThreadPoolExecutor(40) as threads:
+        answers = list(threads.map(lambda _: agent.chat(max_tokens=500), range(40)))
+    served = [answer for answer in answers if answer.status_code == 200]
+    assert 19 <= len(served) <= 21
+    assert all(int(answer.headers.get("X-Guard-Max-Tokens", 500)) >= 250 for answer in served)
+
+
+def test_an_answer_cut_while_thinking_teaches_that_it_thinks_within_its_maximum(hire: Hire, provider: Provider) -> None:
+    agent = hire(soft_cap="1")
+    usage = {
+        "prompt_tokens": 100, "completion_tokens": 16, "total_tokens": 116,
+        "completion_tokens_details": {"reasoning_tokens": 16},
+    }  # fmt: skip
+    message = {"role": "assistant", "content": None, "reasoning_content": "thinking"}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    provider.behave(upstream(agent.model), body={"choices": [choice], "usage": usage})
+    assert agent.chat(max_tokens=16).status_code == 200
+    assert lessons(agent) == [(agent.model, "thinks_within_maximum", "")]
+
+
+# Customers and conversations
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({"X-Guard-Customer": "ada", "X-Guard-Conversation": "c-1"}, {}, ("ada", "c-1")),
+        ({"X-Guard-Customer": "ada"}, {"user": " ada"}, ("ada", "")),
+        ({}, {"user": " ", "safety_identifier": "ada"}, ("ada", "")),
+        ({}, {"user": "ada", "safety_identifier": "bob"}, ("ada", "")),
+        ({"X-Guard-Customer": ""}, {"metadata": {"conversation_id": " c-1 "}}, ("", "c-1")),
+        ({"X-Guard-Customer": "Ren\u00e9e".encode()}, {"user": "Rene\u0301e"}, ("Ren\u00e9e", "")),
+    ],
+)
+def test_who_and_in_which_conversation_is_named_by_body_or_headers(
+    hire: Hire, headers: dict[str, Any], body: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    agent = hire()
+    assert agent.chat(headers, **body).status_code == 200
+    entry = agent.entry()
+    assert (entry.customer, entry.conversation) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "own"),
+    [
+        ({"X-Guard-Customer": "bob"}, {"user": "ada"}, {"customerId": "ada"}),
+        ({"X-Guard-Conversation": "c-2"}, {"metadata": {"conversation_id": "c-1"}}, {"conversationId": "c-1"}),
+        ({"X-Guard-Customer": "x" * 256}, {}, {}),
+        ({"X-Guard-Customer": b"\xff"}, {}, {}),
+    ],
+)
+def test_a_header_that_disagrees_or_is_no_id_is_refused(
+    hire: Hire, provider: Provider, headers: dict[str, Any], body: dict[str, Any], own: dict[str, Any]
+) -> None:
+    agent = hire()
+    for answer in (agent.chat(headers, **body), agent.own_chat(headers, **own)):
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(headers)))
+    assert not provider.calls()
