@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 from dashboard.charts import Line, StackedChart, by_day, by_hour
 from dashboard.forecast import Forecast, forecast, pace_since
 from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, used_ppm
+from dashboard.queries.cached import CachedSaving, cached_saving
 from dashboard.queries.savings import Savings, savings_of
 from dashboard.queries.subjects import Subjects, top_conversations, top_customers
 from dashboard.queries.sums import (
@@ -103,6 +104,7 @@ class TenantReport:
     customers: Subjects
     conversations: Subjects
     savings: Savings
+    cached: CachedSaving
     key_names: dict[str, str]
     is_over_budget: bool
 
@@ -157,6 +159,7 @@ def _tenant_report(tenant: Tenant, span: Span, now: datetime, mark: datetime) ->
         customers=top_customers(tenant, span, mark),
         conversations=top_conversations(tenant, span, mark),
         savings=savings_of(tenant, span, mark),
+        cached=cached_saving(in_span, span),
         key_names={str(key.pk): str(key) for key in tenant.keys.all()},
         is_over_budget=bool(mostly_over_budget([tenant.id], now)),
     )

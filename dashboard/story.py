@@ -32,6 +32,8 @@ DECISIONS = {
     "no_images": "{model} was passed over: it takes no images.",
     "no_choices": "{model} was passed over: it does not give several choices.",
     "no_logprobs": "{model} was passed over: it gives no log probabilities.",
+    "conversation_kept": "{model} was not used: another one served this conversation before, and having it cached is "
+    "no dearer.",
     "thinks_longer": "{model} was passed over: it usually thinks for longer than the maximum that was asked for.",
     "too_long": "{model} was passed over: the prompt is longer than its context.",
     "images_not_priced": "{model} cannot take images here: they have no price.",

@@ -91,6 +91,7 @@ def _asked(
             images=images,
             needs=needs_of(sent, images),
             effort=sent.get("reasoning_effort", ""),
+            has_begun=any(message.get("role") == "assistant" for message in messages),
         ),
         body={"messages": messages, **sent},
         customer=tidy(body.get("user")) or tidy(body.get("safety_identifier")),

@@ -14,18 +14,21 @@ the same story; its answer begins at the provider's first event, and `guard.stre
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from django.conf import settings
+from django.db import Error
 from django.utils import timezone
 
-from guard import breaker, idempotency
+from guard import affinity, breaker, idempotency
 from guard.adapt import Adapted, adapt, disproved, lessons_of
 from guard.bills import read_bill
 from guard.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
+from guard.conversations import LastServed, last_in_ledger
 from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
@@ -121,6 +124,8 @@ class Story:
     """What those refusals taught, and the next attempt of the model will heed."""
     adapted: Adapted | None = None
     """The request as it was sent last."""
+    last: LastServed | None = None
+    """The latest answer in its conversation."""
     cost_ticks: int = 0
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
@@ -252,6 +257,7 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
     try:
         if call.pace.per_minute:
             await runtime.query(take_turn, call.pace.per_minute)
+        story.last = await last_served(call, runtime)
         while True:
             with story.trace.step("hold"):
                 hold = await reserve(story, runtime)
@@ -278,6 +284,18 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
         if isinstance(error, LedgerError) and story.sent:
             raise LedgerUnavailable(LATE_LEDGER, should_retry=False) from error
         raise
+
+
+async def last_served(call: ChatCall, runtime: Runtime) -> LastServed | None:
+    """The latest answer in the call's conversation, where it has begun; from the ledger if not by this worker."""
+    if not (call.caller.conversation and call.ask.has_begun):
+        return None
+    if (last := runtime.conversations.get(call.caller)) is None:
+        with suppress(Error):  # then it is planned as if it began now
+            last = await runtime.query(last_in_ledger, call.caller)
+        if last:
+            runtime.conversations.note(call.caller, last)
+    return last
 
 
 def outcome_of(error: Exception) -> tuple[Outcome, str]:
@@ -332,7 +350,7 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     circuits, providers = runtime.open_circuits(), runtime.providers.by_name
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused, open_circuits=circuits,
-        providers=providers, lengths=runtime.lengths.known,
+        providers=providers, lengths=runtime.lengths.known, last=story.last,
     )  # fmt: skip
     if not planned.offers:
         story.note_left_out(planned)
@@ -402,9 +420,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
-    story.adapted = adapt(
-        story.call.body, story.call.ask.needs, capabilities_of(model, story), chosen=story.call.ask.model != offer.model
-    )
+    story.adapted = made_fit(story, model, chosen=story.call.ask.model != offer.model)
     payload = {
         **story.adapted.body,
         "model": model.upstream_name,
@@ -414,7 +430,17 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
         story.note(offer.model, "adapted", parameters=", ".join(story.adapted.names))
     with story.trace.sending(hold.reserved, payload):
         story.sent = hold
-        return await send(provider, payload, story.trace.headers())
+        affine = affinity.headers_for(offer.provider, story.call.caller, story.call.body)
+        return await send(provider, payload, {**story.trace.headers(), **affine})
+
+
+def made_fit(story: Story, model: ModelPolicy, *, chosen: bool) -> Adapted:
+    """The request as it goes to this model, by what is known of it and what it has just refused in this call."""
+    call, known = story.call, capabilities_of(model, story)
+    adapted = adapt(call.body, call.ask.needs, known, chosen=chosen)
+    added = affinity.parameters_for(model.provider, call.caller, call.body)
+    takes = {name: value for name, value in added.items() if not known.refuses(name, call.ask.effort)}
+    return replace(adapted, body={**adapted.body, **takes}) if takes else adapted
 
 
 def capabilities_of(model: ModelPolicy, story: Story) -> Capabilities:
@@ -438,17 +464,24 @@ async def turn_to_another(hold: Hold, rejection: Rejected, story: Story, runtime
     if lessons:
         await runtime.note(learn_lessons, model.id, lessons, str(rejection), timezone.now())
     refusal = InvalidRequest(words_of(rejection, call.tenant), param=rejection.param)
-    is_asked_for = model.id == call.ask.model or (
-        call.ask.model == AUTO and model.id == call.caller.requested_model and not lessons
-    )
-    if is_asked_for:
+    if is_callers(model.id, lessons, story):
         raise refusal
     story.refused[model.id] = refusal
     story.note(model.id, "rejected", parameter=rejection.param or "")
     story.learned[model.id] = (*story.learned.get(model.id, ()), *lessons)
-    again = adapt(call.body, call.ask.needs, capabilities_of(model, story), chosen=True)
-    if again.body == story.adapted.body:  # it would refuse it again
-        story.failed[model.id] = "rejected"
+    if made_fit(story, model, chosen=model.id != call.ask.model).body == story.adapted.body:
+        story.failed[model.id] = "rejected"  # it would refuse it again
+
+
+def is_callers(model_id: str, lessons: tuple[Lesson, ...], story: Story) -> bool:
+    """Whether a refusal that teaches this goes to the caller: not where it is of something that the guard added."""
+    call, sent = story.call, story.adapted
+    assert sent  # noqa: S101
+    if any(lesson.name in sent.body and lesson.name not in call.body for lesson in lessons):
+        return False
+    return model_id == call.ask.model or (
+        call.ask.model == AUTO and model_id == call.caller.requested_model and not lessons
+    )
 
 
 def words_of(rejection: Rejected, tenant: TenantPolicy) -> str:
@@ -539,6 +572,9 @@ async def learn(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: St
     """What a served call teaches: that the model is well, and what its bill says of its bounds."""
     model, ask, max_tokens = hold.reserved.offer.model, story.call.ask, hold.reserved.max_tokens
     policy = runtime.policy.models.get(model)
+    offer = hold.reserved.offer
+    last = LastServed(offer.model, offer.route, bill.usage.input_tokens, timezone.now())
+    runtime.conversations.note(story.call.caller, last)
     if policy and story.adapted and (wrong := disproved(story.adapted.body, ask.needs, policy.capabilities)):
         await runtime.note(unlearn_lessons, model, wrong)
     if not bill.is_estimated:

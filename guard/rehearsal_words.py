@@ -34,6 +34,7 @@ LEFT_OUT = {
     "no_images": "{} takes no images",
     "no_choices": "{} does not give several choices",
     "no_logprobs": "{} gives no log probabilities",
+    "conversation_kept": "another model than {} served this conversation before",
     "thinks_longer": "{} usually thinks for longer than the maximum that is asked for",
     "too_long": "the prompt is longer than {}'s context",
     "images_not_priced": "{} has no price for images",

@@ -5,6 +5,9 @@ put a cheaper model first, where it really is cheaper for this call at today's p
 expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
 Where a model does not fit what is left of the budget, a cheaper one on the route may.
 
+A conversation that has begun keeps its model, whose provider has most of it cached, where the caller left the
+choice to the route and no other is cheaper in spite of that; and moving past the soft cap must save as much.
+
 A model that the caller did not name is passed over where it cannot serve what the call means (`guard.adapt`).
 """
 
@@ -15,6 +18,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from guard.adapt import effort_for, unfit
+from guard.conversations import LastServed
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from spend.allowances import NOTED_EVERY, bound_tokens
 from spend.capabilities import NO_REASONING
@@ -55,6 +59,8 @@ class Ask:
     needs: frozenset[str] = frozenset()
     """What its answer must have or be, by `guard.adapt.MEANINGS`."""
     effort: str = ""
+    has_begun: bool = False
+    """Whether there is an answer in it already."""
 
 
 RELUCTANT = frozenset({"no_logprobs", "too_long"})
@@ -95,8 +101,11 @@ def plan(
     open_circuits: Collection[str] = (),
     providers: Collection[str] | None = None,
     lengths: Lengths = MappingProxyType({}),
+    last: LastServed | None = None,
 ) -> Plan:
     """The offers for `ask`, best first; of models to be tried `again`, which refused it as it was, last.
+
+    `last` is the latest answer in its conversation.
 
     Left out are models that failed already, whose circuit is open, or whose provider is none of `providers`,
     which are those with a key; and those that cannot serve what the call means, unless the caller named them.
@@ -107,18 +116,18 @@ def plan(
     reluctant: dict[str, Candidate] = {}
     left_out: list[tuple[str, str]] = []
     for name in order:
-        candidate = _candidate(name, ask, tenant, policy, now, lengths)
+        candidate = _candidate(name, ask, tenant, policy, now, lengths, last)
         if name in failed:
             continue
         why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, open_circuits, providers)
-        if not isinstance(candidate, Candidate) or why not in {None, *RELUCTANT}:
-            left_out.append((name, str(why)))
-        elif why is None:
-            candidates[name] = candidate
-        else:
+        if why:
             left_out.append((name, why))
-            reluctant[name] = candidate
-    offers = _offers(wanted, order, candidates or reluctant, tenant)
+        if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
+            (reluctant if why else candidates)[name] = candidate
+    keeps = last if ask.model == AUTO else None
+    offers = _offers(wanted, order, candidates or reluctant, tenant, keeps)
+    if offers and keeps and offers[0].model == keeps.model != wanted and wanted in candidates:
+        left_out.append((wanted, "conversation_kept"))
     return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
 
 
@@ -141,7 +150,13 @@ def _why_not(
     return "too_long" if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
 
 
-def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], tenant: TenantPolicy) -> list[Offer]:
+def _offers(
+    wanted: str,
+    order: list[str],
+    candidates: dict[str, Candidate],
+    tenant: TenantPolicy,
+    keeps: LastServed | None,
+) -> list[Offer]:
     """Below the soft cap: the first that works. Past it: cheaper ones by rule, then what else fits."""
     if not candidates:
         return []
@@ -149,6 +164,9 @@ def _offers(wanted: str, order: list[str], candidates: dict[str, Candidate], ten
     # A model reached only because a provider failed is a fallback, even if it is cheaper.
     otherwise = Route.PRIMARY if usable[0] == wanted else Route.FALLBACK
     first = candidates[_first_on_route(usable, wanted, tenant)]
+    kept = candidates.get(keeps.model) if keeps else None
+    if kept and keeps and kept is not first and kept.expected_ticks <= first.expected_ticks:
+        first, otherwise = kept, keeps.route
     cheaper = [
         candidates[name]
         for name in _downgrades_of(first.model.id, tenant)
@@ -175,7 +193,13 @@ def _downgrades_of(model: str, tenant: TenantPolicy) -> list[str]:
 
 
 def _candidate(
-    name: str, ask: Ask, tenant: TenantPolicy, policy: Policy, now: datetime, lengths: Lengths
+    name: str,
+    ask: Ask,
+    tenant: TenantPolicy,
+    policy: Policy,
+    now: datetime,
+    lengths: Lengths,
+    last: LastServed | None,
 ) -> Candidate | str:
     """The model priced for this call, or why it cannot serve."""
     model = policy.models.get(name)
@@ -194,7 +218,9 @@ def _candidate(
         choices=ask.choices,
     )
     max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
-    expected_ticks = cost_ticks(expected_usage(ask, model, max_tokens), price)
+    # Priced as its provider will bill it, having so much of the input in its cache.
+    cached_tokens = last.cached_tokens(now) if last and last.model == name else 0
+    expected_ticks = cost_ticks(expected_usage(ask, model, max_tokens, cached_tokens), price)
     length = lengths.get((tenant.id, name))
     thinking_tokens = length.usual if length and _thinks_within_maximum(ask, model) else 0
     usual = length.usual // LEAST_OF_USUAL if length else 0
@@ -212,10 +238,15 @@ def _thinks_within_maximum(ask: Ask, model: ModelPolicy) -> bool:
     return known.thinks_within_maximum and effort != NO_REASONING
 
 
-def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int) -> Usage:
+def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int, cached_tokens: int = 0) -> Usage:
     """What a call usually comes to, for comparing prices: its text's tokens, and all of its answers."""
     images = explained_input(ask, model) - ask.input_tokens
-    return Usage(input_tokens=ask.input_tokens // BYTES_PER_TOKEN + images, output_tokens=max_tokens * ask.choices)
+    input_tokens = ask.input_tokens // BYTES_PER_TOKEN + images
+    return Usage(
+        input_tokens=input_tokens,
+        cached_input_tokens=min(cached_tokens, input_tokens),
+        output_tokens=max_tokens * ask.choices,
+    )
 
 
 def explained_input(ask: Ask, model: ModelPolicy) -> int:

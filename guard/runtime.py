@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from guard import breaker
 from guard.content import Contents
+from guard.conversations import Conversations
 from guard.errors import GuardError
 from guard.failures import demo_stands_in
 from guard.idempotency import forget_old
@@ -93,6 +94,7 @@ class Runtime:
         self.keeper = PolicyKeeper()
         self.releases = Releases()
         self.lengths = Lengths()
+        self.conversations = Conversations()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
         # Rare queries of the chat path (breakers, allowances): one thread, one connection.

@@ -78,7 +78,8 @@ class PlainAgent:
         self.messages.append(answer)
 
     def ask(self) -> dict[str, Any]:
-        raw = self.client.chat.completions.with_raw_response.create(
+        create: Any = self.client.chat.completions.with_raw_response.create
+        raw = create(
             model=self.model,
             messages=self.messages,
             tools=[TOOL],
@@ -88,10 +89,13 @@ class PlainAgent:
             max_tokens=60,
             user="ada",
             stream=self.stream,
-        )  # type: ignore[call-overload]
+        )
         self.states.append(raw.headers["X-Guard-Budget-State"])
         self.served_by.append(raw.headers["X-Guard-Model"])
-        return self.put_together(raw.parse()) if self.stream else raw.parse().choices[0].message.model_dump()
+        if self.stream:
+            return self.put_together(raw.parse())
+        message: dict[str, Any] = raw.parse().choices[0].message.model_dump()
+        return message
 
     def put_together(self, chunks: Any) -> dict[str, Any]:
         content, calls = "", dict[int, dict[str, Any]]()

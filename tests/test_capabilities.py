@@ -14,6 +14,7 @@ from spend.models import Breaker, CatalogueModel, LearnedCapability, LedgerEntry
 from spend.pricing import bound_input_tokens
 from tenants.models import Budget
 from tenants.money import TICKS_PER_USD
+from tenants.trail import raise_revision
 from tests.factories import BudgetFactory, DowngradeRuleFactory
 from tests.support.agents import HELLO, Agent, audit, chunks_of, eventually, upstream
 from tests.support.provider import Provider
@@ -322,3 +323,73 @@ def test_a_header_that_disagrees_or_is_no_id_is_refused(
     for answer in (agent.chat(headers, **body), agent.own_chat(headers, **own)):
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(headers)))
     assert not provider.calls()
+
+
+# Conversations keep their model
+
+BEGUN: Any = [*HELLO, {"role": "assistant", "content": "Let me see."}, *HELLO]
+TALK = {"conversation_id": "c-1"}
+
+
+def test_the_same_conversation_has_the_same_key_at_its_provider(
+    hire: Hire, server: GuardServer, provider: Provider
+) -> None:
+    agent = hire(soft_cap="1")
+    with server.database():
+        CatalogueModel.objects.filter(pk=agent.fallback).update(provider="openai")
+        raise_revision()
+    for model in (agent.model, agent.fallback):
+        for conversation in ("c-1", "c-1", "c-2"):
+            assert agent.chat(model=model, metadata={"conversation_id": conversation}).status_code == 200
+        assert agent.chat(model=model).status_code == 200
+    ids = [call["headers"].get("x-grok-conv-id") for call in provider.calls(upstream(agent.model))]
+    keys = [call["body"].get("prompt_cache_key") for call in provider.calls(upstream(agent.fallback))]
+    for same, again, other, none in (ids, keys):
+        assert same == again != other
+        assert none is None
+        assert 16 <= len(same) <= 64
+        assert "c-1" not in same
+    assert agent.chat(model=agent.fallback, metadata=TALK, prompt_cache_key="mine").status_code == 200
+    assert sent_to(provider, agent.fallback)[-1]["prompt_cache_key"] == "mine"
+    assert not {"x-grok-conv-id"} & provider.calls(upstream(agent.fallback))[-1]["headers"].keys()
+    assert agent.chat(model=agent.model, prompt_cache_key="mine").status_code == 200
+    assert provider.calls(upstream(agent.model))[-1]["headers"]["x-grok-conv-id"] not in {*ids, "mine"}
+
+
+def test_a_key_that_the_guard_added_and_a_provider_refuses_is_left_out(
+    hire: Hire, server: GuardServer, provider: Provider
+) -> None:
+    agent = hire(soft_cap="1")
+    with server.database():
+        CatalogueModel.objects.filter(pk=agent.model).update(provider="openai")
+        raise_revision()
+    words = {
+        "message": "Unknown parameter: 'prompt_cache_key'.",
+        "param": "prompt_cache_key",
+        "code": "unknown_parameter",
+    }
+    provider.behave(upstream(agent.model), status=400, body={"error": words}, fail_first_n=1)
+    provider.behave(upstream(agent.fallback), status=500)
+    assert agent.chat(metadata=TALK).status_code == 200
+    assert ["prompt_cache_key" in sent for sent in sent_to(provider, agent.model)] == [True, False]
+    assert lessons(agent) == [(agent.model, "parameter", "prompt_cache_key")]
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same worker", "another one"])
+def test_a_conversation_keeps_the_model_that_it_fell_back_to(
+    hire: Hire, server: GuardServer, provider: Provider, restart: bool
+) -> None:
+    agent = hire(soft_cap="1")
+    provider.behave(upstream(agent.model), fail_first_n=1, status=500)
+    begun = agent.chat(model="auto", metadata=TALK)
+    assert begun.headers["X-Guard-Route"] == "fallback"
+    if restart:
+        server.restart()
+    kept = agent.chat(model="auto", metadata=TALK, messages=BEGUN)
+    assert (kept.headers["X-Guard-Model"], kept.headers["X-Guard-Route"]) == (agent.fallback, "fallback")
+    others: list[dict[str, Any]] = [
+        {"metadata": {"conversation_id": "c-2"}}, {"metadata": TALK, "model": agent.model}, {},
+    ]  # fmt: skip
+    for other in others:
+        body: dict[str, Any] = {"model": "auto", "messages": BEGUN, **other}
+        assert agent.chat(**body).headers["X-Guard-Model"] == agent.model

@@ -14,6 +14,7 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboard.queries.cached import CachedSaving, cached_saving
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
 from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
@@ -371,3 +372,16 @@ def test_the_command_sums_and_mends() -> None:
     assert misfits()
     call_command("roll_up", check=True)
     assert misfits() == []
+
+
+def test_cached_input_saved_what_it_would_have_cost_more_uncached_on_its_day(shop: dict[str, Any]) -> None:
+    tenant, key = shop["tenant"], shop["key"]
+    model = CatalogueModelFactory.create(id="cacher")
+    rise = NOW - timedelta(days=1)
+    PriceFactory.create(model=model, starts_at=rise, tier__input_ticks=22_500, tier__cached_input_ticks=2_500)
+    place_call(tenant, key, NOW - timedelta(days=3), model="cacher", input_tokens=900, cached_input_tokens=100)
+    place_call(tenant, key, NOW - timedelta(hours=1), model="cacher", input_tokens=100, cached_input_tokens=50)
+    place_call(tenant, key, NOW - timedelta(hours=1), model="gone", input_tokens=0, cached_input_tokens=7)
+    span = spans_at(NOW, tenant.zone)["30"]
+    saving = cached_saving(daily_rows(tenant, span, mark_of(tenant)), span)
+    assert saving == CachedSaving(157, 1_000, 100 * (12_500 - 2_000) + 50 * (22_500 - 2_500))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard.conversations import LastServed
 from guard.policy import ModelPolicy, Policy, TenantPolicy
 from guard.routing import Ask, Length, Plan, plan
 from spend.capabilities import Capabilities
@@ -385,3 +386,52 @@ def test_one_that_usually_thinks_for_longer_than_the_maximum_is_passed_over_unle
     assert "small" in [offer.model for offer in longer.offers]
     asked = plan(replace(ASK, model="small", max_tokens=100), tenant, policy, NOW, lengths=lengths)
     assert asked.offers[0].model == "small"
+
+
+# Conversations that have begun
+
+TALK = replace(ASK, input_tokens=40_000, max_tokens=100, has_begun=True)
+"""Ten thousand tokens, by the usual count."""
+CHEAP_INPUT = model_of("cheap", 80, 400)
+
+
+def cached(model: ModelPolicy, cached_input_ticks: int) -> ModelPolicy:
+    tier = model.prices[0].price.tiers[0]
+    price = PriceList(1, (replace(tier, cached_input_ticks=cached_input_ticks),))
+    return replace(model, prices=(model.prices[0]._replace(price=price),))
+
+
+def last_of(model: str, *, age: timedelta = timedelta(minutes=1), tokens: int = 9_000) -> LastServed:
+    return LastServed(model, Route.PRIMARY if model == "large" else Route.DOWNGRADE, tokens, NOW - age)
+
+
+def planned_after(last: LastServed | None, ask: Ask = TALK, **tenant: Any) -> Plan:
+    models = {"large": cached(LARGE, 10), "cheap": CHEAP_INPUT, "small": cached(SMALL, 1)}
+    policy = Policy({}, {}, models, (), 1)
+    return plan(ask, tenant_of(["large"], tenant.get("rules", [("*", "cheap")])), policy, NOW, last=last)
+
+
+def test_past_the_soft_cap_a_conversation_moves_only_where_that_saves_more_than_its_cache() -> None:
+    assert told(planned_after(None))[1] == ("cheap", "downgrade", False)
+    assert told(planned_after(last_of("large")))[0] == ("large", "primary", False)
+    forgotten = last_of("large", age=timedelta(minutes=11))
+    assert told(planned_after(forgotten))[1] == ("cheap", "downgrade", False)
+    too_short = last_of("large", tokens=1_023)
+    assert told(planned_after(too_short))[1] == ("cheap", "downgrade", False)
+    assert told(planned_after(last_of("large"), rules=[("*", "small")]))[1] == ("small", "downgrade", False)
+
+
+def test_a_conversation_keeps_the_model_it_was_moved_to() -> None:
+    rules = [("*", "small")]
+    kept = planned_after(last_of("small"), rules=rules)
+    assert told(kept)[0] == ("small", "downgrade", False)
+    assert ("large", "conversation_kept") in kept.left_out
+    assert told(planned_after(last_of("small"), replace(TALK, model="large"), rules=rules))[0][0] == "large"
+
+
+def test_a_conversation_goes_back_from_a_dearer_model() -> None:
+    policy = Policy({}, {}, {"large": LARGE, "small": SMALL}, (), 1)
+    fell_back = LastServed("large", Route.FALLBACK, 9_000, NOW)
+    assert plan(TALK, tenant_of(["small", "large"]), policy, NOW, last=fell_back).offers[0].model == "small"
+    unknown = replace(fell_back, model="gone")
+    assert plan(TALK, tenant_of(["small", "large"]), policy, NOW, last=unknown).offers[0].model == "small"
