@@ -166,7 +166,9 @@ class Hold:
     standings: tuple[Standing, ...]
 
     def status(self, tenant: TenantPolicy, standings: tuple[Standing, ...] | None = None) -> BudgetStatus:
-        return tightest(self.limits, standings or self.standings, can_downgrade=bool(tenant.downgrades))
+        """`standings` may go on with those of windows that counted the call and did not bind it."""
+        own = (standings or self.standings)[: len(self.limits)]
+        return tightest(self.limits, own, can_downgrade=bool(tenant.downgrades))
 
     def status_after(self, cost_ticks: int, tenant: TenantPolicy) -> BudgetStatus:
         """How the budget stands once this hold is settled, as far as this call can tell beforehand."""

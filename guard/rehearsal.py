@@ -37,7 +37,7 @@ from spend.ledger import (
     apply,
 )
 from spend.models import AUTO, Breaker, Reservation, ReservationState, Window
-from spend.opening import opening_ticks
+from spend.opening import spent_in
 from tenants.models import ApiKey, Tenant
 
 Reservable = Held | DoesNotFit | TooMany
@@ -122,7 +122,7 @@ def _caller(asked: Asked, key: KeyPolicy, wanted: str) -> Caller:
 def _standing_of(limit: Limit) -> Standing:
     """A window's balance, or what one would open with that no call has needed yet."""
     window = Window.objects.filter(**limit.key._asdict()).values_list("spent_ticks", "held_ticks").first()
-    return Standing(*window) if window else Standing(opening_ticks(limit.key, limit.ends_at), 0)
+    return Standing(*window) if window else Standing(spent_in(limit.key, limit.ends_at), 0)
 
 
 def _try(reserve: Reserve, standings: tuple[Standing, ...]) -> Reservable:

@@ -62,12 +62,28 @@ FIGURES = ["cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens",
 OUTCOMES = ["served", "refused", "failed"]
 SUMS = ["attempts", *FIGURES, *OUTCOMES]
 
+# What fell in window w by its scope and period, as `spend.opening` sums it; each read off an index.
+END = "coalesce(w.ends_at, '9999-12-31')"
+ENTRIES = f"""SELECT coalesce(sum(e.cost_ticks), 0) FROM spend_ledgerentry e
+    WHERE e.tenant_id = w.tenant_id AND e.at >= w.starts_at AND e.at < {END}"""
+ROLLUPS = (
+    f"SELECT coalesce(sum(l.cost_ticks), 0) FROM spend_rollup l WHERE l.bucket >= w.starts_at AND l.bucket < {END}"
+)
+ARCHIVED = """CASE WHEN w.ends_at IS NULL THEN coalesce((SELECT a.cost_ticks FROM spend_archivedspend a
+    WHERE a.tenant_id = w.tenant_id AND a.scope = w.scope AND a.subject = w.subject), 0) ELSE 0 END"""
+
 FRAGMENTS = {
     "attempted_differs": " OR ".join(f"e.{column} <> r.{column}" for column in ATTEMPTED),
-    "in_scope": """(w.scope = 'installation' OR e.tenant_id = w.tenant_id)
-        AND (w.scope <> 'key' OR CAST(e.key_id AS text) = w.subject)
-        AND (w.scope <> 'customer' OR e.customer = w.subject)
-        AND (w.scope <> 'conversation' OR e.conversation = w.subject)""",
+    "end": END,
+    "fell": f"""CASE w.scope
+        WHEN 'installation' THEN ({ROLLUPS})
+        WHEN 'tenant' THEN ({ROLLUPS} AND l.tenant_id = w.tenant_id)
+        WHEN 'key' THEN ({ENTRIES} AND CAST(e.key_id AS text) = w.subject) + {ARCHIVED}
+        WHEN 'customer' THEN ({ENTRIES} AND e.customer = w.subject AND e.customer <> '') + {ARCHIVED}
+        ELSE ({ENTRIES} AND e.conversation = w.subject AND e.conversation <> '') + {ARCHIVED}
+    END""",
+    "in_scope": """w.tenant_id IN ('', r.tenant_id) AND w.subject = CASE w.scope WHEN 'key' THEN CAST(r.key_id AS text)
+        WHEN 'customer' THEN r.customer WHEN 'conversation' THEN r.conversation ELSE '' END""",
     "is_live": """NOT EXISTS (SELECT 1 FROM spend_rollupmark m
         WHERE m.tenant_id = parts.tenant_id AND parts.at < m.archived_through)""",
     "tier": """t.price_id = e.price_id AND t.above_tokens = (
@@ -106,20 +122,23 @@ CHECKS = [
             WHERE w.held_ticks <> coalesce(c.hold_ticks, 0)""",
     ),
     Check(
-        # Less is right: of what was in flight when the window opened nothing counts against it.  A window that
-        # began before the mark, and not at the very beginning, cannot be checked: its entries are in no sum.
-        "window {0} (tenant {1!r}): its opening is {2}, but only {3} was spent besides what counts against it",
-        """SELECT id, tenant_id, opening_ticks, besides_ticks FROM (
-                SELECT w.id, w.tenant_id, w.opening_ticks, coalesce(sum(e.cost_ticks), 0)
-                    + coalesce(max(a.cost_ticks), 0) - (w.spent_ticks - w.opening_ticks) AS besides_ticks
-                FROM spend_window w LEFT JOIN spend_archivedspend a ON w.ends_at IS NULL
-                    AND a.tenant_id = w.tenant_id AND a.scope = w.scope AND a.subject = w.subject
-                LEFT JOIN spend_ledgerentry e
-                ON e.at >= w.starts_at AND (w.ends_at IS NULL OR e.at < w.ends_at) AND {in_scope}
-                WHERE w.opening_ticks <> 0 AND (w.ends_at IS NULL OR NOT EXISTS (SELECT 1 FROM spend_rollupmark m
-                    WHERE m.archived_through > w.starts_at AND (w.scope = 'installation' OR m.tenant_id = w.tenant_id)))
-                GROUP BY w.id
-            ) opened WHERE opening_ticks > besides_ticks""",
+        # Of keys, customers and conversations those that began before single calls were removed cannot be checked,
+        # unless they never end: what was removed is in no sum of theirs.
+        "window {0} (tenant {1!r}, {2} {3!r}, {4}): it is stale: spent is {5}, but what fell in it cost {6}",
+        """SELECT * FROM (
+                SELECT w.id, w.tenant_id, w.scope, w.subject, w.period, w.spent_ticks, CAST({fell} AS bigint) AS ticks
+                FROM spend_window w
+                WHERE w.scope IN ('installation', 'tenant') OR w.ends_at IS NULL OR NOT EXISTS (
+                    SELECT 1 FROM spend_rollupmark m
+                    WHERE m.tenant_id = w.tenant_id AND m.archived_through > w.starts_at)
+            ) summed WHERE spent_ticks <> ticks""",
+    ),
+    Check(
+        "reservation {0}: it is pending in window {1} (tenant {2!r}, {3} {4!r}, {5}), but not held against it",
+        """SELECT r.id, w.id, w.tenant_id, w.scope, w.subject, w.period FROM spend_reservation r
+            JOIN spend_window w ON w.starts_at <= r.created_at AND r.created_at < {end} AND {in_scope}
+            WHERE r.state = 'pending'
+            AND NOT EXISTS (SELECT 1 FROM {window_ids} WHERE CAST(counted.value AS bigint) = w.id)""",
     ),
     Check(
         "reservation {0}: it counts against window {1}, which there is not",

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from spend.ledger import WindowKey
 from spend.models import Window
-from spend.opening import opening_ticks
+from spend.opening import spent_in
 from tenants.budgets import EffectiveBudget, effective_budgets
 from tenants.models import Scope, Tenant
 from tenants.periods import bounds
@@ -119,7 +119,7 @@ def _own_window(tenant: Tenant, budget: EffectiveBudget, now: datetime) -> Windo
     key = WindowKey(tenant.id, budget.scope, "", budget.period, starts_at)
     if window := Window.objects.filter(**key._asdict()).first():
         return window
-    opening = opening_ticks(key, ends_at)
+    opening = spent_in(key, ends_at)
     return Window(**key._asdict(), ends_at=ends_at, opening_ticks=opening, spent_ticks=opening)
 
 

@@ -15,14 +15,15 @@ Invariants, asserted here: spent + held never passes a hard cap at an admission,
 below zero, and a reservation ends once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid5
 
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing import PriceList, Usage
+from tenants.models import Scope
 
 CROWD = 8
 """What is left is tight where it would not do for so many calls like this one at once."""
@@ -30,6 +31,14 @@ CROWD = 8
 
 class LedgerError(Exception):
     """The database cannot take the command now; nothing was written."""
+
+
+class ScopeKey(NamedTuple):
+    """What a window counts, in whatever period. No tenant is the whole installation."""
+
+    tenant_id: str
+    scope: str
+    subject: str
 
 
 class WindowKey(NamedTuple):
@@ -40,6 +49,21 @@ class WindowKey(NamedTuple):
     subject: str
     period: str
     starts_at: datetime
+
+    @property
+    def scope_key(self) -> ScopeKey:
+        return ScopeKey(self.tenant_id, self.scope, self.subject)
+
+
+class OpenWindow(NamedTuple):
+    """A window that there is, whether a limit asks for it or not: it counts every call from its start to its end."""
+
+    id: int
+    key: WindowKey
+    ends_at: datetime | None
+
+    def counts(self, at: datetime) -> bool:
+        return self.key.starts_at <= at and (self.ends_at is None or at < self.ends_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +134,33 @@ class Caller:
     requested_model: str
 
 
+class Attributed(Protocol):
+    """What says which scopes an attempt counts in: of a Caller, of a reservation and of an entry."""
+
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def key_id(self) -> int: ...
+    @property
+    def customer(self) -> str: ...
+    @property
+    def conversation(self) -> str: ...
+
+
+def scopes_of(attempt: Attributed) -> Iterator[ScopeKey]:
+    """Every scope whose windows count the attempt."""
+    yield ScopeKey("", Scope.INSTALLATION.value, "")
+    yield ScopeKey(attempt.tenant_id, Scope.TENANT.value, "")
+    yield ScopeKey(attempt.tenant_id, Scope.KEY.value, str(attempt.key_id))
+    if attempt.customer:
+        yield ScopeKey(attempt.tenant_id, Scope.CUSTOMER.value, attempt.customer)
+    if attempt.conversation:
+        yield ScopeKey(attempt.tenant_id, Scope.CONVERSATION.value, attempt.conversation)
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reserved:
-    """A reservation as it was made."""
+    """A reservation as it was made. `window_ids` count it: those of its limits, in their order, then all others."""
 
     id: UUID
     caller: Caller
@@ -287,6 +335,7 @@ class Entry:
 class Book:
     """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
 
+    `open_windows` are all that there are of the scopes in which the batch holds, or corrects, something.
     `pending` are their ids with the windows that count them: those they were held against, and since made ones.
     `expired` are those that expired and were not corrected yet.
     `recorded` are the calls whose record was written before: only a batch that is tried again has some.
@@ -295,6 +344,7 @@ class Book:
     windows: dict[int, Balance]
     window_ids: dict[WindowKey, int]
     pending: dict[UUID, tuple[int, ...]]
+    open_windows: dict[ScopeKey, list[OpenWindow]] = field(default_factory=dict)
     expired: dict[UUID, tuple[int, ...]] = field(default_factory=dict)
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
     recorded: set[UUID] = field(default_factory=set)
@@ -401,13 +451,17 @@ def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balanc
     for limit, balance in zip(command.limits, balances, strict=True):
         balance.held_ticks += hold_ticks
         assert balance.spent_ticks + balance.held_ticks <= limit.hard_ticks, "a hold passes the hard cap"  # noqa: S101
+    limit_ids = [balance.id for balance in balances]
+    other_ids = list(_counting(command.caller, command.at, book, besides=limit_ids))
+    for window_id in other_ids:
+        book.windows[window_id].held_ticks += hold_ticks
     reserved = Reserved(
         id=command.id,
         caller=command.caller,
         offer=offer,
         max_tokens=max_tokens,
         hold_ticks=hold_ticks,
-        window_ids=tuple(balance.id for balance in balances),
+        window_ids=(*limit_ids, *other_ids),
         created_at=command.at,
         lease_expires_at=command.lease_expires_at,
     )
@@ -415,6 +469,17 @@ def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balanc
     book.pending[reserved.id] = reserved.window_ids
     _count_in_flight(reserved.caller, +1, book)
     return reserved
+
+
+def _counting(caller: Caller, at: datetime, book: Book, besides: Sequence[int]) -> Iterator[int]:
+    """The windows `besides` those that count a call of `caller` at that instant, whatever budgets it knew of.
+
+    So no window ever misses a call, and one whose budget is taken away and put back is as if it had stayed.
+    """
+    for scope in scopes_of(caller):
+        for window in book.open_windows.get(scope, ()):
+            if window.counts(at) and window.id not in besides:
+                yield window.id
 
 
 def _count_in_flight(caller: Caller, change: int, book: Book) -> None:
@@ -473,7 +538,8 @@ def _correct(reserved: Reserved, bill: Bill | None, at: datetime, book: Book) ->
     """
     if bill is None or bill.cost_ticks is None or reserved.id not in book.expired:
         return NotPending(_standings(reserved, book))
-    window_ids = book.expired.pop(reserved.id)
+    held_ids = book.expired.pop(reserved.id)
+    window_ids = (*held_ids, *_counting(reserved.caller, reserved.created_at, book, besides=held_ids))
     correction = replace(reserved, id=correction_id(reserved.id), window_ids=window_ids)
     cost_ticks = bill.cost_ticks - reserved.hold_ticks
     book.corrections.append((correction, at))
@@ -489,6 +555,6 @@ def correction_id(reservation_id: UUID) -> UUID:
 
 
 def _standings(reserved: Reserved, book: Book) -> tuple[Standing, ...]:
-    """Of the windows that the call was held against, in their order; none where some are removed."""
+    """Of the windows that counted the call when it was held, in their order; none where some are removed."""
     found = [book.windows[window_id] for window_id in reserved.window_ids if window_id in book.windows]
     return tuple(balance.standing() for balance in found) if len(found) == len(reserved.window_ids) else ()

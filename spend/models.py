@@ -232,10 +232,11 @@ WINDOW_KEY = ("tenant_id", "scope", "subject", "period", "starts_at")
 class Window(models.Model):
     """One budget in one period: spent and held. A new period is a new row.
 
-    Keyed by what it counts, not by the budget's row, so a budget that is edited, replaced or deleted
-    and made again finds what was spent. `opening_ticks` is what the scope had already spent in the
-    period when the window was first needed, `archived_ticks` what removed entries had counted against
-    it; `spent_ticks` includes both.
+    Keyed by what it counts, not by the budget's row: it counts every call that falls in it from when it is
+    made until it ends, also while it has no budget. So a budget that is edited, replaced or deleted and made
+    again finds what was spent. `opening_ticks` is what the scope had already spent in the period when the
+    window was first needed, `archived_ticks` what removed entries had counted against it; `spent_ticks`
+    includes both. It may be less than the opening, where a late bill is less than an expired hold in it.
     """
 
     tenant_id = models.CharField(max_length=64, blank=True, help_text="Empty for the whole installation.")
@@ -259,11 +260,12 @@ class Window(models.Model):
         ordering = ["-starts_at", "tenant_id"]
         indexes = [
             models.Index(fields=["id"], condition=Q(spent_ticks__gt=F("looked_ticks")), name="window_to_look_at"),
+            models.Index(fields=["tenant_id", "scope", "subject", "ends_at"], name="window_by_end"),
         ]
         constraints = [
             models.UniqueConstraint(fields=WINDOW_KEY, name="one_window_a_period"),
             models.CheckConstraint(condition=Q(held_ticks__gte=0), name="held_not_negative"),
-            models.CheckConstraint(condition=Q(spent_ticks__gte=F("opening_ticks")), name="spent_covers_opening"),
+            models.CheckConstraint(condition=Q(spent_ticks__gte=0), name="spent_not_negative"),
         ]
 
     def __str__(self) -> str:

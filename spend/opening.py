@@ -2,11 +2,11 @@
 
 A budget made in the middle of a month so counts the month's spend, not only what comes after it.
 Calls that are in flight at that moment join the window with their holds, and end in it, too.
-Entries that were removed since count as what they had cost: only a window in total can begin before them.
+From then on the ledger counts in it whatever falls in it, whether its budget is there or not (`spend.posting`).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,8 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Q, Subquery, Sum, Value
 from django.db.models.functions import Coalesce
 
-from spend.ledger import WindowKey
-from spend.models import ArchivedSpend, LedgerEntry, Reservation, ReservationState, Window
+from spend.ledger import OpenWindow, ScopeKey, WindowKey, scopes_of
+from spend.models import ArchivedSpend, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.sql import Insert, Sql, Update
 from tenants.models import Scope
 
@@ -24,32 +24,61 @@ WINDOW_FIELDS = [*WindowKey._fields, "ends_at", "opening_ticks", "spent_ticks", 
 Ends = Mapping[WindowKey, datetime | None]
 """Windows, each with the end of its period."""
 
+INSTALLATION = ""
+"""Whose windows count the calls of all tenants."""
 
-def open_windows(sql: Sql, ends: Ends, using: str = DEFAULT_DB_ALIAS) -> dict[WindowKey, int]:
-    """Make those of the windows that are missing, let what is in flight join them, and return their ids.
 
-    Inside a transaction. What is in flight is locked first: else it could be entered after the opening was
-    summed and before it joins, and count nowhere. Two workers may make a window at once: insert or ignore,
-    then read whose it became. Each worker lets join what it finds when it first meets the window, since one
-    that had not heard of the budget yet may have held meanwhile.
+def open_windows(sql: Sql, ends: Ends, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Make those of the windows that are missing, and bring all of them to what fell in them until now.
+
+    Inside a transaction, which owns the books of these tenants first: nobody holds or settles anything of
+    theirs meanwhile, and whoever does so next finds the windows. Two workers may open one at once: insert or
+    ignore, then sum. A window that another zone gave an earlier end gets the later one.
     """
+    sql.own_books({key.tenant_id for key in ends})
     in_flight = _in_flight(ends, using)
-    openings = {key: opening_ticks(key, ends[key], using) for key in sorted(ends)}
-    rows = [(*key, ends[key], opening, opening, 0) for key, opening in openings.items()]
+    rows = [(*key, ends[key], 0, 0, 0) for key in sorted(ends)]
     sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
-    ids = Window.objects.using(using).values_list("id", flat=True)
-    made = {key: ids.get(**key._asdict()) for key in openings}
-    _join(sql, made, ends, in_flight)
-    return made
+    windows = [_lasting(Window.objects.using(using).get(**key._asdict()), ends[key]) for key in ends]
+    sql.lock(Window, ["id"], sorted(window.id for window in windows))
+    _sum_anew(sql, windows, using)
+    _join(sql, windows, in_flight)
 
 
-def opening_ticks(key: WindowKey, ends_at: datetime | None, using: str = DEFAULT_DB_ALIAS) -> int:
+def _lasting(window: Window, ends_at: datetime | None) -> Window:
+    if window.ends_at and (ends_at is None or ends_at > window.ends_at):
+        window.ends_at = ends_at
+    return window
+
+
+def _sum_anew(sql: Sql, windows: Sequence[Window], using: str) -> None:
+    """What counts against a window stays so; what does not is its opening."""
+    rows = []
+    for window in windows:
+        ticks = spent_in(key_of(window), window.ends_at, using)
+        rows.append((window.id, window.ends_at, window.opening_ticks + ticks - window.spent_ticks, ticks))
+    sql.write(Update(Window, ["ends_at", "opening_ticks", "spent_ticks"], rows))
+
+
+def key_of(window: Window) -> WindowKey:
+    return WindowKey(*(getattr(window, name) for name in WindowKey._fields))
+
+
+def spent_in(key: WindowKey, ends_at: datetime | None, using: str = DEFAULT_DB_ALIAS) -> int:
+    """What fell in a window, in ticks, whatever is removed of it: rollups stay, and no entry of an open period goes.
+
+    Every period begins and ends on the edge of a rollup's bucket.
+    """
+    if key.scope in (Scope.INSTALLATION, Scope.TENANT):
+        rollups = Rollup.objects.using(using).filter(bucket__gte=key.starts_at, **_scope(key))
+        if ends_at is not None:
+            rollups = rollups.filter(bucket__lt=ends_at)
+        return int(rollups.aggregate(ticks=Sum("cost_ticks", default=0))["ticks"])
     entries = LedgerEntry.objects.using(using).filter(at__gte=key.starts_at, **_scope(key))
-    if ends_at is not None:  # a window may be made when its period is over, for a call of its last moment
+    if ends_at is not None:
         entries = entries.filter(at__lt=ends_at)
     # In one statement, which sees one state: what moves from the entries to the archive is counted once.
-    ticks: int = entries.aggregate(ticks=Sum("cost_ticks", default=0) + _archived(key, ends_at))["ticks"]
-    return ticks
+    return int(entries.aggregate(ticks=Sum("cost_ticks", default=0) + _archived(key, ends_at))["ticks"])
 
 
 def _archived(key: WindowKey, ends_at: datetime | None) -> Coalesce | Value:
@@ -71,8 +100,8 @@ def _scope(key: WindowKey) -> dict[str, Any]:
     return {"tenant_id": key.tenant_id, key.scope: key.subject}
 
 
-def _in_flight(ends: Ends, using: str) -> list[Reservation]:
-    """The pending reservations that any of the windows counts, locked in the order of their ids."""
+def _in_flight(ends: Iterable[WindowKey], using: str) -> list[Reservation]:
+    """The pending reservations that any of the windows may count, locked in the order of their ids."""
     counted = Q()
     for key in ends:
         counted |= Q(created_at__gte=key.starts_at, **_scope(key))
@@ -80,23 +109,23 @@ def _in_flight(ends: Ends, using: str) -> list[Reservation]:
     return list(pending.select_for_update().order_by("id"))
 
 
-def _join(sql: Sql, made: Mapping[WindowKey, int], ends: Ends, in_flight: Sequence[Reservation]) -> None:
+def _join(sql: Sql, windows: Iterable[Window], in_flight: Iterable[Reservation]) -> None:
     """Count the holds in the windows that do not count them yet."""
+    by_scope: defaultdict[ScopeKey, list[OpenWindow]] = defaultdict(list)
+    for window in windows:
+        key = key_of(window)
+        by_scope[key.scope_key].append(OpenWindow(window.id, key, window.ends_at))
     joined: defaultdict[int, int] = defaultdict(int)
     rows = []
     for hold in in_flight:
-        new = [made[key] for key in made if _counts(key, ends[key], hold) and made[key] not in hold.window_ids]
+        counting = [window for scope in scopes_of(hold) for window in by_scope.get(scope, ())]
+        new = [each.id for each in counting if each.counts(hold.created_at) and each.id not in hold.window_ids]
         for window_id in new:
             joined[window_id] += hold.hold_ticks
         if new:
             rows.append((hold.id, orjson.dumps([*hold.window_ids, *new]).decode()))
-    windows = sql.lock(Window, ["id", "held_ticks"], sorted(joined))
+    held = sql.lock(Window, ["id", "held_ticks"], sorted(joined))
     sql.write(
-        Update(Window, ["held_ticks"], [(window_id, held + joined[window_id]) for window_id, held in windows]),
+        Update(Window, ["held_ticks"], [(window_id, ticks + joined[window_id]) for window_id, ticks in held]),
         Update(Reservation, ["window_ids"], rows),
     )
-
-
-def _counts(key: WindowKey, ends_at: datetime | None, hold: Reservation) -> bool:
-    is_in_period = key.starts_at <= hold.created_at and (ends_at is None or hold.created_at < ends_at)
-    return is_in_period and all(getattr(hold, name) == value for name, value in _scope(key).items())

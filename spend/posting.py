@@ -6,8 +6,8 @@ so two workers can wait for each other but never deadlock.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Container, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,35 +23,39 @@ from spend.ledger import (
     Command,
     Entry,
     Expire,
+    Limit,
+    OpenWindow,
     Record,
     Renew,
     Reserve,
     Reserved,
     Result,
+    ScopeKey,
     Settle,
     Void,
     WindowKey,
     apply,
     correction_id,
+    scopes_of,
 )
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.names import Names, renamed
-from spend.opening import open_windows
-from spend.sql import Insert, Sql, Update, added
+from spend.opening import INSTALLATION, Ends, open_windows
+from spend.sql import Insert, Matching, Sql, Update, added
 
 PENDING = ("state", ReservationState.PENDING.value)
 
 
 class Posting:
-    """Posts batches on one thread's connection. It remembers the ids of windows, never their balances.
+    """Posts batches on one thread's connection.
 
-    A window's subject changes when a customer is erased: it is read again with the balance, under the lock.
-    So are the names of a call that ends: where its lease was over, it goes by those of its reservation from then on.
+    Which windows count a call is looked up in each batch, by what they count: a worker need not have heard of
+    the budget that one is for, nor know whose it was before a customer was erased. What is looked up stays so
+    until the batch is committed, since it shares the books that whoever opens a window has for itself.
     """
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self.using = using
-        self.known_window_ids: dict[WindowKey, int] = {}
         self.names: dict[UUID, Names] = {}
 
     def post(self, commands: Sequence[Command], *, is_retry: bool = False) -> list[Result]:
@@ -63,37 +67,23 @@ class Posting:
         sql = Sql.on(connections[self.using])
         while True:
             commands = self._renamed(commands)
-            self._ensure_windows(sql, commands)
             with sql.turn(), transaction.atomic(using=self.using, durable=True):
+                sql.share_books(_tenants_of(commands))
                 book = self._read(sql, commands)
-                if book is not None:
+                missing = _missing(commands, book)
+                if not missing:
                     book.recorded |= self._recorded(commands) if is_retry else set()
                     results = apply(self._renamed(commands), book)
                     self._write(sql, book)
                     return results
+            with sql.turn(), transaction.atomic(using=self.using, durable=True):
+                open_windows(sql, missing, self.using)
 
     def _renamed(self, commands: Sequence[Command]) -> Sequence[Command]:
         return [renamed(command, self.names) for command in commands] if self.names else commands
 
-    def _ensure_windows(self, sql: Sql, commands: Sequence[Command]) -> None:
-        """Open the windows that a batch is the first to need here, in a transaction of its own."""
-        if len(self.known_window_ids) > MOST_KNOWN_WINDOWS:
-            self.known_window_ids.clear()
-        ends = {
-            limit.key: limit.ends_at
-            for command in commands
-            if isinstance(command, Reserve)
-            for limit in command.limits
-            if limit.key not in self.known_window_ids
-        }
-        if not ends:
-            return
-        with transaction.atomic(using=self.using):
-            made = open_windows(sql, ends, self.using)
-        self.known_window_ids |= made
-
-    def _read(self, sql: Sql, commands: Sequence[Command]) -> Book | None:
-        """What the batch needs, locked; None where a window is not what its id was remembered for any more."""
+    def _read(self, sql: Sql, commands: Sequence[Command]) -> Book:
+        """What the batch needs, locked."""
         columns = ["id", "state", "window_ids", "customer", "conversation"]
         touched = sql.lock(Reservation, columns, _touched_ids(commands))
         names = {sql.uuid(row[0]): Names(*row[3:]) for row in touched}
@@ -101,25 +91,16 @@ class Posting:
             {sql.uuid(id_): tuple(sql.json(ids)) for id_, state, ids, *_ in touched if state == wanted}
             for wanted in (ReservationState.PENDING, ReservationState.EXPIRED)
         ]
-        window_ids = {
-            limit.key: self.known_window_ids[limit.key]
-            for command in commands
-            if isinstance(command, Reserve)
-            for limit in command.limits
-        }
-        needed = set(window_ids.values()).union(*pending.values(), *expired.values())
+        needed = set[int]().union(*pending.values(), *expired.values())
         for command in commands:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
                 self._note_names(command.reserved, names.get(command.reserved.id))
-        rows = sql.lock(Window, ["id", "spent_ticks", "held_ticks", "subject"], sorted(needed))
-        if stale := _stale(window_ids, {row[0]: row[3] for row in rows}):
-            for key in stale:
-                del self.known_window_ids[key]
-            return None
+        windows = _lock_windows(sql, sorted(needed), *_counted(self._renamed(commands), expired))
         return Book(
-            windows={row[0]: Balance(*row[:3]) for row in rows},
-            window_ids=window_ids,
+            windows={window.id: Balance(window.id, *balance) for window, balance in windows},
+            window_ids={window.key: window.id for window, _ in windows},
+            open_windows=_by_scope(window for window, _ in windows),
             pending=pending,
             expired=self._uncorrected(expired),
             in_flight=self._count_in_flight(commands),
@@ -181,12 +162,72 @@ class Posting:
             reopen(correction.caller.tenant_id, correction.created_at)
 
 
-def _stale(window_ids: Mapping[WindowKey, int], subjects: Mapping[int, str]) -> list[WindowKey]:
-    """The keys whose window has another subject since its customer was erased, or is gone."""
-    return [key for key, window_id in window_ids.items() if subjects.get(window_id) != key.subject]
+def _tenants_of(commands: Iterable[Command]) -> set[str]:
+    """Whose books a batch is written in: the installation's, which has no name, are part of all."""
+    tenants = {INSTALLATION}
+    for command in commands:
+        if isinstance(command, Reserve):
+            tenants.add(command.caller.tenant_id)
+        elif isinstance(command, Settle | Void | Expire):
+            tenants.add(command.reserved.caller.tenant_id)
+    return tenants
 
 
-MOST_KNOWN_WINDOWS = 100_000
+def _counted(commands: Iterable[Command], expired: Container[UUID]) -> tuple[set[ScopeKey], datetime | None]:
+    """The scopes in which a batch may hold or correct something, and the first instant at which it does."""
+    scopes, instants = set[ScopeKey](), list[datetime]()
+    for command in commands:
+        if isinstance(command, Reserve):
+            scopes.update(scopes_of(command.caller), [limit.key.scope_key for limit in command.limits])
+            # Before the end of every limit's window: a limit of a period that is over finds its own, too.
+            ends = [limit.ends_at - timedelta.resolution for limit in command.limits if limit.ends_at]
+            instants.append(min([command.at, *ends]))
+        elif isinstance(command, Settle | Void) and command.reserved.id in expired:
+            scopes.update(scopes_of(command.reserved.caller))
+            instants.append(command.reserved.created_at)
+    return scopes, min(instants, default=None)
+
+
+def _lock_windows(
+    sql: Sql, ids: Sequence[int], scopes: Iterable[ScopeKey], since: datetime | None
+) -> list[tuple[OpenWindow, tuple[int, int]]]:
+    """The windows with these ids, and all of the scopes that end after `since`; each with what is spent and held."""
+    columns = ["id", *WindowKey._fields, "ends_at", "spent_ticks", "held_ticks"]
+    if since is None:
+        rows = sql.lock(Window, columns, ids)
+    else:
+        rows = sql.lock_with(Window, columns, ids, Matching(ScopeKey._fields, sorted(scopes), "ends_at", since))
+    return [(OpenWindow(row[0], _key_of(sql, row[1:6]), sql.time(row[6])), (row[7], row[8])) for row in rows]
+
+
+def _key_of(sql: Sql, values: Sequence[Any]) -> WindowKey:
+    *scope, starts_at = values
+    at = sql.time(starts_at)
+    assert at is not None  # noqa: S101
+    tenant_id, name, subject, period = scope
+    return WindowKey(tenant_id, name, subject, period, at)
+
+
+def _by_scope(windows: Iterable[OpenWindow]) -> dict[ScopeKey, list[OpenWindow]]:
+    found: defaultdict[ScopeKey, list[OpenWindow]] = defaultdict(list)
+    for window in windows:
+        found[window.key.scope_key].append(window)
+    return found
+
+
+def _missing(commands: Iterable[Command], book: Book) -> Ends:
+    """The windows that limits ask for and that there are not, or that end too early: in another zone they did."""
+    limits = {limit for command in commands if isinstance(command, Reserve) for limit in command.limits}
+    ends = {window.key: window.ends_at for windows in book.open_windows.values() for window in windows}
+    return {limit.key: limit.ends_at for limit in limits if not _lasts(limit, ends)}
+
+
+def _lasts(limit: Limit, ends: Ends) -> bool:
+    if limit.key not in ends:
+        return False
+    ends_at = ends[limit.key]
+    return ends_at is None or (limit.ends_at is not None and limit.ends_at <= ends_at)
+
 
 ATTEMPTED_FIELDS = [
     "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",

@@ -23,6 +23,7 @@ from django.db import connection, transaction
 from django.db.models import F, Max, Q, QuerySet
 
 from spend.daily import MarkMovedError, catch_up
+from spend.ledger import ScopeKey, scopes_of
 from spend.models import (
     ArchivedSpend,
     Call,
@@ -35,7 +36,6 @@ from spend.models import (
     Window,
 )
 from spend.sql import Delete, Sql, Update, added
-from tenants.models import Scope
 from tenants.periods import BEGINNING, Period, bounds
 
 STEP = 500
@@ -177,21 +177,6 @@ def _archive(sql: Sql, holds: Iterable[Reservation], entries: Mapping[UUID, Ledg
         Update(Window, ["archived_ticks"], [(pk, archived + by_window[pk]) for pk, archived in windows]),
         added(ArchivedSpend, ["tenant_id", "scope", "subject"], ["entries", "cost_ticks"], rows),
     )
-
-
-ScopeKey = tuple[str, str, str]
-"""Tenant, scope and subject, as in a window's key."""
-
-
-def scopes_of(entry: LedgerEntry) -> Iterator[ScopeKey]:
-    """Every scope whose windows could count the entry."""
-    yield "", Scope.INSTALLATION.value, ""
-    yield entry.tenant_id, Scope.TENANT.value, ""
-    yield entry.tenant_id, Scope.KEY.value, str(entry.key_id)
-    if entry.customer:
-        yield entry.tenant_id, Scope.CUSTOMER.value, entry.customer
-    if entry.conversation:
-        yield entry.tenant_id, Scope.CONVERSATION.value, entry.conversation
 
 
 def _delete(sql: Sql, call_ids: Sequence[UUID], ids: Sequence[UUID]) -> Removed:

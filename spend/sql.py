@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import cache
 from typing import Any
 from uuid import UUID
+from zlib import crc32
 
 import orjson
 from django.db import connection, models
@@ -23,6 +24,9 @@ Columns = Sequence[str]
 Rows = Sequence[tuple[Any, ...]]
 Only = tuple[str, str]
 """A column and the value that it must have."""
+
+BOOKS, SHELVES = 5_771, 256
+"""The class of our advisory locks, and how many of them there are: a batch of many tenants takes no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,16 @@ class Delete:
 Change = Insert | Update | Delete
 
 
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """The rows that have one of `keys` in `columns`, and whose `end` is after `since`, or empty."""
+
+    columns: Columns
+    keys: Rows
+    end: str
+    since: datetime
+
+
 def added(model: Model, key: Columns, sums: Columns, rows: Rows) -> Insert:
     """New rows, or where there is one with the same key, their sums added to it."""
     table = model._meta.db_table
@@ -89,6 +103,19 @@ class Sql:
     def lock(self, model: Model, columns: Columns, ids: Sequence[Any], only: Only | None = None) -> Rows:
         """Read the rows with these ids, in order, locked until the transaction ends."""
         return self._lock(model, columns, ids, only) if ids else []
+
+    def share_books(self, tenant_ids: Iterable[str]) -> None:
+        """Until this transaction ends nobody can own the books of these tenants, though others may share them."""
+
+    def own_books(self, tenant_ids: Iterable[str]) -> None:
+        """Wait until nobody shares the books of these tenants; nobody does until this transaction ends."""
+
+    def lock_with(self, model: Model, columns: Columns, ids: Sequence[Any], others: Matching) -> Rows:
+        """As `lock`, the other rows too."""
+        raise NotImplementedError
+
+    def time(self, value: datetime | None) -> datetime | None:
+        return value and value.replace(tzinfo=UTC) if value is None or value.tzinfo is None else value
 
     def uuid(self, value: Any) -> UUID:
         return value if isinstance(value, UUID) else UUID(value)
@@ -134,6 +161,23 @@ class SqliteSql(Sql):
         cursor = self.connection.connection.cursor()
         with self.connection.wrap_database_errors:
             return list(cursor.execute(statement, _stored(ids)))
+
+    def lock_with(self, model: Model, columns: Columns, ids: Sequence[Any], others: Matching) -> Rows:
+        table = model._meta.db_table
+        on = " AND ".join(
+            f"{table}.{column} = json_extract(key.value, '$[{number}]')" for number, column in enumerate(others.columns)
+        )
+        matching = f"SELECT {table}.id FROM json_each(?2) AS key CROSS JOIN {table} ON {on} WHERE {others.end}"
+        statement = (
+            f"SELECT {', '.join(columns)} FROM {table} WHERE id IN (SELECT value FROM json_each(?1) "
+            f"UNION ALL {matching} > ?3 UNION ALL {matching} IS NULL) ORDER BY id"
+        )
+        (since,) = _stored([others.since])
+        cursor = self.connection.connection.cursor()
+        keys = [tuple(key) for key in others.keys]  # plain ones, which can be JSON
+        values = (orjson.dumps(list(ids)).decode(), orjson.dumps(keys).decode(), since)
+        with self.connection.wrap_database_errors:
+            return list(cursor.execute(statement, values))
 
     def _many(self, statement: str, rows: Rows) -> int:
         # The driver's own cursor: Django's rewrites every statement's placeholders.
@@ -187,13 +231,36 @@ class PostgresSql(Sql):
             f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY id FOR UPDATE", [list(ids)]
         )
 
-    def _execute(self, statement: str, arrays: list[list[Any]]) -> Rows:
+    def share_books(self, tenant_ids: Iterable[str]) -> None:
+        self._lock_books("pg_advisory_xact_lock_shared", tenant_ids)
+
+    def own_books(self, tenant_ids: Iterable[str]) -> None:
+        self._lock_books("pg_advisory_xact_lock", tenant_ids)
+
+    def _lock_books(self, function: str, tenant_ids: Iterable[str]) -> None:
+        shelves = sorted({crc32(tenant_id.encode()) % SHELVES for tenant_id in tenant_ids})
+        self._execute(f"SELECT {function}({BOOKS}, shelf) FROM unnest($1::integer[]) AS shelf", [shelves])
+
+    def lock_with(self, model: Model, columns: Columns, ids: Sequence[Any], others: Matching) -> Rows:
+        table, names = model._meta.db_table, ", ".join(others.columns)
+        count = len(others.columns)
+        matching = (
+            f"SELECT id FROM unnest({_arrays(model, others.columns, 1)}) AS key ({names}) "
+            f"JOIN {table} USING ({names}) WHERE {others.end}"
+        )
+        statement = (
+            f"SELECT {', '.join(columns)} FROM {table} WHERE id = ANY({_arrays(model, ['id'])} || ARRAY("
+            f"{matching} > ${count + 2} UNION ALL {matching} IS NULL)) ORDER BY id FOR UPDATE"
+        )
+        return self._execute(statement, [list(ids), *_columns_of(others.keys), others.since])
+
+    def _execute(self, statement: str, values: list[Any]) -> Rows:
         from psycopg import RawCursor
 
         # Django's cursor binds on the client, which spells out every array in Python.
         cursor = RawCursor(self.connection.connection)
         with self.connection.wrap_database_errors:
-            rows: Rows = cursor.execute(statement, arrays).fetchall()
+            rows: Rows = cursor.execute(statement, values).fetchall()
         return rows
 
 

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from auditlog.models import LogEntry
@@ -12,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spend.budgets import MOST_TEMPLATE_WINDOWS, remaining_ticks, state_of
-from spend.models import LedgerEntry, Window
+from spend.ledger import Held
+from spend.models import Window
+from spend.posting import Posting
 from tenants.budgets import EffectiveBudget
 from tenants.models import Budget, Scope, Tenant, TopUp
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 from tests.factories import BudgetFactory, DowngradeRuleFactory, TenantFactory
 from tests.support.api import Api, agent, operator
+from tests.support.commands import caller_of, reserve_of, settle_of
 
 pytestmark = pytest.mark.django_db
 
@@ -253,18 +255,13 @@ def test_a_budget_in_total_never_resets(tenant: Tenant) -> None:
 
 
 def test_a_new_budget_counts_what_was_spent_before_it(tenant: Tenant) -> None:
-    make_entry(tenant, cost_ticks=TICKS_PER_USD // 4)
+    reserve = reserve_of([], TICKS_PER_USD, timezone.now(), caller=caller_of(tenant.id))
+    (held,) = Posting().post([reserve])
+    assert isinstance(held, Held)
+    Posting().post([settle_of(held.reserved, TICKS_PER_USD // 4)])
     BudgetFactory.create(tenant=tenant, period="month")
     windows = agent(tenant).get("/api/budget").json()["windows"]
     assert [(window["period"], window["spentUsd"]) for window in windows] == [("month", "0.25")]
-
-
-def make_entry(tenant: Tenant, **facts: Any) -> None:
-    entry = {
-        "reservation_id": uuid4(), "call_id": uuid4(), "at": timezone.now(), "tenant": tenant, "key_id": 1,
-        "price_id": 1, "hold_ticks": 0, "cost_ticks": 0, "model": "m", "requested_model": "m", "route": "primary",
-    }  # fmt: skip
-    LedgerEntry.objects.bulk_create([LedgerEntry(**{**entry, **facts})])
 
 
 def test_a_running_top_up_raises_the_daily_limit(tenant: Tenant) -> None:

@@ -21,7 +21,7 @@ from spend.retention import retain
 from tests.support.agents import audit as audit_of
 from tests.support.agents import eventually
 from tests.support.books import assert_the_books_balance
-from tests.support.commands import limit_of, reserve_of, settle_of
+from tests.support.commands import TODAY, limit_of, reserve_of, settle_of
 from tests.support.history import NOW, made_history, place_call
 from tests.support.race import on_postgres
 from tests.test_retention import StartServer
@@ -281,7 +281,7 @@ def test_calls_and_retention_meanwhile_lose_nothing(monkeypatch: pytest.MonkeyPa
             connection.close()
 
     def call() -> int:
-        posting, limits, calls = Posting(), [limit_of(10**9)], 0
+        posting, limits, calls = Posting(), [limit_of(10**9, starts_at=TODAY, ends_at=None)], 0
         try:
             while not is_done.is_set():
                 (held,) = posting.post([reserve_of(limits, 100, NOW)])

@@ -34,8 +34,8 @@ from spend.ledger import (
     Void,
 )
 from spend.models import Call, DailyCustomer, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
-from spend.opening import opening_ticks
-from spend.posting import MOST_KNOWN_WINDOWS, Posting
+from spend.opening import spent_in
+from spend.posting import Posting, bucket_of
 from spend.pricing import Usage
 from tests.factories import CatalogueModelFactory, PriceFactory, TenantFactory
 from tests.support.books import WAIT_S, assert_the_books_balance, at_once
@@ -207,17 +207,6 @@ def test_an_empty_batch_is_no_work() -> None:
     assert post() == []
 
 
-def test_a_worker_that_knows_very_many_windows_forgets_them_and_goes_on() -> None:
-    posting = Posting()
-    posting.post([reserve_of([DAY], 1)])
-    filler = DAY.key._replace(scope="conversation")
-    posting.known_window_ids |= {filler._replace(subject=f"{number}"): 0 for number in range(MOST_KNOWN_WINDOWS)}
-    new = limit_of(1_000, scope="customer", subject="ada")
-    (result,) = posting.post([reserve_of([DAY, new], 1)])
-    assert isinstance(result, Held)
-    assert len(posting.known_window_ids) == 2
-
-
 @pytest.mark.parametrize("scope", ["customer", "conversation"])
 def test_a_worker_that_knew_an_erased_customer_counts_its_next_call_anew(scope: str) -> None:
     posting, caller = Posting(), caller_of(customer="ann", conversation="talk")
@@ -241,7 +230,7 @@ def expired_talk(posting: Posting) -> tuple[Reserved, list[Limit]]:
     """A hold of Ann's in a conversation of her own, whose lease is over; and its limits."""
     mine = [limit_of(1_000, scope="customer", subject="ann"), limit_of(1_000, scope="conversation", subject="talk")]
     caller = caller_of(customer="ann", conversation="talk")
-    (held,) = posting.post([reserve_of(mine, 100, timezone.now() - LEASE, caller=caller)])
+    (held,) = posting.post([reserve_of(mine, 100, caller=caller)])
     assert isinstance(held, Held)
     expire_reservations()
     return held.reserved, mine
@@ -473,13 +462,41 @@ def test_a_window_is_joined_by_what_its_scope_has_in_flight_in_its_period(limit:
     assert_the_books_balance()
 
 
-def test_each_worker_that_meets_a_window_lets_join_what_was_held_without_it() -> None:
-    """By a worker that had not heard of the budget when another made its window."""
+@pytest.mark.parametrize("end", [partial(settle_of, ticks=40), partial(Void, at=NOON), partial(Expire, at=NOON)])
+def test_a_worker_that_has_not_heard_of_a_budget_counts_its_calls_in_the_window_all_the_same(
+    end: Callable[..., Command],
+) -> None:
+    """So has one that heard too early that the budget is gone."""
     hold([DAY, TOTAL], 1)
-    hold([DAY], 100)
-    for _ in range(2):
-        hold([DAY, TOTAL], 1)
-    assert standings() == {"acme tenant day": Standing(0, 103), "acme tenant total": Standing(0, 103)}
+    unaware = hold([DAY], 100)
+    assert standings() == {"acme tenant day": Standing(0, 101), "acme tenant total": Standing(0, 101)}
+    post(end(unaware))
+    assert standings()["acme tenant total"] == standings()["acme tenant day"]
+    assert_the_books_balance()
+
+
+def test_a_bill_that_comes_late_counts_in_a_window_that_was_made_after_the_lease() -> None:
+    """Its opening has the hold; the correction brings it to the bill, below the opening if need be."""
+    reserved = hold([])
+    expire_reservations()
+    since_then = limit_of(1_000, starts_at=TODAY, ends_at=None)
+    hold([since_then], 1)
+    assert standings() == {"acme tenant total": Standing(100, 1)}
+    post(settle_of(reserved, 30))
+    assert standings() == {"acme tenant total": Standing(30, 1)}
+    assert_the_books_balance()
+
+
+def test_a_window_that_another_zone_ended_earlier_goes_on_to_the_later_end_with_what_fell_between() -> None:
+    """London's March ends an hour before that of UTC, and begins with it."""
+    london = limit_of(1_000, ends_at=MIDNIGHT - timedelta(hours=1))
+    hold([london], 1)
+    spend(20, MIDNIGHT - timedelta(minutes=50))
+    post(reserve_of([DAY], 400, MIDNIGHT - timedelta(minutes=5)))
+    assert standings() == {"acme tenant day": Standing(20, 401)}
+    assert Window.objects.get().ends_at == MIDNIGHT
+    hold([london], 4)
+    assert Window.objects.get().ends_at == MIDNIGHT
     assert_the_books_balance()
 
 
@@ -524,7 +541,7 @@ def test_without_the_guard_a_call_that_ends_while_a_window_is_made_counts_nowher
     has_summed, has_ended = threading.Barrier(2), threading.Event()
 
     def make_the_window() -> int:
-        opening = opening_ticks(TOTAL.key, None)
+        opening = spent_in(TOTAL.key, None)
         has_summed.wait(WAIT_S)
         has_ended.wait(WAIT_S)
         pending = Reservation.objects.filter(state=ReservationState.PENDING)
@@ -542,7 +559,7 @@ def test_without_the_guard_a_call_that_ends_while_a_window_is_made_counts_nowher
 @several_at_once
 def test_with_it_calls_that_end_while_windows_are_made_count_in_them_once() -> None:
     for number in range(1, 16):
-        limit = limit_of(10**6, starts_at=TODAY + timedelta(seconds=number))
+        limit = limit_of(10**6, starts_at=TODAY + timedelta(minutes=15 * number))
         in_flight = [hold([DAY], 10) for _ in range(4)]
         endings = [partial(post, settle_of(each, 10)) for each in in_flight]
         at_once([*endings, partial(post, reserve_of([limit], 0)), partial(post, reserve_of([limit], 0))])
@@ -620,10 +637,8 @@ def test_a_reservation_that_many_end_at_once_ends_once() -> None:
 
 
 def test_what_is_due_expires_at_its_hold_and_is_flagged_and_nothing_else_does() -> None:
-    now = timezone.now()
-    due = hold(at=now - LEASE)
-    running = hold(at=now - LEASE + timedelta(minutes=1))
-    ended = hold(at=now - LEASE)
+    due, running, ended = hold(), hold(), hold()
+    post(Renew((running.id,), timezone.now() + LEASE))
     post(settle_of(ended, 30))
     assert expire_reservations() == 1
     entry = LedgerEntry.objects.get(pk=due.id)
@@ -647,7 +662,7 @@ def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands() -> None:
 
 def late(end: Callable[[Reserved], Command], cost: int) -> LedgerEntry:
     """A hold of 100 expires, and its end comes after all, twice; the entry that corrects it."""
-    reserved = hold(at=timezone.now() - LEASE)
+    reserved = hold()
     expire_reservations()
     ended, _ = post(end(reserved), record_of(reserved, cost))
     assert ended == Ended((Standing(cost, 0),), cost)
@@ -671,7 +686,7 @@ def test_an_attempt_that_surely_cost_nothing_is_entered_so_after_its_lease() -> 
 
 
 def test_who_knows_no_bill_after_the_lease_leaves_it_at_the_hold() -> None:
-    reserved = hold(at=timezone.now() - LEASE)
+    reserved = hold()
     expire_reservations()
     assert post(settle_of(reserved, None)) == [NotPending((Standing(100, 0),))]
     assert_the_books_balance()
@@ -679,7 +694,7 @@ def test_who_knows_no_bill_after_the_lease_leaves_it_at_the_hold() -> None:
 
 @several_at_once
 def test_workers_that_bring_a_late_bill_at_once_enter_it_once() -> None:
-    reserved = hold(at=timezone.now() - LEASE)
+    reserved = hold()
     expire_reservations()
     results = at_once([partial(post, settle_of(reserved, 130))] * 4)
     assert sorted(type(result).__name__ for (result,) in results) == ["Ended", *["NotPending"] * 3]
@@ -689,7 +704,7 @@ def test_workers_that_bring_a_late_bill_at_once_enter_it_once() -> None:
 
 def test_days_that_were_summed_before_a_late_bill_are_summed_anew() -> None:
     tenant, now = TenantFactory.create(id="acme"), timezone.now()
-    limit = limit_of(1_000, starts_at=now - timedelta(days=9), ends_at=None)
+    limit = limit_of(1_000, starts_at=bucket_of(now) - timedelta(days=9), ends_at=None)
     reserved = hold([limit], at=now - timedelta(days=3), customer="ada")
     expire_reservations()
     catch_up(now)
@@ -705,8 +720,7 @@ def test_days_that_were_summed_before_a_late_bill_are_summed_anew() -> None:
 @several_at_once
 def test_workers_that_expire_at_once_expire_each_once() -> None:
     limit = limit_of(10**6)
-    past = timezone.now() - LEASE
-    Posting().post([reserve_of([limit], 10, past) for _ in range(60)])
+    Posting().post([reserve_of([limit], 10) for _ in range(60)])
     assert sum(at_once([expire_reservations] * 4)) == 60
     assert standings() == {"acme tenant day": Standing(600, 0)}
     assert_the_books_balance()

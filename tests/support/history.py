@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.models import F, Q
 from django_tasks_db.models import DBTaskResult
 
 from spend.bench_data import make
@@ -21,6 +22,7 @@ from spend.models import (
     Rollup,
     Route,
     Schedule,
+    Window,
 )
 from spend.posting import bucket_of
 from tenants.models import AlertChannel, ApiKey, ChannelKind, Scope, Tenant
@@ -55,6 +57,7 @@ def place_call(tenant: Tenant, key: ApiKey, at: datetime, **facts: Any) -> Call:
     Call.objects.bulk_create([call])
     if call.outcome == Outcome.SERVED:
         _place_attempt(call, price_id, entry)
+        _raise_windows(call)
     _raise_rollup(call, entry)
     return call
 
@@ -87,6 +90,13 @@ def _place_attempt(call: Call, price_id: int, entry: dict[str, Any]) -> None:
     hold = hold_of(call, ReservationState.SETTLED, facts["hold_ticks"], price_id)
     row = LedgerEntry(reservation=hold, **attempted(call, price_id), at=call.at, cost_ticks=call.cost_ticks, **facts)
     LedgerEntry.objects.bulk_create([row])
+
+
+def _raise_windows(call: Call) -> None:
+    """Of the tenant's own windows, as if it had been spent before they were made."""
+    begun = Window.objects.filter(tenant_id=call.tenant_id, scope=Scope.TENANT, starts_at__lte=call.at)
+    raised = {name: F(name) + call.cost_ticks for name in ("opening_ticks", "spent_ticks")}
+    begun.filter(Q(ends_at=None) | Q(ends_at__gt=call.at)).update(**raised)
 
 
 def _raise_rollup(call: Call, entry: dict[str, Any]) -> None:
