@@ -26,7 +26,7 @@ from guard.telemetry import context_of
 from spend.ids import new_id
 from spend.ledger import Caller
 from spend.models import AUTO
-from tenants.models import digest_of
+from tenants.models import KEY_PREFIX, digest_of
 from tenants.money import usd_string
 
 MOST_KEY_LENGTH = 255
@@ -58,7 +58,7 @@ class ChatView(LeanAPIView):
 
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
-        key = authenticate(request, runtime)
+        key = await authenticate(request, runtime)
         line_of(request).asked(data := read_body(request))
         asked = with_headers(self.read(data), request.headers)
         exchange = Exchange(request, key, asked, request_id_of(request))
@@ -170,16 +170,27 @@ def runtime_of(request: HttpRequest) -> Runtime:
     return runtime
 
 
-def authenticate(request: HttpRequest, runtime: Runtime) -> KeyPolicy:
-    """The caller's key, from the policy and not by a query. Raises InvalidApiKey or Forbidden."""
+async def authenticate(request: HttpRequest, runtime: Runtime) -> KeyPolicy:
+    """The caller's key, from the policy and not by a query. Raises InvalidApiKey, Forbidden or LedgerUnavailable."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    key = runtime.policy.keys.get(digest_of(secret.strip())) if scheme.lower() == "bearer" else None
+    key = await find_key(secret.strip(), runtime) if scheme.lower() == "bearer" else None
     if key is None or not key.is_valid_at(timezone.now()):
         raise InvalidApiKey
     line_of(request).tenant = key.tenant.id
     if not key.tenant.is_active:
         raise Forbidden("This tenant is disabled.")
     return key
+
+
+async def find_key(secret: str, runtime: Runtime) -> KeyPolicy | None:
+    """The key, which may have been issued after the policy was read: then the database is asked first."""
+    digest = digest_of(secret)
+    if digest not in runtime.policy.keys and secret.startswith(KEY_PREFIX):
+        try:
+            await runtime.keeper.look_again()
+        except (Error, TimeoutError) as error:
+            raise LedgerUnavailable(retry_after_s=1) from error
+    return runtime.policy.keys.get(digest)
 
 
 def call_of(exchange: Exchange, policy: Policy) -> ChatCall:

@@ -5,10 +5,12 @@ process and read again within a second of a change: a background thread polls th
 (`tenants.trail`) and the breakers.  A snapshot is immutable, so a call sees one policy throughout.
 """
 
+import asyncio
 import logging
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from time import monotonic
@@ -29,7 +31,12 @@ from tenants.periods import Bounds, Period, bounds
 
 logger = logging.getLogger(__name__)
 
+Asking = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
 POLL_S = 0.25
+LEAST_S = 0.05
+"""Between two looks at the database, however many ask for one."""
+MOST_WAIT_S = 5.0
 MAX_AGE_S = 10.0
 """A change that went round the audit trail, by bulk SQL, is seen after this long."""
 
@@ -279,6 +286,8 @@ class PolicyKeeper:
         self.breaker_rows: list[tuple[Any, ...]] | None = None
         self.loaded_at = 0.0
         self.stopping = threading.Event()
+        self.wanted = threading.Event()
+        self.asked: deque[Asking] = deque()
         self.thread = threading.Thread(target=self._run, name="policy-keeper", daemon=True)
 
     def start(self) -> None:
@@ -287,7 +296,21 @@ class PolicyKeeper:
 
     def stop(self) -> None:
         self.stopping.set()
+        self.wanted.set()
         self.thread.join()
+
+    async def look_again(self) -> None:
+        """Return once the policy is as fresh as the database was when this was called.
+
+        All who ask share the next look, and two looks begin LEAST_S apart: so a flood of them is no load.
+        Raises django.db.Error, or TimeoutError where the database does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self.asked.append((loop, future))
+        self.wanted.set()
+        async with asyncio.timeout(MOST_WAIT_S):
+            await future
 
     def refresh(self) -> None:
         if (rows := breaker_rows()) != self.breaker_rows:
@@ -313,14 +336,39 @@ class PolicyKeeper:
 
     def _run(self) -> None:
         try:
-            while not self.stopping.wait(POLL_S):
-                try:
-                    self.refresh()
-                except Error as error:
-                    # The writer refuses calls where the database is away; the last policy stands meanwhile.
-                    logger.warning("the policy could not be read: %s", error)
-                    connection.close()  # else kept: to connect costs ten times what is asked
-                except Exception:  # without this thread the policy would stay as it is for ever
-                    logger.exception("the policy could not be read")
+            while not self.stopping.wait(LEAST_S):
+                self.wanted.wait(POLL_S - LEAST_S)
+                self.wanted.clear()  # before those who asked are counted: who asks from here on is for the next look
+                asked = [self.asked.popleft() for _ in range(len(self.asked))]
+                _answer(asked, self._look())
         finally:
             connection.close()
+
+    def _look(self) -> Exception | None:
+        """Refresh; the error, if that failed."""
+        try:
+            self.refresh()
+        except Error as error:
+            # The writer refuses calls where the database is away; the last policy stands meanwhile.
+            logger.warning("the policy could not be read: %s", error)
+            connection.close()  # else kept: to connect costs ten times what is asked
+            return error
+        except Exception as error:  # without this thread the policy would stay as it is for ever
+            logger.exception("the policy could not be read")
+            return error
+        return None
+
+
+def _answer(asked: Sequence[Asking], error: Exception | None) -> None:
+    for loop, future in asked:
+        with suppress(RuntimeError):  # a loop that is closed
+            loop.call_soon_threadsafe(_resolve, future, error)
+
+
+def _resolve(future: "asyncio.Future[None]", error: Exception | None) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)

@@ -100,12 +100,11 @@ def make_agent(server: GuardServer, *, downgrades: bool = False, **tenant: Any) 
 
 @pytest.fixture
 def hire(server: GuardServer, provider: Provider) -> Hire:
-    """Makes an agent, and returns it once the server knows it."""
+    """Makes an agent."""
 
     def hire(**options: Any) -> Agent:
         with server.database(wait=False), transaction.atomic():
             agent = make_agent(server, **options)
-        eventually(lambda: agent.client.post("/api/chat", json={}).status_code != 401)
         provider.behave(upstream(agent.model), usage=USAGE)
         provider.behave(upstream(agent.fallback), usage=USAGE)
         return agent

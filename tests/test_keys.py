@@ -1,0 +1,118 @@
+"""A key that was just issued works at once, and whoever guesses keys is refused without being a load."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from guard.policy import PolicyKeeper
+from tenants.models import KEY_PREFIX, Tenant
+from tenants.money import TICKS_PER_USD
+from tests.factories import ApiKeyFactory
+from tests.support.provider import Provider
+from tests.support.server import GuardServer
+from tests.test_chat import by_every_worker, error_of, make_agent
+
+WORKERS = 2
+
+
+@pytest.fixture
+def server(guard_server: Callable[..., GuardServer], provider: Provider) -> GuardServer:
+    return guard_server(workers=WORKERS)
+
+
+def test_a_key_works_on_every_worker_as_soon_as_it_is_issued(server: GuardServer) -> None:
+    with server.database():
+        agent = make_agent(server, limit_ticks=TICKS_PER_USD)
+    for _ in range(5):
+        with server.database(wait=False):
+            secret = ApiKeyFactory.create(tenant=Tenant.objects.get(pk=agent.tenant_id)).secret
+        assert by_every_worker(replace(agent, secret=secret)) == {200}
+
+
+def test_a_key_that_is_no_good_stays_refused(server: GuardServer) -> None:
+    with server.database():
+        agent = make_agent(server, limit_ticks=TICKS_PER_USD)
+        over = ApiKeyFactory.create(tenant=Tenant.objects.get(pk=agent.tenant_id), expires_at=timezone.now())
+        revoked = ApiKeyFactory.create(tenant=Tenant.objects.get(pk=agent.tenant_id), revoked_at=timezone.now())
+    for secret in (over.secret, revoked.secret, agent.secret + "x", "nonsense"):
+        assert by_every_worker(replace(agent, secret=secret)) == {401}
+
+
+def test_where_the_database_cannot_say_whether_there_is_such_a_key_the_caller_may_come_again(
+    server: GuardServer,
+) -> None:
+    with server.database():
+        agent = make_agent(server, limit_ticks=TICKS_PER_USD)
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with server.database(), connection.cursor() as cursor:
+        cursor.execute(rename.format("spend_breaker", "spend_breaker_away"))
+    answer = replace(agent, secret=f"{KEY_PREFIX}unheard-of").chat()
+    assert error_of(answer, 503, "ledger_unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert agent.chat().status_code == 200
+    with server.database(), connection.cursor() as cursor:
+        cursor.execute(rename.format("spend_breaker_away", "spend_breaker"))
+    assert replace(agent, secret=f"{KEY_PREFIX}unheard-of").chat().status_code == 401
+
+
+class CountingKeeper(PolicyKeeper):
+    looks = 0
+
+    def refresh(self) -> None:
+        self.looks += 1
+        super().refresh()
+
+
+@pytest.fixture
+def keeper() -> Iterator[CountingKeeper]:
+    keeper = CountingKeeper()
+    keeper.start()
+    yield keeper
+    keeper.stop()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_all_who_ask_at_once_share_a_look(keeper: CountingKeeper) -> None:
+    """One may have begun before the first of them asked, and is not theirs."""
+
+    async def flood() -> None:
+        await asyncio.gather(*[keeper.look_again() for _ in range(1_000)])
+
+    asyncio.run(flood())
+    before = keeper.looks
+    asyncio.run(flood())
+    assert keeper.looks - before <= 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_look_sees_what_was_there_when_it_was_asked_for(keeper: CountingKeeper) -> None:
+    async def issue_and_look() -> None:
+        key = await asyncio.to_thread(issue)
+        await keeper.look_again()
+        assert key in keeper.policy.keys
+
+    def issue() -> str:
+        try:
+            return ApiKeyFactory.create().digest
+        finally:
+            connection.close()
+
+    for _ in range(10):
+        asyncio.run(issue_and_look())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_look_that_fails_says_so_to_all_who_asked(keeper: CountingKeeper) -> None:
+    def fail() -> None:
+        raise OperationalError("the database is away")
+
+    keeper.refresh = fail  # type: ignore[method-assign]
+
+    async def ask() -> list[BaseException | None]:
+        return await asyncio.gather(*[keeper.look_again() for _ in range(3)], return_exceptions=True)
+
+    assert [type(found) for found in asyncio.run(ask())] == [OperationalError] * 3
