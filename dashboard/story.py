@@ -40,6 +40,7 @@ DECISIONS = {
 }
 
 CODES = {
+    "interrupted": "Its worker died, or was away for longer than the lease. What was held is charged.",
     "timeout": "It did not answer in time.",
     "connection_failed": "Its provider could not be reached.",
     "bad_answer": "Its provider's answer made no sense.",

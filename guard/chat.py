@@ -127,6 +127,8 @@ class Story:
     last: LastServed | None = None
     """The latest answer in its conversation."""
     cost_ticks: int = 0
+    charged: Offer | None = None
+    """The last that did not serve and yet may have been billed."""
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
 
@@ -275,7 +277,7 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
                 await end_unserved(hold, "internal_error", None if story.sent is hold else False, story, runtime)
                 raise
     except Exception as error:
-        record = story.record(*outcome_of(error))
+        record = story.record(*outcome_of(error), story.charged)
         story.trace.ended(record, state_after(error, hold, call.tenant))
         if not isinstance(error, LedgerError):
             runtime.writer.post_later(record)
@@ -512,6 +514,7 @@ async def end_unserved(hold: Hold, code: str, billed: bool | None, story: Story,
     bill = Bill(cost_ticks=None, is_estimated=True, duration_ms=story.duration_ms)
     (result,) = await runtime.writer.post(Settle(hold.reserved, bill, timezone.now()))
     story.cost_ticks += result.cost_ticks if isinstance(result, Ended) else 0
+    story.charged = hold.reserved.offer
     runtime.releases.announce(hold.reserved.caller.tenant_id)
 
 

@@ -175,6 +175,11 @@ CHECKS = [
             ON r.id = e.reservation_id WHERE e.is_expired <> (r.state = 'expired')""",
     ),
     Check(
+        "entry {0}: it expired, but call {1}, which it is of, is not recorded",
+        """SELECT e.reservation_id, e.call_id FROM spend_ledgerentry e LEFT JOIN spend_call c ON c.id = e.call_id
+            WHERE e.is_expired AND c.id IS NULL""",
+    ),
+    Check(
         "entry {0}: its cost is {1}, but the provider's figure, else ours, else the hold is {2}",
         """SELECT reservation_id, cost_ticks, {owed} FROM spend_ledgerentry WHERE cost_ticks <> {owed} - {corrected}""",
     ),

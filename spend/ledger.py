@@ -5,7 +5,8 @@
     Settle   ──> Ended │ NotPending     the hold becomes an entry at the true cost
                                         (after its lease: another entry brings the first to the true cost)
     Void     ──> Ended │ NotPending     the hold goes; the provider surely billed nothing
-    Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown
+    Expire   ──> Ended │ NotPending     the lease is over: settled at the hold, its cost being unknown,
+                                        and the call is recorded, since nobody else may
     Renew    ──> None                   the worker lives, and so do the leases of its calls in flight
     Record   ──> None                   the story of a call, for the pages
     Remember ──> None                   its answer, for a replay under the same idempotency key
@@ -24,6 +25,9 @@ from uuid import UUID, uuid5
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing import PriceList, Usage
 from tenants.models import Scope
+
+INTERRUPTED = "interrupted"
+"""The code of a call whose lease was over before it had a record."""
 
 CROWD = 8
 """What is left is tight where it would not do for so many calls like this one at once."""
@@ -331,6 +335,15 @@ class Entry:
     corrects_id: UUID | None = None
 
 
+class Counted(NamedTuple):
+    """Where a call's record is counted."""
+
+    tenant_id: str
+    at: datetime
+    model: str
+    route: str
+
+
 @dataclass(slots=True)
 class Book:
     """What a batch reads, and what it changed: balances, pending reservations, and the rows to write.
@@ -338,7 +351,9 @@ class Book:
     `open_windows` are all that there are of the scopes in which the batch holds, or corrects, something.
     `pending` are their ids with the windows that count them: those they were held against, and since made ones.
     `expired` are those that expired and were not corrected yet.
-    `recorded` are the calls whose record was written before: only a batch that is tried again has some.
+    `recorded` are the calls whose record was written before, of those that expire or are tried again; `entered`
+    is what those that expire had cost before. `interrupted` are calls that were recorded when they expired and that
+    this batch records after all: with the tenant, instant, model and route under which they were counted.
     """
 
     windows: dict[int, Balance]
@@ -348,12 +363,15 @@ class Book:
     expired: dict[UUID, tuple[int, ...]] = field(default_factory=dict)
     in_flight: dict[CallGroup, int] = field(default_factory=dict)
     recorded: set[UUID] = field(default_factory=set)
+    entered: dict[UUID, int] = field(default_factory=dict)
+    interrupted: dict[UUID, Counted] = field(default_factory=dict)
     reserved: list[Reserved] = field(default_factory=list)
     ended: list[tuple[UUID, ReservationState, datetime]] = field(default_factory=list)
     renewed: dict[UUID, datetime] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     corrections: list[tuple[Reserved, datetime]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    finished: list[tuple[Counted, Record]] = field(default_factory=list)
     remembered: list[Remember] = field(default_factory=list)
 
 
@@ -371,17 +389,48 @@ def _apply_one(command: Command, book: Book) -> Result:
         case Void(reserved, at):
             return _end(reserved, ReservationState.VOIDED, at, None, book)
         case Expire(reserved, at):
-            return _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
+            ended = _end(reserved, ReservationState.EXPIRED, at, Bill(cost_ticks=None, is_estimated=True), book)
+            if isinstance(ended, Ended):
+                _record_interrupted(reserved, book)
+            return ended
         case Renew(ids, lease_expires_at):
             book.renewed.update((id_, lease_expires_at) for id_ in ids if id_ in book.pending)
             return None
         case Record():
-            if command.caller.call_id not in book.recorded:
-                book.records.append(command)
+            _record(command, book)
             return None
         case Remember():
             book.remembered.append(command)
             return None
+
+
+def _record(command: Record, book: Book) -> None:
+    if counted := book.interrupted.pop(command.caller.call_id, None):
+        book.finished.append((counted, command))
+        book.recorded.add(command.caller.call_id)
+    elif command.caller.call_id not in book.recorded:
+        book.records.append(command)
+
+
+def _record_interrupted(reserved: Reserved, book: Book) -> None:
+    """So that what was charged is counted among the calls, too; in the transaction that charges it."""
+    caller, offer = reserved.caller, reserved.offer
+    if caller.call_id in book.recorded:
+        return
+    book.recorded.add(caller.call_id)
+    step = {"model": offer.model, "decision": "failed", "code": INTERRUPTED, "hold_ticks": reserved.hold_ticks}
+    book.records.append(
+        Record(
+            caller=caller,
+            outcome=Outcome.FAILED,
+            at=reserved.created_at,
+            model=offer.model,
+            route=offer.route,
+            code=INTERRUPTED,
+            cost_ticks=book.entered.get(caller.call_id, 0) + reserved.hold_ticks,
+            steps=(step,),
+        )
+    )
 
 
 def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:

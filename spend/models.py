@@ -414,7 +414,7 @@ class Call(AppendOnly):
     conversation = models.CharField(max_length=255, blank=True)
     at = models.DateTimeField()
     requested_model = models.CharField(max_length=100)
-    model = models.CharField(max_length=100, blank=True, help_text="The model that served.")
+    model = models.CharField(max_length=100, blank=True, help_text="The model that served, or that was charged for.")
     route = models.CharField(max_length=9, choices=Route, blank=True)
     outcome = models.CharField(max_length=7, choices=Outcome)
     code = models.CharField(max_length=32, blank=True, help_text="The error's code.")
@@ -510,7 +510,9 @@ class Rollup(models.Model):
     """Sums of entries and calls in a quarter of an hour, raised in the transaction that writes them.
 
     Every zone's midnight falls on a quarter of an hour UTC, so a tenant's days are sums of buckets.
-    Tokens, cost and attempts come from entries; served, refused and failed from calls.
+    Tokens, cost and attempts come from entries; served, refused and failed from calls. Those that were not
+    served have a model only where they were charged all the same: so the calls with a model are those that the
+    sums are of.
     """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_constraint=False, db_index=False)

@@ -13,14 +13,16 @@ from uuid import UUID
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import Count
+from django.db.models import Count, F, Sum
 
 from spend.daily import reopen
 from spend.ledger import (
+    INTERRUPTED,
     Balance,
     Book,
     CallGroup,
     Command,
+    Counted,
     Entry,
     Expire,
     Limit,
@@ -57,6 +59,7 @@ class Posting:
     def __init__(self, using: str = DEFAULT_DB_ALIAS) -> None:
         self.using = using
         self.names: dict[UUID, Names] = {}
+        self.late: set[UUID] = set()
 
     def post(self, commands: Sequence[Command], *, is_retry: bool = False) -> list[Result]:
         """Apply `commands` in one transaction and return each one's result.
@@ -72,7 +75,7 @@ class Posting:
                 book = self._read(sql, commands)
                 missing = _missing(commands, book)
                 if not missing:
-                    book.recorded |= self._recorded(commands) if is_retry else set()
+                    book.recorded |= self._recorded(commands, is_retry)
                     results = apply(self._renamed(commands), book)
                     self._write(sql, book)
                     return results
@@ -96,6 +99,8 @@ class Posting:
             if isinstance(command, Settle | Void | Expire):
                 needed.update(command.reserved.window_ids)
                 self._note_names(command.reserved, names.get(command.reserved.id))
+                if command.reserved.id in expired:
+                    self.late.add(command.reserved.caller.call_id)
         windows = _lock_windows(sql, sorted(needed), *_counted(self._renamed(commands), expired))
         return Book(
             windows={window.id: Balance(window.id, *balance) for window, balance in windows},
@@ -104,6 +109,8 @@ class Posting:
             pending=pending,
             expired=self._uncorrected(expired),
             in_flight=self._count_in_flight(commands),
+            entered=self._entered(commands),
+            interrupted=self._interrupted(commands),
         )
 
     def _note_names(self, reserved: Reserved, names: Names | None) -> None:
@@ -120,9 +127,27 @@ class Posting:
         corrected = Reservation.objects.using(self.using).filter(pk__in=ids).values_list("pk", flat=True)
         return {id_: expired[id_] for id_ in expired.keys() - {ids[found] for found in corrected}}
 
-    def _recorded(self, commands: Sequence[Command]) -> set[UUID]:
-        ids = [command.caller.call_id for command in commands if isinstance(command, Record)]
-        return set(Call.objects.using(self.using).filter(pk__in=ids).values_list("pk", flat=True))
+    def _recorded(self, commands: Sequence[Command], is_retry: bool) -> set[UUID]:
+        """Of the calls that expire, and where the batch may have been written before, of all that it records."""
+        ids = _expiring(commands)
+        if is_retry:
+            ids |= {command.caller.call_id for command in commands if isinstance(command, Record)}
+        return set(Call.objects.using(self.using).filter(pk__in=ids).values_list("pk", flat=True)) if ids else set()
+
+    def _entered(self, commands: Sequence[Command]) -> dict[UUID, int]:
+        """What earlier attempts of the calls that expire had cost."""
+        if not (ids := _expiring(commands)):
+            return {}
+        entries = LedgerEntry.objects.using(self.using).filter(call_id__in=ids).order_by()
+        return {call_id: int(ticks) for call_id, ticks in entries.values_list("call_id").annotate(Sum("cost_ticks"))}
+
+    def _interrupted(self, commands: Sequence[Command]) -> dict[UUID, Counted]:
+        """The worker was only away: it ends its calls, and so has seen that they expired, before it records them."""
+        records = [command.caller.call_id for command in commands if isinstance(command, Record)]
+        if not (ids := self.late.intersection(records)):
+            return {}
+        calls = Call.objects.using(self.using).filter(pk__in=ids, code=INTERRUPTED)
+        return {call_id: Counted(*where) for call_id, *where in calls.values_list("pk", *Counted._fields)}
 
     def _count_in_flight(self, commands: Sequence[Command]) -> dict[CallGroup, int]:
         """How many reservations each group that is limited has pending.
@@ -155,11 +180,23 @@ class Posting:
             Insert(LedgerEntry, ENTRY_FIELDS, [_entry_row(entry) for entry in book.entries]),
             Insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records]),
             Update(IdempotentCall, ["answer"], answers),
+            Update(Call, CALL_FIELDS[1:], [_call_row(record) for _, record in book.finished]),
             added(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book)),
         )
         assert count == len(ended), "a reservation ended twice"  # noqa: S101
         for correction, _ in book.corrections:
             reopen(correction.caller.tenant_id, correction.created_at)
+        for counted, record in book.finished:
+            self._uncount(counted)
+            reopen(counted.tenant_id, min(counted.at, record.at))
+
+    def _uncount(self, counted: Counted) -> None:
+        bucket = Rollup.objects.using(self.using).filter(bucket=bucket_of(counted.at), tenant=counted.tenant_id)
+        bucket.filter(model=counted.model, route=counted.route).update(failed=F("failed") - 1)
+
+
+def _expiring(commands: Iterable[Command]) -> set[UUID]:
+    return {command.reserved.caller.call_id for command in commands if isinstance(command, Expire)}
 
 
 def _tenants_of(commands: Iterable[Command]) -> set[str]:
@@ -315,7 +352,7 @@ def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
             usage.reasoning_tokens,
         )  # fmt: skip
         sums[key] = [total + figure for total, figure in zip(sums[key], (*figures, 0, 0, 0), strict=True)]
-    for record in book.records:
+    for record in [*book.records, *(record for _, record in book.finished)]:
         key = (record.caller.tenant_id, bucket_of(record.at), record.model, str(record.route))
         sums[key][ROLLUP_SUMS.index(record.outcome.value)] += 1
     return [(*key, *figures) for key, figures in sorted(sums.items())]

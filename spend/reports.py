@@ -2,7 +2,8 @@
 
 Days and models are read from the rollups, which count in quarters of an hour. A span that begins or ends
 within a quarter is read from the ledger and the calls themselves, as are customers and conversations.
-Cost and tokens are those of every attempt that was billed; calls are those that were answered.
+Cost and tokens are those of every attempt that was billed; calls are those that were answered, or charged though
+they were not: they have a model.
 Where single calls were removed (see `spend.retention`), only what the rollups know can be told.
 """
 
@@ -10,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from django.db.models import Count, Model, QuerySet, Sum, TextChoices
+from django.db.models import Count, F, Model, Q, QuerySet, Sum, TextChoices
 from django.db.models.functions import TruncDate
 
-from spend.models import Call, LedgerEntry, Outcome, Rollup
+from spend.models import Call, LedgerEntry, Rollup
 from spend.retention import RemovedError, removed_before
 from tenants.periods import BEGINNING
 
@@ -105,7 +106,7 @@ def _groups(selection: Selection, group_by: GroupBy) -> tuple[dict[Key, Sums], i
 def _sums(selection: Selection, by: list[str]) -> dict[Key, Sums]:
     """Sums by the fields `by`."""
     if selection.is_of_whole_buckets and by in (KEYS[GroupBy.DAY], KEYS[GroupBy.MODEL]):
-        rows = selection.of(Rollup, "bucket").values_list(*by).annotate(*SPENT, Sum("served"))
+        rows = selection.of(Rollup, "bucket").values_list(*by).annotate(*SPENT, calls=CALLS)
         return {row[: len(by)]: Sums(*row[len(by) :]) for row in rows}
     return _sums_of_single_calls(selection, by)
 
@@ -113,7 +114,7 @@ def _sums(selection: Selection, by: list[str]) -> dict[Key, Sums]:
 def _sums_of_single_calls(selection: Selection, by: list[str]) -> dict[Key, Sums]:
     entries = selection.of(LedgerEntry, "at").values_list(*by).annotate(*SPENT)
     sums = {row[: len(by)]: Sums(*row[len(by) :]) for row in entries.iterator()}
-    calls = selection.of(Call, "at").filter(outcome=Outcome.SERVED).values_list(*by).annotate(Count("pk"))
+    calls = selection.of(Call, "at").exclude(model="").values_list(*by).annotate(Count("pk"))
     for row in calls.iterator():
         sums.setdefault(row[: len(by)], Sums()).calls = row[-1]
     # Asked last: what is being removed was marked before.
@@ -122,4 +123,5 @@ def _sums_of_single_calls(selection: Selection, by: list[str]) -> dict[Key, Sums
     return sums
 
 
+CALLS = Sum(F("served") + F("refused") + F("failed"), filter=~Q(model=""), default=0)
 SPENT = [Sum("cost_ticks"), Sum("input_tokens"), Sum("output_tokens")]

@@ -718,6 +718,10 @@ def test_a_failure_that_was_charged_says_so_and_is_not_retried(hire: Hire, provi
     assert answer.headers["x-should-retry"] == "false"
     entry = agent.entry()
     assert entry.cost_ticks == entry.hold_ticks
+    (call,) = agent.calls()
+    assert (call.outcome, call.model, call.route) == ("failed", agent.model, "primary")
+    spent = agent.client.get("/api/spend").json()
+    assert (spent["totalCalls"], spent["modelsUsed"]) == (1, {agent.model: 1})
 
 
 def test_a_fallback_that_costs_more_than_is_left_is_refused_and_nothing_is_billed(

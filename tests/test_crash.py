@@ -11,8 +11,10 @@ import pytest
 import requests
 from django.db import transaction
 
-from spend.models import LedgerEntry, Reservation, ReservationState
+from spend.ledger import INTERRUPTED
+from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState
 from spend.pricing import bound_input_tokens
+from spend.reports import GroupBy, Selection, report
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.books import assert_the_books_balance
 from tests.support.bursts import burst
@@ -90,6 +92,12 @@ def test_a_crash_in_the_middle_of_100_calls_loses_nothing(
         assert costs == {(COST, False, False): len(settled), (HOLD, True, True): len(pending)}
         expired = LedgerEntry.objects.filter(is_expired=True).values_list("customer", flat=True)
         assert set(expired) == pending
+        spent = report(Selection(agent.tenant_id))
+        charged = len(settled) + len(pending)
+        assert (spent.totals.calls, spent.calls_by_model) == (charged, {agent.model: charged})
+        by_customer = report(Selection(agent.tenant_id), GroupBy.CUSTOMER).groups
+        assert {(sums.cost_ticks, sums.calls) for sums in by_customer.values()} == {(COST, 1), (HOLD, 1)}
+        assert Call.objects.filter(outcome=Outcome.FAILED, code=INTERRUPTED).count() == len(pending)
     assert agent.chat().status_code == 200
 
 

@@ -660,6 +660,48 @@ def test_of_a_renewal_and_an_end_in_one_batch_the_end_stands() -> None:
     assert_the_books_balance()
 
 
+def test_a_call_that_expires_is_recorded_with_all_that_it_cost() -> None:
+    first = hold(customer="ada")
+    post(settle_of(first, 30))
+    (second,) = post(reserve_of([DAY], 100, caller=first.caller))
+    assert isinstance(second, Held)
+    assert expire_reservations() == 1
+    call = Call.objects.get()
+    assert (call.pk, call.outcome, call.code, call.customer) == (first.caller.call_id, "failed", "interrupted", "ada")
+    assert (call.at, call.model, call.route, call.cost_ticks) == (NOON, "model", "primary", 130)
+    assert call.steps == [{"model": "model", "decision": "failed", "code": "interrupted", "hold_ticks": 100}]
+    assert Rollup.objects.values_list("attempts", "served", "failed").get() == (2, 0, 1)
+    assert_the_books_balance()
+
+
+def test_a_call_that_was_recorded_before_its_hold_expired_is_recorded_once() -> None:
+    reserved = hold()
+    post(Record(reserved.caller, Outcome.FAILED, NOON, code="ledger_unavailable"))
+    assert expire_reservations() == 1
+    assert Call.objects.get().code == "ledger_unavailable"
+    assert_the_books_balance()
+
+
+@pytest.mark.parametrize("is_retry", [False, True])
+def test_a_call_that_its_worker_ends_after_all_is_told_as_it_ended(is_retry: bool) -> None:
+    """Even by another attempt, and in another quarter of an hour."""
+    posting, reserved = Posting(), hold()
+    expire_reservations()
+    posting.post([Void(reserved, NOON)])
+    later = NOON + timedelta(minutes=20)
+    (held,) = posting.post([reserve_of([DAY], [offer_of(50, model="other")], later, caller=reserved.caller)])
+    assert isinstance(held, Held)
+    record = replace(record_of(held.reserved, 40), at=later)
+    posting.post([settle_of(held.reserved, 40), record], is_retry=is_retry)
+    call = Call.objects.get()
+    assert (call.outcome, call.code, call.model, call.at, call.cost_ticks) == ("served", "", "other", later, 40)
+    counts = Rollup.objects.order_by("bucket").values_list("model", "served", "failed", "cost_ticks")
+    assert list(counts) == [("model", 0, 0, 0), ("other", 1, 0, 40)]
+    posting.post([record], is_retry=True)
+    assert list(counts) == [("model", 0, 0, 0), ("other", 1, 0, 40)]
+    assert_the_books_balance()
+
+
 def late(end: Callable[[Reserved], Command], cost: int) -> LedgerEntry:
     """A hold of 100 expires, and its end comes after all, twice; the entry that corrects it."""
     reserved = hold()

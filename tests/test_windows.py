@@ -329,11 +329,17 @@ def test_workers_that_know_of_other_budgets_at_once_count_the_same() -> None:
     limits += [limit_of(10**9, "", scope="installation")]
     caller = partial(caller_of, customer="ada", conversation="talk")
 
+    endings: list[Callable[[Reserved], Command]] = [
+        partial(settle_of, ticks=3),
+        partial(Void, at=NOON),
+        partial(Expire, at=NOON),
+    ]
+
     def work(seed: int) -> None:
         random, posting, holds = Random(seed), Posting(), list[Reserved]()
         for _ in range(25):
             some = random.sample(limits, random.randrange(len(limits)))
-            ends = [random.choice([settle_of(each, 3), Void(each, NOON), Expire(each, NOON)]) for each in holds]
+            ends = [random.choice(endings)(each) for each in holds]
             late = [settle_of(each, 4) for each in holds]
             results = posting.post([*ends, *late, *[reserve_of(some, 10, caller=caller()) for _ in range(3)]])
             holds = [result.reserved for result in results if isinstance(result, Held)]
