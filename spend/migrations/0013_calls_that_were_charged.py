@@ -69,7 +69,7 @@ def count_all(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0011_windows_count_all")]
+    dependencies = [("spend", "0012_windows_count_all")]
 
     operations = [
         migrations.AlterField(

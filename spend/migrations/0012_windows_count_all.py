@@ -46,7 +46,7 @@ def join_what_is_in_flight(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0010_allowances_of_operators")]
+    dependencies = [("spend", "0011_capabilities")]
 
     operations = [
         migrations.AddIndex(
