@@ -11,6 +11,7 @@ import orjson
 
 from guard.demo.behaviours import PLAIN, Behaviour, Ending, Record, Script
 from guard.demo.completions import BadRequestError, Json, answer_to, chunks, completion, error_body, read_request
+from guard.demo.strictness import RefusedError, check_request
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -116,6 +117,8 @@ class DemoProvider:
             await (handle or _not_found)(exchange)
         except BadRequestError as error:
             await exchange.answer(400, orjson.dumps(error_body(400, str(error), error.param)))
+        except RefusedError as error:
+            await exchange.answer(400, orjson.dumps(error.body))
         except (ClientGoneError, BrokenOffError):
             pass
 
@@ -142,6 +145,8 @@ class DemoProvider:
         if behaviour.status is not None or behaviour.body is not None:
             await exchange.answer(behaviour.status or 200, _verbatim(behaviour), behaviour.headers)
             return
+        if behaviour.strict:
+            check_request(request, behaviour.context_tokens)
         answer = answer_to(request, behaviour)
         call_id, created = f"chatcmpl-demo-{next(self.numbers)}", int(time.time())
         if request.get("stream"):
@@ -164,6 +169,9 @@ async def _recorded(record: Record, answering: Awaitable[None]) -> None:
     try:
         await answering
         ending = "finished"
+    except RefusedError:
+        ending = "finished"
+        raise
     except BrokenOffError:
         ending = "broken"
         raise

@@ -33,6 +33,8 @@ class Behaviour:
     break_after_chunks, stall_after_chunks, garbage_after_chunks
                           after so many chunks: close the socket; send nothing more; send what is no JSON and end
     omit_stream_usage     no usage in streams, even if asked
+    strict                false: takes what the model's family refuses (see `guard.demo.strictness`)
+    context_tokens        longer prompts are refused
     fail_first_n          status, body, hang and break_connection meet the first n calls only
     """
 
@@ -53,6 +55,8 @@ class Behaviour:
     stall_after_chunks: int | None = None
     garbage_after_chunks: int | None = None
     omit_stream_usage: bool = False
+    strict: bool = True
+    context_tokens: int | None = None
     fail_first_n: int | None = None
 
     @classmethod
