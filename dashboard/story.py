@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spend.failure_words import WORDS, words_of
 from tenants.money import usd_string
 
 DECISIONS = {
@@ -19,6 +20,7 @@ DECISIONS = {
     "circuit_open": "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
     "no_provider_key": "{model} was skipped: the guard has no key for its provider.",
     "failed": "{model} failed.",
+    "rate_limited": "{model} was skipped: its provider had asked to be left alone for a moment.",
     "refused": "The call was refused.",
     "unknown_model": "{model} is not in the catalogue.",
     "model_disabled": "{model} is switched off.",
@@ -28,14 +30,6 @@ DECISIONS = {
 }
 
 CODES = {
-    "timeout": "It did not answer in time.",
-    "connection_failed": "Its provider could not be reached.",
-    "bad_answer": "Its provider's answer made no sense.",
-    "server_error": "Its provider had an error of its own.",
-    "rate_limited": "Too many requests at once.",
-    "no_provider_key": "The guard has no key for its provider.",
-    "bad_provider_key": "Its provider did not take the guard's key.",
-    "circuit_open": "It had failed several times in a row and is being spared for a minute.",
     "budget_exceeded": "No model on the route fitted what was left of the budget.",
     "budget_held": "What was left of the budget was held for other calls in flight.",
     "all_models_failed": "Every model on the route failed or was being spared.",
@@ -59,6 +53,9 @@ class Step:
 
 def reason_of(code: str) -> str:
     """An error's code as a sentence; nothing for none."""
+    if code in WORDS:
+        words = words_of(code)
+        return f"{words[0].upper()}{words[1:]}."
     return CODES.get(code, f"Code: {code}.") if code else ""
 
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -29,12 +30,13 @@ from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
     BudgetHeld,
+    ContentFiltered,
     GuardError,
     InvalidRequest,
     LedgerUnavailable,
     RateLimited,
 )
-from guard.failures import Failed, Rejected
+from guard.failures import ContentRefused, Failed, Rejected
 from guard.idempotency import Claim
 from guard.pace import take_turn
 from guard.policy import Pace, TenantPolicy, limits_of
@@ -112,6 +114,8 @@ class Story:
     steps: list[dict[str, Any]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     cost_ticks: int = 0
+    retry_after_s: float = 0
+    """The longest that a provider of this call wants to be left alone."""
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
 
@@ -311,24 +315,36 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
-    circuits, providers = runtime.open_circuits(), runtime.providers.by_name
+    circuits, providers = {*runtime.open_circuits(), *runtime.rests.by_model()}, runtime.providers.by_name
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=circuits, providers=providers,
         lengths=runtime.lengths.enough,
     )  # fmt: skip
+    resting_s = runtime.rests.by_model()
+    # The plan knows two kinds of models that are spared, and the caller three.
+    left_out = tuple(
+        (model, "rate_limited" if why == "circuit_open" and model in resting_s else why)
+        for model, why in planned.left_out
+    )
+    planned = replace(planned, left_out=left_out)
     if not planned.offers:
         story.note_left_out(planned)
-        raise no_offer([*story.failed.items(), *planned.left_out], is_charged=bool(story.cost_ticks))
+        rest_s = max([story.retry_after_s, *(resting_s.get(model, 0) for model, _ in left_out)])
+        reasons = [*story.failed.items(), *left_out]
+        raise no_offer(reasons, is_charged=bool(story.cost_ticks), rest_s=rest_s)
     return planned
 
 
-def no_offer(reasons: list[tuple[str, str]], *, is_charged: bool) -> GuardError:
-    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
+def no_offer(reasons: list[tuple[str, str]], *, is_charged: bool, rest_s: float = 0) -> GuardError:
+    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it.
+
+    `rest_s` is how long a provider wants to be left alone.
+    """
     codes = {code for _, code in reasons}
     attempts = [{"model": model, "code": code} for model, code in reasons]
     if not codes <= LASTING:
         message = CHARGED if is_charged else None
-        return AllModelsFailed(message, retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
+        return AllModelsFailed(message, retry_after_s=ceil(rest_s) or RETRY_AFTER_FAILURE_S, attempts=attempts)
     if "images_not_priced" in codes:
         return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
     return AllModelsFailed(
@@ -375,9 +391,11 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
             story.sent = hold
             return await send(provider, payload, story.trace.headers())
     except Rejected as rejection:
-        story.trace.failed("rejected", 0)
+        story.trace.failed(rejection.code, 0)
         await void(hold, runtime)
         await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
+        if isinstance(rejection, ContentRefused):
+            raise ContentFiltered(words_of(rejection, story.call.tenant), param=rejection.param) from None
         raise InvalidRequest(words_of(rejection, story.call.tenant), param=rejection.param) from None
 
 
@@ -392,7 +410,10 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     model = hold.reserved.offer.model
     story.failed[model] = failure.code
     story.note(model, "failed", code=failure.code)
-    if failure.code != "circuit_open":
+    if failure.is_throttled:
+        runtime.rests.note(model, failure.retry_after_s)
+        story.retry_after_s = max(story.retry_after_s, failure.retry_after_s or 0)
+    elif failure.code != "circuit_open":
         await runtime.record_failure(hold.reserved, failure.code)
     await end_unserved(hold, failure.code, failure.billed, story, runtime)
 

@@ -2,6 +2,7 @@
 
     GuardError
     ├── InvalidRequest        400 invalid_request       body not valid; `param` names the field
+    ├── ContentFiltered       400 content_filter        the provider refuses what is said in the request
     ├── InvalidApiKey         401 invalid_api_key       no key, bad key, revoked, expired
     ├── Forbidden             403 forbidden             other tenant, disabled tenant, model not allowed
     ├── NotFound              404 not_found
@@ -68,6 +69,11 @@ class GuardError(Exception):
 class InvalidRequest(GuardError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
     message = "The request is not valid."
+
+
+class ContentFiltered(GuardError):
+    status, code, type = 400, "content_filter", "invalid_request_error"
+    message = "The provider refused the content of this request."
 
 
 class InvalidApiKey(GuardError):

@@ -62,6 +62,10 @@ class Tally:
         """Some providers send a usage with every chunk, or only with the first: it may not be the last word."""
         return self.is_finished and not any(self.texts[self.texts_used :])
 
+    @property
+    def has_last_usage(self) -> bool:
+        return self.usage is not None and self.is_usage_final
+
     def completion(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.content)}
         return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
@@ -121,6 +125,8 @@ class Relay:
             async for events in self.opened.stream:
                 if piece := self._pass_on(events):
                     yield piece
+                if self.is_finished:
+                    self.opened.stream.expect_end(has_usage=self.tally.has_last_usage)
             if not self.is_finished:
                 raise Failed("connection_failed", billed=None)
         except Failed as failure:

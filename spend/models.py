@@ -14,6 +14,7 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
+from spend.failure_words import words_of
 from spend.ids import new_id
 from tenants.fields import TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
@@ -590,6 +591,10 @@ class Breaker(models.Model):
 
     def __str__(self) -> str:
         return self.model_id
+
+    @property
+    def failure_words(self) -> str:
+        return words_of(self.last_failure, self.model.provider)
 
 
 class Schedule(models.Model):
