@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guard.messages import check_messages, count_images, without_images
-from guard.parameters import IN_THE_PROMPT, SENT, check_parameters
+from guard.messages import as_sent, check_messages, count_images, taken_back, without_images
+from guard.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
 from guard.routing import Ask
 from guard.values import Check, anything, check_fields, identifier, refuse, tokens, true_or_false
 from spend.models import AUTO
@@ -72,9 +72,12 @@ def _asked(
     conversation: str | None,
     tenant_id: str | None = None,
 ) -> Asked:
-    messages: Any = body.get("messages")
+    messages: Any = taken_back(body.get("messages"))
     check_messages(messages)
+    messages = as_sent(messages)
     sent = {name: body[name] for name in SENT if body.get(name) is not None}
+    if "tools" in sent:
+        sent["tools"] = without_hints(sent["tools"])
     options = body.get("stream_options") or {}
     if body.get("stream") and (obfuscation := options.get("include_obfuscation")) is not None:
         sent["stream_options"] = {"include_obfuscation": obfuscation}
