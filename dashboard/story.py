@@ -13,6 +13,7 @@ from tenants.money import usd_string
 DECISIONS = {
     "held": "{model} fitted the budget. Its worst case was set aside and the call was sent.",
     "served": "{model} answered.",
+    "usage_not_believed": "{model}'s provider gave figures of usage that are impossible. They were counted instead.",
     "settled": "{model} answered and its real cost was booked.",
     "does_not_fit": "{model} would not have fitted what was left of the budget.",
     "held_by_other_calls": "{model} would have fitted, if nothing were held for other calls in flight.",

@@ -12,8 +12,9 @@ hold is.  Refusals and failures cost the tenant nothing that a provider did not 
 the same story; its answer begins at the provider's first event, and `guard.streams` settles it.
 """
 
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from math import ceil
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from django.conf import settings
 from django.utils import timezone
 
-from guard import breaker, idempotency
-from guard.bills import read_bill
+from guard import bills, breaker, idempotency
+from guard.bills import Sent, texts_in
 from guard.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.errors import (
     AllModelsFailed,
@@ -66,10 +67,12 @@ from spend.ledger import (
     Void,
 )
 from spend.models import Outcome, Route
-from spend.pricing import Usage
+from spend.pricing import Most, Usage
 
 if TYPE_CHECKING:
     from guard.providers import Provider, ProviderStream
+
+logger = logging.getLogger(__name__)
 
 POLL_OTHER_WORKERS_S = 0.1
 MOST_TURNS = 4
@@ -86,7 +89,8 @@ LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be 
 CHARGED = "No model on the route could answer. What one of them may have billed was charged."
 
 Served = TypeVar("Served")
-Send = Callable[["Provider", dict[str, Any], Mapping[str, str]], Awaitable[Served]]
+Send = Callable[["Provider", dict[str, Any], Mapping[str, str], float | None], Awaitable[Served]]
+"""A provider, the request, its tracing headers, and the model's own limit of seconds to begin in, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,7 @@ class Opened:
     stream: "ProviderStream"
     hold: Hold
     story: Story
+    sent: Sent
 
 
 class Patience:
@@ -212,7 +217,8 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
     Raises a GuardError; then the call's record says why.
     """
     hold, completion, story = await first_to_serve(call, runtime, _complete)
-    bill = read_bill(completion.get("usage"), hold.reserved, story.duration_ms)
+    texts = list(texts_in([choice["message"] for choice in completion["choices"]]))
+    bill = await bill_of(completion.get("usage"), texts, sent_under(hold, story, runtime), hold.reserved, story)
     try:
         return await settle(hold, bill, completion, story, runtime)
     except LedgerError:
@@ -225,15 +231,37 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
 async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
     """Like `converse`, up to the first event of the provider's stream. Raises a GuardError."""
     hold, stream, story = await first_to_serve(call, runtime, _stream)
-    return Opened(stream, hold, story)
+    return Opened(stream, hold, story, sent_under(hold, story, runtime))
 
 
-async def _complete(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-    return await provider.complete(payload, headers)
+def sent_under(hold: Hold, story: Story, runtime: Runtime) -> Sent:
+    """What was sent, and what its model can bill for it: its context, or the text's own bound where that is more."""
+    call, model = story.call, runtime.policy.models.get(hold.reserved.offer.model)
+    if model is None:
+        return Sent(call.body)
+    most = Most(max(model.context_tokens, explained_input(call.ask, model)), model.context_tokens * call.ask.choices)
+    return Sent(call.body, call.ask.images * (model.image_allowance_tokens or 0), most)
 
 
-async def _stream(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> "ProviderStream":
-    return await provider.stream(payload, headers)
+async def bill_of(raw_usage: Any, texts: Sequence[str], sent: Sent, reserved: Reserved, story: Story) -> Bill:
+    """Like `guard.bills.bill_of`; operators are told what could not be believed."""
+    bill, impossible = await bills.bill_of(raw_usage, texts, sent, reserved, story.duration_ms)
+    if impossible:
+        story.note(reserved.offer.model, "usage_not_believed", **impossible)
+        logger.warning("%s: figures of its provider's usage are impossible: %s", reserved.offer.model, impossible)
+    return bill
+
+
+async def _complete(
+    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> dict[str, Any]:
+    return await provider.complete(payload, headers, wait_s)
+
+
+async def _stream(
+    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> "ProviderStream":
+    return await provider.stream(payload, headers, wait_s)
 
 
 async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -> tuple[Hold, Served, Story]:
@@ -389,7 +417,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     try:
         with story.trace.sending(hold.reserved, payload):
             story.sent = hold
-            return await send(provider, payload, story.trace.headers())
+            return await send(provider, payload, story.trace.headers(), model.answer_timeout_s)
     except Rejected as rejection:
         story.trace.failed(rejection.code, 0)
         await void(hold, runtime)

@@ -45,8 +45,8 @@ LAST_WORD_S = 1.5
 """How long a usage is waited for when an answer has ended; it comes on the heels of the end, or not at all."""
 LAST_DONE_S = 0.5
 """How long the closing [DONE] is waited for when the usage has come, too."""
-ALIVE_AFTER_S = 10.0
-"""After so long of nothing but keep-alives a stream begins with them: whoever waits for it may have proxies."""
+ALIVE_AFTER = 6
+"""After this part of STREAM_IDLE_SECONDS a stream that is only kept alive begins so: its client may have proxies."""
 PAGE_OR_DOCUMENT = (b"<", b"{")
 BLANK = BOM + b" \t\r\n"
 
@@ -106,41 +106,48 @@ class Provider:
             ),
         )
 
-    async def complete(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
-        """The provider's answer to a chat completion, as it came.
+    async def complete(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """The provider's answer to a chat completion, as it came, within `wait_s` or the setting's seconds.
 
         Raises Rejected or Failed. The answer is not read into the package's own types: that costs as
         much as everything else a call does, and would drop fields they do not know.
         """
         with _failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.PROVIDER_TIMEOUT_SECONDS):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + (wait_s or settings.PROVIDER_TIMEOUT_SECONDS)):
                 response = await self.client.post(
                     "/chat/completions",
                     content=orjson.dumps({**self.always, **payload}),
                     cast_to=httpx2.Response,
-                    options={"headers": headers} if headers else {},
+                    options={"headers": headers, "timeout": _timeout(wait_s)} if wait_s else {"headers": headers},
                 )
         return completion_in(response.headers, response.content)
 
-    async def stream(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> "ProviderStream":
-        """The provider's stream, once its first event has come. Raises Rejected or Failed.
+    async def stream(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> "ProviderStream":
+        """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed.
 
         Usage is asked of the provider always: it is what the stream is settled by.
         """
         options = {**payload.get("stream_options", {}), "include_usage": True}
         asked = {**self.always, **payload, "stream": True, "stream_options": options}
+        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
+        # The transport knows nothing of tokens: it gets the longer of the two waits.
+        timeout = _timeout(max(wait_s, settings.STREAM_IDLE_SECONDS))
         with _failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.PROVIDER_TIMEOUT_SECONDS):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
                 response = await self.client.post(
                     "/chat/completions",
                     content=orjson.dumps(asked),
                     cast_to=httpx2.Response,
                     stream=True,
                     stream_cls=openai.AsyncStream[httpx2.Response],
-                    options={"timeout": _stream_timeout(), "headers": headers},
+                    options={"timeout": timeout, "headers": headers},
                 )
         # What `cast_to` asks for is what comes, whatever the package's types say of streams.
-        stream = ProviderStream(cast(httpx2.Response, response))
+        stream = ProviderStream(cast(httpx2.Response, response), wait_s)
         try:
             await stream.read_first()
         except BaseException:
@@ -155,8 +162,8 @@ class Provider:
 class ProviderStream:
     """A provider's server-sent events, as many at a time as come, up to its [DONE] or its end."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self.response = response
+    def __init__(self, response: httpx2.Response, first_token_s: float) -> None:
+        self.response, self.first_token_s = response, first_token_s
         self.events = self._events()
         self.first: list[Event] = []
         self.has_begun = False
@@ -168,7 +175,7 @@ class ProviderStream:
         opened_at = monotonic()
         async for events in self.events:
             self.first += events
-            if self.has_begun or monotonic() - opened_at > ALIVE_AFTER_S:
+            if self.has_begun or monotonic() - opened_at > settings.STREAM_IDLE_SECONDS / ALIVE_AFTER:
                 return
 
     async def __aiter__(self) -> AsyncIterator[list[Event]]:
@@ -209,7 +216,7 @@ class ProviderStream:
         The first token has a limit of its own, since a model may think before it; from then on keeping alive says
         nothing.  The transport's own limit begins anew with every byte, and does not fire at all after a bad chunk.
         """
-        received, left_s = self._received(), settings.PROVIDER_TIMEOUT_SECONDS
+        received, left_s = self._received(), self.first_token_s
         while True:
             asked_at = monotonic()
             try:
@@ -308,11 +315,6 @@ def _is_sound(event: Event) -> bool:
 
 def _timeout(read_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
-
-
-def _stream_timeout() -> httpx2.Timeout:
-    """Of the transport, which knows nothing of tokens: the longer of the two waits."""
-    return _timeout(max(settings.PROVIDER_TIMEOUT_SECONDS, settings.STREAM_IDLE_SECONDS))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MinValueValidator, RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
@@ -69,6 +69,14 @@ class CatalogueModel(models.Model):
     )
     image_allowance_tokens = models.PositiveIntegerField(
         null=True, blank=True, help_text="Most input tokens one image can cost. Empty: images are refused."
+    )
+    answer_timeout_s = models.PositiveIntegerField(
+        "answer timeout in seconds",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="How long it may think before its first token, or before a whole answer. "
+        "Empty: PROVIDER_TIMEOUT_SECONDS.",
     )
     is_enabled = models.BooleanField(default=True)
     shutdown_on = models.DateField(null=True, blank=True, help_text="The day on which the provider ends the model.")

@@ -9,9 +9,9 @@ import requests
 from django.db import transaction
 from django.test import Client as Browser
 
-from spend.models import Breaker, LedgerEntry
+from spend.models import Breaker, CatalogueModel, LedgerEntry
 from tests.factories import UserFactory
-from tests.support.agents import Agent, audit, eventually, upstream
+from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -196,3 +196,83 @@ def test_a_date_to_come_again_is_read(agent: Agent, provider: Provider) -> None:
     answer = agent.chat()
     assert answer.status_code == 503
     assert 20 <= int(answer.headers["Retry-After"]) <= 30
+
+
+# Usage
+
+
+def said(usage: Json) -> Json:
+    return {"content": "hi", "usage": usage}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 1000.0, "completion_tokens": 500.0, "total_tokens": 1500.0},
+        {"prompt_tokens": "1000", "completion_tokens": "500"},
+        {"prompt_tokens": 1000, "completion_tokens": None, "total_tokens": 1500},
+        {"prompt_tokens": 1000, "completion_tokens": 500, "prompt_tokens_details": {"cached_tokens": 1001}},
+    ],
+)
+def test_figures_of_a_usage_that_are_there_are_used(
+    agent: Agent, provider: Provider, asking: Asking, usage: Json
+) -> None:
+    provider.behave(upstream(agent.model), **said(usage))
+    assert served_by(asking.ask(agent)) == agent.model
+    entry = agent.entry()
+    assert (entry.input_tokens, entry.cached_input_tokens, entry.output_tokens) == (1000, 0, 500)
+    assert (entry.cost_ticks, entry.is_estimated) == (1000 * 12_500 + 500 * 25_000, False)
+
+
+ABSURD = {"prompt_tokens": 5_000_000, "completion_tokens": 20, "total_tokens": 5_000_020}
+
+
+@pytest.mark.parametrize(
+    ("usage", "output_tokens"),
+    [
+        ({"prompt_tokens": -1_000_000, "completion_tokens": 50}, 50),
+        ({"prompt_tokens": 0, "completion_tokens": 50, "total_tokens": 50}, 50),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 1),
+        ({"prompt_tokens": None, "completion_tokens": -5}, 1),
+        (ABSURD, 20),
+    ],
+)
+def test_impossible_figures_are_counted_flagged_and_teach_nothing(
+    agent: Agent, provider: Provider, asking: Asking, usage: Json, output_tokens: int
+) -> None:
+    provider.behave(upstream(agent.model), **said(usage))
+    assert served_by(asking.ask(agent)) == agent.model
+    entry = agent.entry()
+    assert 10 < entry.input_tokens < 40
+    assert entry.output_tokens == output_tokens
+    assert entry.cost_ticks == entry.input_tokens * 12_500 + output_tokens * 25_000 < entry.hold_ticks
+    assert entry.is_estimated
+    (call,) = agent.calls()
+    assert "usage_not_believed" in [step["decision"] for step in call.steps]
+    assert f"{agent.model}: figures of its provider's usage are impossible" in agent.server.log
+    with agent.server.database():
+        model = CatalogueModel.objects.get(pk=agent.model)
+    assert (model.input_allowance_percent, model.input_surplus_tokens) == (100, 0)
+
+
+def test_a_given_cost_wins_over_an_absurd_usage(agent: Agent, provider: Provider, asking: Asking) -> None:
+    provider.behave(upstream(agent.model), **said({**ABSURD, "cost_in_usd_ticks": 2_709_000}))
+    assert served_by(asking.ask(agent)) == agent.model
+    entry = agent.entry()
+    assert (entry.cost_ticks, entry.is_estimated, entry.is_overrun) == (2_709_000, False, False)
+    assert entry.input_tokens < 40
+
+
+# What comes back
+
+
+def test_an_answer_of_thoughts_only_is_taken_back_next_turn(agent: Agent, provider: Provider, asking: Asking) -> None:
+    """As the maximum cut it: no content, and fields that its provider made up."""
+    provider.behave(upstream(agent.model), answer="thinking-only")
+    message = agent.chat().json()["choices"][0]["message"]
+    assert message["content"] is None
+    delivered = {**message, "tool_calls": [], "x_provider": {"signature": "abc"}}
+    provider.behave(upstream(agent.model), usage=USAGE)
+    assert served_by(asking.ask(agent, messages=[*HELLO, delivered, *HELLO])) == agent.model
+    sent = provider.calls(upstream(agent.model))[-1]["body"]["messages"]
+    assert sent == [*HELLO, {"role": "assistant", "content": "", "reasoning_content": "thinking"}, *HELLO]

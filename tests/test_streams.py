@@ -472,7 +472,7 @@ def test_what_is_hardly_http_falls_back_and_is_settled(
     provider.behave(upstream(agent.model), **fault)
     provider.behave(upstream(agent.fallback), usage=USAGE)
     answer = agent.chat(stream=stream)
-    assert (answer.status_code, answer.headers["X-Guard-Model"]) == (200, agent.fallback)
+    assert (answer.status_code, answer.headers.get("X-Guard-Model")) == (200, agent.fallback), answer.text
     assert answer.content
     failed, served = agent.entries(at_least=2)
     assert (failed.cost_ticks, failed.is_estimated) == (failed.hold_ticks, True)
