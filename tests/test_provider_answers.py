@@ -9,8 +9,10 @@ import requests
 from django.db import transaction
 from django.test import Client as Browser
 
-from spend.models import Breaker, CatalogueModel, LedgerEntry
-from tests.factories import UserFactory
+from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceTier
+from tenants.money import TICKS_PER_USD
+from tenants.trail import raise_revision
+from tests.factories import BudgetFactory, UserFactory
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
@@ -276,3 +278,25 @@ def test_an_answer_of_thoughts_only_is_taken_back_next_turn(agent: Agent, provid
     assert served_by(asking.ask(agent, messages=[*HELLO, delivered, *HELLO])) == agent.model
     sent = provider.calls(upstream(agent.model))[-1]["body"]["messages"]
     assert sent == [*HELLO, {"role": "assistant", "content": "", "reasoning_content": "thinking"}, *HELLO]
+
+
+# What costs nothing
+
+
+@pytest.mark.parametrize("spent", ["to the last tick", "beyond the cap"])
+def test_a_budget_that_is_used_up_leaves_the_free_model(
+    agent: Agent, provider: Provider, asking: Asking, spent: str
+) -> None:
+    with agent.server.database():
+        PriceTier.objects.filter(price__model_id=agent.fallback).update(
+            input_ticks=0, cached_input_ticks=0, cache_write_ticks=0, output_ticks=0
+        )
+        BudgetFactory.create(tenant_id=agent.tenant_id, tenant=None, limit_ticks=TICKS_PER_USD)
+        raise_revision()
+    usage = {**USAGE, "cost_in_usd_ticks": TICKS_PER_USD + 7 * (spent == "beyond the cap")}
+    provider.behave(upstream(agent.model), usage=usage)
+    eventually(lambda: agent.chat(max_tokens=100).headers["X-Guard-Budget-Limit-Usd"] == "1.00")
+    for _ in range(2):
+        answer = asking.ask(agent)
+        assert (served_by(answer), answer.headers["X-Guard-Budget-State"]) == (agent.fallback, "stopped")
+    assert agent.entries()[-1].cost_ticks == 0
