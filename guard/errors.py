@@ -25,6 +25,7 @@ the ledger raise is translated here (`error_of`).
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ from rest_framework import exceptions as drf
 
 from guard.requests import request_id_of
 from spend.ledger import LedgerError
+
+OPENAI_PATH = re.compile(r"^/+(v1|openai)(/|\Z)|^/*(chat/completions|completions|embeddings|responses|models)/*\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +217,11 @@ def envelope(error: GuardError, request: HttpRequest) -> JsonResponse:
     return JsonResponse(body, status=error.status, headers=headers)
 
 
+def is_openai_path(path: str) -> bool:
+    """Whether a client that speaks OpenAI's API asks for this path, be it the right one or not."""
+    return bool(OPENAI_PATH.search(path))
+
+
 def envelope_body(error: GuardError, path: str, request_id: str) -> dict[str, Any]:
     """What stands under "error", in the answer to `path`."""
     return {
@@ -221,6 +229,6 @@ def envelope_body(error: GuardError, path: str, request_id: str) -> dict[str, An
         "type": error.type,
         "code": error.code,
         "param": error.param,
-        "request_id" if path.startswith("/v1/") else "requestId": request_id,
+        "request_id" if is_openai_path(path) else "requestId": request_id,
         **error.extras,
     }

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
-from guard.error_pages import no_such_address
+from guard.error_pages import API_ADDRESSES, no_such_address
 from guard.metrics import metrics
 from guard.rehearsal_page import rehearsal_page
 
@@ -12,7 +12,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("guard.chat_urls")),
     path("", include("guard.api.urls")),
-    re_path(r"^(?:api|v1)/", no_such_address),
+    re_path(API_ADDRESSES, no_such_address),
     path("metrics", metrics),
     path("", include("dashboard.urls")),
 ]

@@ -97,7 +97,10 @@ def test_a_parameter_stands_in_one_group_only() -> None:
 
 
 # A value of each parameter that is passed on, as a client sends it.
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True},
+}
 GOOD: dict[str, Any] = {
     "frequency_penalty": -0.5,
     "function_call": {"name": "look_up"},
