@@ -343,7 +343,7 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
-    circuits, providers = {*runtime.open_circuits(), *runtime.rests.by_model()}, runtime.providers.by_name
+    circuits, providers = {*runtime.open_circuits(call.tenant.id), *runtime.rests.by_model()}, runtime.providers.by_name
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, open_circuits=circuits, providers=providers,
         lengths=runtime.lengths.enough,
@@ -409,7 +409,7 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
     """Send the call to the model that was held for. Raises Failed, or InvalidRequest where it rejects."""
     offer = hold.reserved.offer
-    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
+    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now(), story.call.tenant.id)
     if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]

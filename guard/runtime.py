@@ -190,8 +190,8 @@ class Runtime:
         except Exception:
             logger.exception("could not note what became of a call")
 
-    def open_circuits(self) -> set[str]:
-        return breaker.open_circuits(self.keeper.breakers, timezone.now())
+    def open_circuits(self, tenant_id: str) -> set[str]:
+        return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
 
     async def record_failure(self, reserved: Reserved, code: str) -> None:
         """An attempt failed: the breaker counts it."""
@@ -200,7 +200,9 @@ class Runtime:
             logger.warning("%s: %s", reserved.offer.model, words_of(code, reserved.offer.provider))
 
         def record() -> None:
-            failed = breaker.record_failure(reserved.offer.model, code, reserved.created_at, timezone.now())
+            failed = breaker.record_failure(
+                reserved.offer.model, code, reserved.created_at, timezone.now(), reserved.caller.tenant_id
+            )
             self.keeper.learn_breaker(failed)
 
         await self.note(record)
@@ -210,7 +212,7 @@ class Runtime:
         model = reserved.offer.model
 
         def record() -> None:
-            if succeeded := breaker.record_success(model, reserved.created_at):
+            if succeeded := breaker.record_success(model, reserved.created_at, reserved.caller.tenant_id):
                 self.keeper.learn_breaker(succeeded)
 
         if breaker.needs_success(self.keeper.breakers.get(model)):

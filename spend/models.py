@@ -590,6 +590,14 @@ class Breaker(models.Model):
 
     model = models.OneToOneField(CatalogueModel, primary_key=True, on_delete=models.CASCADE)
     failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    only_tenant_id = models.CharField(
+        "only for tenant",
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Whose calls alone have failed: it is open to them only.",
+    )
     opened_at = models.DateTimeField(null=True)
     probes = models.PositiveIntegerField(default=0, help_text="Let through since it half-opened.")
     successes = models.PositiveIntegerField(default=0, help_text="Of those probes.")

@@ -1,6 +1,7 @@
 """What providers really answer, over real HTTP: what callers get, what is charged, and what operators read."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.test import Client as Browser
 from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceTier
 from tenants.money import TICKS_PER_USD
 from tenants.trail import raise_revision
-from tests.factories import BudgetFactory, UserFactory
+from tests.factories import ApiKeyFactory, BudgetFactory, RouteStepFactory, UserFactory
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
@@ -300,3 +301,19 @@ def test_a_budget_that_is_used_up_leaves_the_free_model(
         answer = asking.ask(agent)
         assert (served_by(answer), answer.headers["X-Guard-Budget-State"]) == (agent.fallback, "stopped")
     assert agent.entries()[-1].cost_ticks == 0
+
+
+def test_one_tenants_bad_prompts_do_not_shut_a_model_to_others(agent: Agent, provider: Provider) -> None:
+    """Their provider answers 500 to them alone."""
+    provider.behave(upstream(agent.model), status=500)
+    for _ in range(6):
+        assert served_by(agent.chat()) == agent.fallback
+    assert len(provider.calls(upstream(agent.model))) == 5
+    provider.behave(upstream(agent.model), usage=USAGE)
+    with agent.server.database(wait=False), transaction.atomic():
+        key = ApiKeyFactory.create()
+        RouteStepFactory.create(tenant=key.tenant, position=0, model=CatalogueModel.objects.get(pk=agent.model))
+    other = replace(agent, tenant_id=key.tenant_id, secret=key.secret)
+    eventually(lambda: other.client.post("/api/chat", json={}).status_code != 401)
+    assert served_by(other.chat()) == agent.model
+    eventually(lambda: served_by(agent.chat()) == agent.model, within_s=5)
