@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spend.failure_words import WORDS, words_of
 from tenants.money import usd_string
 
 DECISIONS = {
     "held": "{model} fitted the budget. Its worst case was set aside and the call was sent.",
     "served": "{model} answered.",
+    "usage_not_believed": "{model}'s provider gave figures of usage that are impossible. They were counted instead.",
     "settled": "{model} answered and its real cost was booked.",
     "does_not_fit": "{model} would not have fitted what was left of the budget.",
     "held_by_other_calls": "{model} would have fitted, if nothing were held for other calls in flight.",
@@ -19,6 +21,7 @@ DECISIONS = {
     "circuit_open": "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
     "no_provider_key": "{model} was skipped: the guard has no key for its provider.",
     "failed": "{model} failed.",
+    "rate_limited": "{model} was skipped: its provider had asked to be left alone for a moment.",
     "refused": "The call was refused.",
     "unknown_model": "{model} is not in the catalogue.",
     "model_disabled": "{model} is switched off.",
@@ -41,14 +44,6 @@ DECISIONS = {
 
 CODES = {
     "interrupted": "Its worker died, or was away for longer than the lease. What was held is charged.",
-    "timeout": "It did not answer in time.",
-    "connection_failed": "Its provider could not be reached.",
-    "bad_answer": "Its provider's answer made no sense.",
-    "server_error": "Its provider had an error of its own.",
-    "rate_limited": "Too many requests at once.",
-    "no_provider_key": "The guard has no key for its provider.",
-    "bad_provider_key": "Its provider did not take the guard's key.",
-    "circuit_open": "It had failed several times in a row and is being spared for a minute.",
     "budget_exceeded": "No model on the route fitted what was left of the budget.",
     "budget_held": "What was left of the budget was held for other calls in flight.",
     "all_models_failed": "Every model on the route failed or was being spared.",
@@ -72,6 +67,9 @@ class Step:
 
 def reason_of(code: str) -> str:
     """An error's code as a sentence; nothing for none."""
+    if code in WORDS:
+        words = words_of(code)
+        return f"{words[0].upper()}{words[1:]}."
     return CODES.get(code, f"Code: {code}.") if code else ""
 
 

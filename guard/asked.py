@@ -6,8 +6,8 @@ from typing import Any
 from unicodedata import normalize
 
 from guard.adapt import needs_of
-from guard.messages import check_messages, count_images, without_images
-from guard.parameters import IN_THE_PROMPT, SENT, check_parameters
+from guard.messages import as_sent, check_messages, count_images, taken_back, without_images
+from guard.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
 from guard.routing import Ask
 from guard.values import Check, anything, check_fields, identifier, refuse, tokens, true_or_false
 from spend.models import AUTO
@@ -74,9 +74,12 @@ def _asked(
     conversation: str | None,
     tenant_id: str | None = None,
 ) -> Asked:
-    messages: Any = body.get("messages")
+    messages: Any = taken_back(body.get("messages"))
     check_messages(messages)
+    messages = as_sent(messages)
     sent = {name: value for name, value in body.items() if name in SENT and value is not None}
+    if "tools" in sent:
+        sent["tools"] = without_hints(sent["tools"])
     options = body.get("stream_options") or {}
     if body.get("stream") and (obfuscation := options.get("include_obfuscation")) is not None:
         sent["stream_options"] = {"include_obfuscation": obfuscation}

@@ -1,5 +1,7 @@
 """Who calls: an agent by its tenant's API key, an operator by a DRF token or a login's session."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,17 +41,36 @@ def agent_of(request: Request) -> Agent:
     return request.user
 
 
+BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
+KEY_HEADERS = ("api-key", "x-api-key")
+
+
+def secret_of(headers: Mapping[str, str]) -> str | None:
+    """The API key that a request carries, wherever its client puts it; None where there is none.
+
+    Some clients write the scheme before a key that begins with it.  Raises InvalidApiKey where two keys differ.
+    """
+    authorization = headers.get("Authorization", "").strip()
+    given = [headers[name].strip() for name in KEY_HEADERS if headers.get(name, "").strip()]
+    if BEARER.match(authorization):
+        while scheme := BEARER.match(authorization):
+            authorization = authorization[scheme.end() :]
+        given.append(authorization)
+    if len(set(given)) > 1:
+        raise InvalidApiKey("Authorization, api-key and x-api-key carry different keys. Send the key once.")
+    return given[0] if given else None
+
+
 class ApiKeyAuthentication(BaseAuthentication):
-    """`Authorization: Bearer <tenant API key>`; `request.user` is an Agent, `request.auth` its ApiKey.
+    """The key that `secret_of` finds; `request.user` is an Agent, `request.auth` its ApiKey.
 
     Raises InvalidApiKey for a key that is wrong, revoked or expired, Forbidden where its tenant is disabled.
     """
 
     def authenticate(self, request: Request) -> tuple[Agent, ApiKey] | None:
-        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        if (secret := secret_of(request.headers)) is None:
             return None
-        key = ApiKey.objects.select_related("tenant").filter(digest=digest_of(secret.strip())).first()
+        key = ApiKey.objects.select_related("tenant").filter(digest=digest_of(secret)).first()
         if key is None or not key.is_valid_at(timezone.now()):
             raise InvalidApiKey
         if not key.tenant.is_active:

@@ -1,6 +1,10 @@
-"""Bills: what an attempt cost, read from the provider's usage, or counted for want of it. Pure."""
+"""Bills: what an attempt cost, read from the provider's usage, or counted for want of it.
 
-from collections.abc import Iterable, Iterator, Mapping
+Pure, but that counting takes a thread."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -10,23 +14,55 @@ from guard.messages import without_images
 from guard.parameters import IN_THE_PROMPT
 from spend.ledger import Bill, Reserved
 from spend.models import Provider
-from spend.pricing import Usage, cost_ticks, read_provider_ticks, read_usage
+from spend.pricing import (
+    COUNTS,
+    NO_BOUND,
+    Most,
+    Usage,
+    cost_ticks,
+    impossible_figures,
+    read_provider_ticks,
+    read_usage,
+)
 
 TOKENS_PER_MESSAGE = 4
 SLICE = 32 * 1024
 STRUCTURE = frozenset({"role", "type", "id", "index"})
 """Fields of messages and deltas that are no generated text."""
-COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 
 
-def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What of an attempt can be counted: its request, its images' tokens, and the most that the model can bill."""
+
+    body: Mapping[str, Any]
+    image_tokens: int = 0
+    most: Most = NO_BOUND
+
+
+async def bill_of(
+    raw_usage: Any, texts: Sequence[str], sent: Sent, reserved: Reserved, duration_ms: int
+) -> tuple[Bill, dict[str, Any]]:
+    """The bill of an answer of these texts, and the figures of its usage that are impossible, and so were counted."""
+    impossible = impossible_figures(raw_usage, sent.most)
+    # Counting a long prompt takes a while.
+    counted = await asyncio.to_thread(counted_usage, sent, texts) if impossible else None
+    return read_bill(raw_usage, reserved, duration_ms, counted=counted, most=sent.most), impossible
+
+
+def read_bill(
+    raw_usage: Any, reserved: Reserved, duration_ms: int, *, counted: Usage | None = None, most: Most = NO_BOUND
+) -> Bill:
     """The provider's own figure wins over ours; where neither can be had, the hold stands.
 
     A figure of nothing for a usage that nobody knows is no figure: it would make the call free.
+    `counted` stands in for what is impossible in the usage; a bill that rests on it is an estimate.
     """
-    usage = read_usage(raw_usage, reasoning_on_top=reserved.offer.provider == Provider.XAI)
-    provider_ticks = read_provider_ticks(raw_usage) if usage else read_provider_ticks(raw_usage) or None
+    is_on_top = reserved.offer.provider == Provider.XAI
+    usage = read_usage(raw_usage, reasoning_on_top=is_on_top, counted=counted, most=most)
+    is_whole = usage is not None and counted is None
+    provider_ticks = read_provider_ticks(raw_usage) if is_whole else read_provider_ticks(raw_usage) or None
     computed_ticks = cost_ticks(usage, reserved.offer.price) if usage else None
     billed_ticks = computed_ticks if provider_ticks is None else provider_ticks
     return Bill(
@@ -34,7 +70,7 @@ def read_bill(raw_usage: Any, reserved: Reserved, duration_ms: int) -> Bill:
         usage=usage or Usage(),
         computed_ticks=computed_ticks,
         provider_ticks=provider_ticks,
-        is_estimated=billed_ticks is None,
+        is_estimated=billed_ticks is None or (counted is not None and provider_ticks is None),
         duration_ms=duration_ms,
     )
 
@@ -51,11 +87,9 @@ def tokens_only(usage: Any) -> dict[str, Any] | None:
     }
 
 
-def counted_bill(
-    body: Mapping[str, Any], image_tokens: int, texts: Iterable[str], reserved: Reserved, duration_ms: int
-) -> Bill:
+def counted_bill(sent: Sent, texts: Iterable[str], reserved: Reserved, duration_ms: int) -> Bill:
     """An estimate: the prompt as it was sent and the answer as far as it came, at most what was held."""
-    usage = Usage(input_tokens=count_prompt(body) + image_tokens, output_tokens=count_tokens("".join(texts)))
+    usage = counted_usage(sent, texts)
     computed_ticks = cost_ticks(usage, reserved.offer.price)
     return Bill(
         cost_ticks=min(computed_ticks, reserved.hold_ticks),
@@ -64,6 +98,10 @@ def counted_bill(
         is_estimated=True,
         duration_ms=duration_ms,
     )
+
+
+def counted_usage(sent: Sent, texts: Iterable[str]) -> Usage:
+    return Usage(input_tokens=count_prompt(sent.body) + sent.image_tokens, output_tokens=count_tokens("".join(texts)))
 
 
 def count_prompt(body: Mapping[str, Any]) -> int:

@@ -12,11 +12,13 @@ hold is.  Refusals and failures cost the tenant nothing that a provider did not 
 the same story; its answer begins at the provider's first event, and `guard.streams` settles it.
 """
 
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -24,21 +26,22 @@ from django.conf import settings
 from django.db import Error
 from django.utils import timezone
 
-from guard import affinity, breaker, idempotency
+from guard import affinity, bills, breaker, idempotency
 from guard.adapt import Adapted, adapt, disproved, lessons_of
-from guard.bills import read_bill
+from guard.bills import Sent, texts_in
 from guard.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.conversations import LastServed, last_in_ledger
 from guard.errors import (
     AllModelsFailed,
     BudgetExceeded,
     BudgetHeld,
+    ContentFiltered,
     GuardError,
     InvalidRequest,
     LedgerUnavailable,
     RateLimited,
 )
-from guard.failures import Failed, Rejected
+from guard.failures import ContentRefused, Failed, Rejected
 from guard.idempotency import Claim
 from guard.pace import take_turn
 from guard.policy import ModelPolicy, Pace, TenantPolicy, limits_of
@@ -71,10 +74,12 @@ from spend.ledger import (
 from spend.lessons import learn as learn_lessons
 from spend.lessons import unlearn as unlearn_lessons
 from spend.models import AUTO, Outcome, Route
-from spend.pricing import Usage
+from spend.pricing import Most, Usage
 
 if TYPE_CHECKING:
     from guard.providers import Provider, ProviderStream
+
+logger = logging.getLogger(__name__)
 
 POLL_OTHER_WORKERS_S = 0.1
 MOST_TURNS = 4
@@ -91,7 +96,8 @@ LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be 
 CHARGED = "No model on the route could answer. What one of them may have billed was charged."
 
 Served = TypeVar("Served")
-Send = Callable[["Provider", dict[str, Any], Mapping[str, str]], Awaitable[Served]]
+Send = Callable[["Provider", dict[str, Any], Mapping[str, str], float | None], Awaitable[Served]]
+"""A provider, the request, its tracing headers, and the model's own limit of seconds to begin in, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,8 @@ class Story:
     cost_ticks: int = 0
     charged: Offer | None = None
     """The last that did not serve and yet may have been billed."""
+    retry_after_s: float = 0
+    """The longest that a provider of this call wants to be left alone."""
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
 
@@ -204,6 +212,7 @@ class Opened:
     stream: "ProviderStream"
     hold: Hold
     story: Story
+    sent: Sent
 
 
 class Patience:
@@ -231,7 +240,8 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
     Raises a GuardError; then the call's record says why.
     """
     hold, completion, story = await first_to_serve(call, runtime, _complete)
-    bill = read_bill(completion.get("usage"), hold.reserved, story.duration_ms)
+    texts = list(texts_in([choice["message"] for choice in completion["choices"]]))
+    bill = await bill_of(completion.get("usage"), texts, sent_under(hold, story, runtime), hold.reserved, story)
     try:
         return await settle(hold, bill, completion, story, runtime)
     except LedgerError:
@@ -244,15 +254,38 @@ async def converse(call: ChatCall, runtime: Runtime) -> Answer:
 async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
     """Like `converse`, up to the first event of the provider's stream. Raises a GuardError."""
     hold, stream, story = await first_to_serve(call, runtime, _stream)
-    return Opened(stream, hold, story)
+    return Opened(stream, hold, story, sent_under(hold, story, runtime))
 
 
-async def _complete(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-    return await provider.complete(payload, headers)
+def sent_under(hold: Hold, story: Story, runtime: Runtime) -> Sent:
+    """What was sent, and what its model can bill for it: its context, or the text's own bound where that is more."""
+    call, model = story.call, runtime.policy.models.get(hold.reserved.offer.model)
+    body = (story.adapted or call).body
+    if model is None:
+        return Sent(body)
+    most = Most(max(model.context_tokens, explained_input(call.ask, model)), model.context_tokens * call.ask.choices)
+    return Sent(body, call.ask.images * (model.image_allowance_tokens or 0), most)
 
 
-async def _stream(provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str]) -> "ProviderStream":
-    return await provider.stream(payload, headers)
+async def bill_of(raw_usage: Any, texts: Sequence[str], sent: Sent, reserved: Reserved, story: Story) -> Bill:
+    """Like `guard.bills.bill_of`; operators are told what could not be believed."""
+    bill, impossible = await bills.bill_of(raw_usage, texts, sent, reserved, story.duration_ms)
+    if impossible:
+        story.note(reserved.offer.model, "usage_not_believed", **impossible)
+        logger.warning("%s: figures of its provider's usage are impossible: %s", reserved.offer.model, impossible)
+    return bill
+
+
+async def _complete(
+    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> dict[str, Any]:
+    return await provider.complete(payload, headers, wait_s)
+
+
+async def _stream(
+    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> "ProviderStream":
+    return await provider.stream(payload, headers, wait_s)
 
 
 async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -> tuple[Hold, Served, Story]:
@@ -351,15 +384,23 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
-    circuits, providers = runtime.open_circuits(), runtime.providers.by_name
+    circuits, providers = {*runtime.open_circuits(call.tenant.id), *runtime.rests.by_model()}, runtime.providers.by_name
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused, open_circuits=circuits,
         providers=providers, lengths=runtime.lengths.known, last=story.last,
     )  # fmt: skip
+    resting_s = runtime.rests.by_model()
+    # The plan knows two kinds of models that are spared, and the caller three.
+    left_out = tuple(
+        (model, "rate_limited" if why == "circuit_open" and model in resting_s else why)
+        for model, why in planned.left_out
+    )
+    planned = replace(planned, left_out=left_out)
     if not planned.offers:
         story.note_left_out(planned)
-        reasons = [*story.failed.items(), *planned.left_out]
-        raise no_offer(reasons, story.refused, is_charged=bool(story.cost_ticks))
+        rest_s = max([story.retry_after_s, *(resting_s.get(model, 0) for model, _ in left_out)])
+        reasons = [*story.failed.items(), *left_out]
+        raise no_offer(reasons, story.refused, is_charged=bool(story.cost_ticks), rest_s=rest_s)
     return planned
 
 
@@ -372,8 +413,13 @@ UNFIT = {
 """What of the request no model can serve, where that is why: its field, and what none does."""
 
 
-def no_offer(reasons: list[tuple[str, str]], refused: Mapping[str, InvalidRequest], *, is_charged: bool) -> GuardError:
-    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it."""
+def no_offer(
+    reasons: list[tuple[str, str]], refused: Mapping[str, InvalidRequest], *, is_charged: bool, rest_s: float = 0
+) -> GuardError:
+    """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it.
+
+    `rest_s` is how long a provider wants to be left alone.
+    """
     codes = {code for _, code in reasons}
     attempts = [{"model": model, "code": code} for model, code in reasons]
     if refused and codes <= LASTING | UNFIT.keys() | {"rejected"}:
@@ -383,7 +429,7 @@ def no_offer(reasons: list[tuple[str, str]], refused: Mapping[str, InvalidReques
         return InvalidRequest(f"{param}: no model on the route {what}.", param=param)
     if not codes <= LASTING:
         message = CHARGED if is_charged else None
-        return AllModelsFailed(message, retry_after_s=RETRY_AFTER_FAILURE_S, attempts=attempts)
+        return AllModelsFailed(message, retry_after_s=ceil(rest_s) or RETRY_AFTER_FAILURE_S, attempts=attempts)
     if "images_not_priced" in codes:
         return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
     return AllModelsFailed(
@@ -420,7 +466,7 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
     """Send the call, made fit, to the model that was held for. Raises Failed or Rejected."""
     offer = hold.reserved.offer
-    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now())
+    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now(), story.call.tenant.id)
     if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
         raise Failed("circuit_open")
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
@@ -435,7 +481,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     with story.trace.sending(hold.reserved, payload):
         story.sent = hold
         affine = affinity.headers_for(offer.provider, story.call.caller, story.call.body)
-        return await send(provider, payload, {**story.trace.headers(), **affine})
+        return await send(provider, payload, {**story.trace.headers(), **affine}, model.answer_timeout_s)
 
 
 def made_fit(story: Story, model: ModelPolicy, *, chosen: bool) -> Adapted:
@@ -458,9 +504,11 @@ async def turn_to_another(hold: Hold, rejection: Rejected, story: Story, runtime
     It is where the caller asked for this model; by its name, or as the first of the route, unless what it
     refuses is something that not every model does.
     """
-    story.trace.failed("rejected", 0)
+    story.trace.failed(rejection.code, 0)
     await void(hold, runtime)
     await runtime.record_success(hold.reserved)  # it refuses the request, and so is well
+    if isinstance(rejection, ContentRefused):  # no other provider gets to see the same text
+        raise ContentFiltered(words_of(rejection, story.call.tenant), param=rejection.param)
     model, call = runtime.policy.models[hold.reserved.offer.model], story.call
     assert story.adapted  # noqa: S101
     known = capabilities_of(model, story)
@@ -499,7 +547,10 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     model = hold.reserved.offer.model
     story.failed[model] = failure.code
     story.note(model, "failed", code=failure.code)
-    if failure.code != "circuit_open":
+    if failure.is_throttled:
+        runtime.rests.note(model, failure.retry_after_s)
+        story.retry_after_s = max(story.retry_after_s, failure.retry_after_s or 0)
+    elif failure.code != "circuit_open":
         await runtime.record_failure(hold.reserved, failure.code)
     await end_unserved(hold, failure.code, failure.billed, story, runtime)
 

@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema
 from guard import idempotency
 from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
 from guard.asked import Asked, read_chat, read_completion, with_headers
+from guard.authentication import secret_of
 from guard.bills import tokens_only
 from guard.budget import BudgetStatus
 from guard.chat import Answer, ChatCall, converse, lowered_max_tokens, open_stream
@@ -172,8 +173,8 @@ def runtime_of(request: HttpRequest) -> Runtime:
 
 async def authenticate(request: HttpRequest, runtime: Runtime) -> KeyPolicy:
     """The caller's key, from the policy and not by a query. Raises InvalidApiKey, Forbidden or LedgerUnavailable."""
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    key = await find_key(secret.strip(), runtime) if scheme.lower() == "bearer" else None
+    secret = secret_of(request.headers)
+    key = None if secret is None else await find_key(secret, runtime)
     if key is None or not key.is_valid_at(timezone.now()):
         raise InvalidApiKey
     line_of(request).tenant = key.tenant.id

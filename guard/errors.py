@@ -2,6 +2,7 @@
 
     GuardError
     ├── InvalidRequest        400 invalid_request       body not valid; `param` names the field
+    ├── ContentFiltered       400 content_filter        the provider refuses what is said in the request
     ├── InvalidApiKey         401 invalid_api_key       no key, bad key, revoked, expired
     ├── Forbidden             403 forbidden             other tenant, disabled tenant, model not allowed
     ├── NotFound              404 not_found
@@ -24,6 +25,7 @@ the ledger raise is translated here (`error_of`).
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -34,6 +36,8 @@ from rest_framework import exceptions as drf
 
 from guard.requests import request_id_of
 from spend.ledger import LedgerError
+
+OPENAI_PATH = re.compile(r"^/+(v1|openai)(/|\Z)|^/*(chat/completions|completions|embeddings|responses|models)/*\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,11 @@ class GuardError(Exception):
 class InvalidRequest(GuardError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
     message = "The request is not valid."
+
+
+class ContentFiltered(GuardError):
+    status, code, type = 400, "content_filter", "invalid_request_error"
+    message = "The provider refused the content of this request."
 
 
 class InvalidApiKey(GuardError):
@@ -208,6 +217,11 @@ def envelope(error: GuardError, request: HttpRequest) -> JsonResponse:
     return JsonResponse(body, status=error.status, headers=headers)
 
 
+def is_openai_path(path: str) -> bool:
+    """Whether a client that speaks OpenAI's API asks for this path, be it the right one or not."""
+    return bool(OPENAI_PATH.search(path))
+
+
 def envelope_body(error: GuardError, path: str, request_id: str) -> dict[str, Any]:
     """What stands under "error", in the answer to `path`."""
     return {
@@ -215,6 +229,6 @@ def envelope_body(error: GuardError, path: str, request_id: str) -> dict[str, An
         "type": error.type,
         "code": error.code,
         "param": error.param,
-        "request_id" if path.startswith("/v1/") else "requestId": request_id,
+        "request_id" if is_openai_path(path) else "requestId": request_id,
         **error.extras,
     }

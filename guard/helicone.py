@@ -38,7 +38,10 @@ STOP_S = 5.0
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 EDGES = re.compile("^ +| +$")
 
-STATUSES = {"timeout": 408, "rate_limited": 429, "provider_refused_key": 401, "model_not_found": 404, "rejected": 400}
+STATUSES = {
+    "timeout": 408, "rate_limited": 429, "provider_refused_key": 401, "provider_out_of_money": 402,
+    "model_not_found": 404, "rejected": 400, "content_filter": 400, "redirected": 302,
+}  # fmt: skip
 NOT_SENT = frozenset({"circuit_open", "no_provider_key"})
 SETTINGS = frozenset(
     {

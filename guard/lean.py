@@ -18,6 +18,10 @@ from guard.requests import line_of
 from guard.sse import to_json
 from guard.streams import Relay
 
+CROSS_ORIGIN = (
+    "Pages of other origins cannot call this: a key in a browser is everybody's. Call it from your server, by POST."
+)
+
 Handler = Callable[..., Awaitable[HttpResponseBase]]
 
 
@@ -38,7 +42,10 @@ class LeanAPIView(APIView):
     def handler_of(self, request: HttpRequest) -> Handler:
         method = (request.method or "").lower()
         if method not in self.http_method_names or not hasattr(self, method):
-            raise MethodNotAllowed(headers={"Allow": ", ".join(self.allowed_methods)})
+            raise MethodNotAllowed(
+                CROSS_ORIGIN if method == "options" else f"This address takes {' and '.join(self.allowed_methods)}.",
+                headers={"Allow": ", ".join(self.allowed_methods)},
+            )
         return cast(Handler, getattr(self, method))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guard.parameters import CACHE_LIFETIME
+from guard.parameters import CACHE_HINT, CACHE_LIFETIME, without_hints
 from guard.values import (
     Check,
     a_list,
@@ -49,6 +49,7 @@ MESSAGE_FIELDS: dict[str, Check] = {
     "parsed": anything,
     "provider_specific_fields": anything,
     "reasoning_content": text,
+    "cache_control": CACHE_HINT,
 }
 
 breakpoint_in_cache = an_object({"mode": only("explicit"), "ttl": CACHE_LIFETIME})
@@ -56,16 +57,75 @@ breakpoint_in_cache = an_object({"mode": only("explicit"), "ttl": CACHE_LIFETIME
 image_url = an_object({"url": text, "detail": only("auto", "low", "high")}, "url")
 
 PARTS: dict[str, dict[str, Check]] = {
-    "text": {"type": anything, "text": text, "prompt_cache_breakpoint": breakpoint_in_cache},
+    "text": {
+        "type": anything,
+        "text": text,
+        "prompt_cache_breakpoint": breakpoint_in_cache,
+        "cache_control": CACHE_HINT,
+    },
     "refusal": {"type": anything, "refusal": text},
-    "image_url": {"type": anything, "image_url": image_url, "prompt_cache_breakpoint": breakpoint_in_cache},
+    "image_url": {
+        "type": anything,
+        "image_url": image_url,
+        "prompt_cache_breakpoint": breakpoint_in_cache,
+        "cache_control": CACHE_HINT,
+    },
 }
+SENT_FIELDS = MESSAGE_FIELDS.keys() - {"cache_control"}
+PARTS_REFUSED = {"input_audio", "file"}
+CONTENT_ELSEWHERE = ("tool_calls", "function_call", "refusal")
+"""An assistant's message may be a call of tools, or a refusal, and have no content."""
 content_parts = a_list(
     one_of_kinds(
         {kind: an_object(fields, kind) for kind, fields in PARTS.items()},
         "only text and image_url parts can be priced.",
     )
 )
+
+
+def taken_back(messages: Any) -> Any:
+    """The messages, with those of an assistant as any provider takes them: what the guard delivered comes back here.
+
+    Providers answer with fields of their own, with parts that only they know, with an empty list of tool calls, and
+    with no text where a maximum cut the thinking short; and not each takes what it sent itself.
+    """
+    if not isinstance(messages, list):
+        return messages
+    return [
+        _taken_back(message) if isinstance(message, Mapping) and message.get("role") == "assistant" else message
+        for message in messages
+    ]
+
+
+def _taken_back(message: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in message.items() if name in MESSAGE_FIELDS}
+    if kept.get("tool_calls") == []:
+        del kept["tool_calls"]
+    content = kept.get("content")
+    if isinstance(content, list):
+        kept["content"] = [part for part in content if not _is_of_a_providers_own(part)]
+    if not kept.get("content") and not any(kept.get(name) for name in CONTENT_ELSEWHERE):
+        kept["content"] = ""
+    return kept
+
+
+def _is_of_a_providers_own(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return isinstance(kind, str) and kind not in PARTS and kind not in PARTS_REFUSED
+
+
+def as_sent(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The checked messages without hints, which not every provider takes, and without unknown fields that are null."""
+    return [
+        {name: _parts_without_hints(value) for name, value in message.items() if name in SENT_FIELDS}
+        if not message.keys() <= SENT_FIELDS or any("cache_control" in part for part in _parts(message))
+        else message
+        for message in messages
+    ]
+
+
+def _parts_without_hints(value: Any) -> Any:
+    return without_hints(value) if isinstance(value, list) else value
 
 
 def check_messages(messages: Any) -> None:
@@ -85,13 +145,8 @@ def _check_message(message: Any, param: str) -> None:
         raise refuse(f"{param}.role", f"must be one of {', '.join(sorted(ROLES))}.")
     if isinstance(content, list):
         content_parts(content, f"{param}.content")
-    elif not (isinstance(content, str) or (content is None and role == "assistant" and _says_otherwise(message))):
+    elif not (isinstance(content, str) or (content is None and role == "assistant")):
         raise refuse(f"{param}.content", "must be a string or a list of parts.")
-
-
-def _says_otherwise(message: Mapping[str, Any]) -> bool:
-    """An assistant's message may be a call of tools, or a refusal, and have no content."""
-    return any(message.get(field) for field in ("tool_calls", "function_call", "refusal"))
 
 
 def count_images(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from guard.values import (
+    NOT_BOUNDED,
     Check,
     a_list,
     an_object,
@@ -22,6 +23,7 @@ from guard.values import (
     number,
     one_of_kinds,
     only,
+    refuse,
     refused,
     text,
     tokens,
@@ -41,6 +43,28 @@ def metadata(value: Any, param: str) -> None:
         (identifier if name == "conversation_id" else text)(inner, f"{param}.{name}")
 
 
+def switched_off(value: Any, param: str) -> None:
+    """Of xAI's live search: whatever else it is told, it does not run."""
+    any_object(value, param)
+    if value.get("mode") != "off":
+        raise refuse(param, NOT_BOUNDED)
+
+
+# Anthropic's way to mark what is worth caching, which clients send to all. An hour of it is a tariff of its own.
+CACHE_HINT: Check = an_object({"type": only("ephemeral"), "ttl": only("5m")})
+
+
+def hinted(check: Check) -> Check:
+    """An object that may carry a hint for the cache."""
+
+    def check_both(value: Any, param: str) -> None:
+        check(value, param)
+        if (hint := value.get("cache_control")) is not None:
+            CACHE_HINT(hint, f"{param}.cache_control")
+
+    return check_both
+
+
 def logit_bias(value: Any, param: str) -> None:
     any_object(value, param)
     for name, bias in value.items():
@@ -49,9 +73,11 @@ def logit_bias(value: Any, param: str) -> None:
 
 named_function = with_a("name", text)
 # A tool that runs at the provider's (a web search, a code interpreter) is billed by a tariff of its own.
-callers_tool = one_of_kinds(
-    {"function": with_a("function", named_function), "custom": with_a("custom", named_function)},
-    "only 'function' and 'custom' tools can be priced.",
+callers_tool = hinted(
+    one_of_kinds(
+        {"function": with_a("function", hinted(named_function)), "custom": with_a("custom", named_function)},
+        "only 'function' and 'custom' tools can be priced.",
+    )
 )
 chosen_tool = one_of_kinds(
     {
@@ -102,6 +128,13 @@ BOUNDED: dict[str, Check] = {
     "store": only(False),
 }
 
+# Hints that cost nothing, and refusals of what is refused here anyway: left out of what is sent.
+DROPPED: dict[str, Check] = {
+    "cache_control": CACHE_HINT,
+    "deferred": only(False),
+    "search_parameters": switched_off,
+}
+
 # The guard's own to read or to set; the provider gets its own version of them.
 OURS: dict[str, Check] = {
     "max_completion_tokens": tokens,
@@ -114,14 +147,22 @@ OURS: dict[str, Check] = {
 }
 
 # Billed by a tariff of their own that no hold here can bound, or answered with something that has no bill.
-REFUSED: dict[str, Check] = dict.fromkeys(
-    ["audio", "deferred", "moderation", "prediction", "search_parameters", "web_search_options"], refused
-)
+REFUSED: dict[str, Check] = dict.fromkeys(["audio", "moderation", "prediction", "web_search_options"], refused)
 
-TABLE: dict[str, Check] = {**PASSED, **PRICED, **BOUNDED, **OURS, **REFUSED}
+TABLE: dict[str, Check] = {**PASSED, **PRICED, **BOUNDED, **DROPPED, **OURS, **REFUSED}
 SENT = frozenset([*PASSED, *PRICED, *BOUNDED])
 IN_THE_PROMPT = ["tools", "functions", "response_format", "tool_choice"]
 """Parameters that providers write into the prompt, where they are billed as input."""
+
+
+def without_hints(value: Any) -> Any:
+    """Tools or parts without their hints for the cache, which not every provider takes."""
+    if isinstance(value, list):
+        return [without_hints(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {name: inner for name, inner in value.items() if name != "cache_control"}
+    return {**kept, "function": without_hints(kept["function"])} if "function" in kept else kept
 
 
 def check_parameters(body: Mapping[str, Any]) -> None:

@@ -110,18 +110,18 @@ class ModelPolicy:
     id: str
     provider: str
     upstream_name: str
+    context_tokens: int
     max_output_tokens: int
     reasoning_allowance_tokens: int
     input_allowance_percent: int
     input_surplus_tokens: int
     input_raised_at: datetime | None
     image_allowance_tokens: int | None
+    answer_timeout_s: int | None
     is_enabled: bool
     shutdown_on: date | None
     prices: tuple[PricePeriod, ...]
     """When which price holds, the winning one last."""
-    context_tokens: int = 0
-    """0 where nobody knows."""
     capabilities: Capabilities = UNKNOWN
 
     def price_at(self, now: datetime) -> PriceList | None:
@@ -243,16 +243,17 @@ def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod], learned:
         id=model.id,
         provider=model.provider,
         upstream_name=model.upstream_name,
+        context_tokens=model.context_tokens,
         max_output_tokens=model.max_output_tokens,
         reasoning_allowance_tokens=model.reasoning_allowance_tokens,
         input_allowance_percent=model.input_allowance_percent,
         input_surplus_tokens=model.input_surplus_tokens,
         input_raised_at=model.input_raised_at,
         image_allowance_tokens=model.image_allowance_tokens,
+        answer_timeout_s=model.answer_timeout_s,
         is_enabled=model.is_enabled,
         shutdown_on=model.shutdown_on,
         prices=tuple(prices),
-        context_tokens=model.context_tokens,
         capabilities=with_lessons(model.capabilities, learned),
     )
 

@@ -18,27 +18,19 @@ import httpx2
 import openai
 import orjson
 from django.conf import settings
+from django.utils import timezone
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai._models import FinalRequestOptions
 
-from guard.failures import Failed, ProviderError, Rejected
-from guard.sse import Event, Splitter
+from guard.failures import Failed, ProviderError, is_error, is_page, meaning_of_error_within, meaning_of_status
+from guard.reshaping import completion_of, events_of
+from guard.sse import BOM, MOST_BYTES, Event, Splitter
 from guard.telemetry import NO_HEADERS
 
 CONNECTIONS = 4096
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 5.0
 """Well below what providers keep: a connection that they close in use is a failed call."""
-CALLERS_ERRORS = {400, 413, 415, 422}
-FAILURE_CODES = {
-    401: "provider_refused_key",
-    403: "provider_refused_key",
-    404: "model_not_found",
-    408: "timeout",
-    429: "rate_limited",
-    504: "timeout",
-    524: "timeout",
-}
 CLIENT_ERRORS = (
     openai.OpenAIError,
     httpx2.HTTPError,
@@ -48,8 +40,15 @@ CLIENT_ERRORS = (
     ValueError,
 )
 """What the package, its transport or the reading of an answer raises; the transport lets some of aiohttp's through."""
-GAVE_UP_WAITING = {408, 504, 524}
-"""Somebody on the way did, while the model may have answered, and billed."""
+
+LAST_WORD_S = 1.5
+"""How long a usage is waited for when an answer has ended; it comes on the heels of the end, or not at all."""
+LAST_DONE_S = 0.5
+"""How long the closing [DONE] is waited for when the usage has come, too."""
+ALIVE_AFTER = 6
+"""After this part of STREAM_IDLE_SECONDS a stream that is only kept alive begins so: its client may have proxies."""
+PAGE_OR_DOCUMENT = (b"<", b"{")
+BLANK = BOM + b" \t\r\n"
 
 
 class LeanOpenAI(AsyncOpenAI):
@@ -92,59 +91,63 @@ class Provider:
         self.name = name
         # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
         self.always = {"service_tier": "default"} if name == "openai" else {}
-        self.stream_timeout = _timeout(settings.STREAM_IDLE_SECONDS)
         self.client = LeanOpenAI(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
             timeout=_timeout(settings.PROVIDER_TIMEOUT_SECONDS),
             http_client=DefaultAioHttpClient(
+                follow_redirects=False,  # a prompt goes to the address that was configured, and to no other
                 limits=httpx2.Limits(
                     max_connections=CONNECTIONS,
                     max_keepalive_connections=CONNECTIONS,
                     keepalive_expiry=KEEP_ALIVE_S,
-                )
+                ),
             ),
         )
 
-    async def complete(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
-        """The provider's answer to a chat completion, as it came.
+    async def complete(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """The provider's answer to a chat completion, as it came, within `wait_s` or the setting's seconds.
 
         Raises Rejected or Failed. The answer is not read into the package's own types: that costs as
         much as everything else a call does, and would drop fields they do not know.
         """
         with _failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.PROVIDER_TIMEOUT_SECONDS):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + (wait_s or settings.PROVIDER_TIMEOUT_SECONDS)):
                 response = await self.client.post(
                     "/chat/completions",
                     content=orjson.dumps({**self.always, **payload}),
                     cast_to=httpx2.Response,
-                    options={"headers": headers} if headers else {},
+                    options={"headers": headers, "timeout": _timeout(wait_s)} if wait_s else {"headers": headers},
                 )
-            answer = orjson.loads(response.content)
-        if not _is_completion(answer):
-            raise Failed("bad_answer", billed=None)
-        return cast(dict[str, Any], answer)
+        return completion_in(response.headers, response.content)
 
-    async def stream(self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS) -> "ProviderStream":
-        """The provider's stream, once its first event has come. Raises Rejected or Failed.
+    async def stream(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> "ProviderStream":
+        """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed.
 
         Usage is asked of the provider always: it is what the stream is settled by.
         """
         options = {**payload.get("stream_options", {}), "include_usage": True}
         asked = {**self.always, **payload, "stream": True, "stream_options": options}
+        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
+        # The transport knows nothing of tokens: it gets the longer of the two waits.
+        timeout = _timeout(max(wait_s, settings.STREAM_IDLE_SECONDS))
         with _failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + settings.STREAM_IDLE_SECONDS):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
                 response = await self.client.post(
                     "/chat/completions",
                     content=orjson.dumps(asked),
                     cast_to=httpx2.Response,
                     stream=True,
                     stream_cls=openai.AsyncStream[httpx2.Response],
-                    options={"timeout": self.stream_timeout, "headers": headers},
+                    options={"timeout": timeout, "headers": headers},
                 )
         # What `cast_to` asks for is what comes, whatever the package's types say of streams.
-        stream = ProviderStream(cast(httpx2.Response, response))
+        stream = ProviderStream(cast(httpx2.Response, response), wait_s)
         try:
             await stream.read_first()
         except BaseException:
@@ -159,19 +162,21 @@ class Provider:
 class ProviderStream:
     """A provider's server-sent events, as many at a time as come, up to its [DONE] or its end."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self.response = response
+    def __init__(self, response: httpx2.Response, first_token_s: float) -> None:
+        self.response, self.first_token_s = response, first_token_s
         self.events = self._events()
         self.first: list[Event] = []
+        self.has_begun = False
+        """Whether anything of an answer has come, which its provider may bill."""
+        self.ends_at: float | None = None
 
     async def read_first(self) -> None:
-        """Up to the first chunk. Raises Failed, the bill being unknown, where nothing comes that begins an answer."""
+        """Up to the first chunk, or to a while of keep-alives. Raises Rejected or Failed where no answer begins."""
+        opened_at = monotonic()
         async for events in self.events:
             self.first += events
-            if any(map(_says_something, events)):
-                break
-        if all(event.chunk is None for event in self.first):
-            raise Failed("bad_answer", billed=None)
+            if self.has_begun or monotonic() - opened_at > settings.STREAM_IDLE_SECONDS / ALIVE_AFTER:
+                return
 
     async def __aiter__(self) -> AsyncIterator[list[Event]]:
         """All events, those that came first once more. Raises Failed where the provider does not end well."""
@@ -179,36 +184,73 @@ class ProviderStream:
         async for events in self.events:
             yield events
 
+    def expect_end(self, *, has_usage: bool) -> None:
+        """The answer is complete: what else its provider has to say is waited for a moment only."""
+        ends_at = monotonic() + (LAST_DONE_S if has_usage else LAST_WORD_S)
+        self.ends_at = ends_at if self.ends_at is None else min(ends_at, self.ends_at)
+
     async def _events(self) -> AsyncIterator[list[Event]]:
         async for events in self._in_time():
             sound = list(takewhile(_is_sound, events))
+            self.has_begun = self.has_begun or any(event.chunk is not None for event in sound)
             if sound:
                 yield sound
             if len(sound) < len(events):
-                raise Failed("server_error" if events[len(sound)].is_error else "bad_answer", billed=None)
+                raise self._meaning_of(events[len(sound)])
             if any(event.is_done for event in events):
-                return
+                break
+        if not self.has_begun:  # nothing was said: at most that somebody is there
+            raise Failed("bad_answer", billed=False if self.first else None)
+
+    def _meaning_of(self, event: Event) -> ProviderError:
+        if event.is_garbage or event.chunk is None:
+            return Failed("bad_answer", billed=None)
+        meaning = meaning_of_error_within(event.chunk)
+        if self.has_begun:  # too late to send the call elsewhere, or to call it the caller's error
+            return Failed(meaning.code, billed=None)
+        return meaning
 
     async def _in_time(self) -> AsyncIterator[list[Event]]:
-        """Raises Failed where the provider breaks off, or says nothing for too long: keeping alive says nothing.
+        """Raises Failed where the provider breaks off, or says nothing for too long.
 
-        The transport's own limit begins anew with every byte, and does not fire at all after a bad chunk.
+        The first token has a limit of its own, since a model may think before it; from then on keeping alive says
+        nothing.  The transport's own limit begins anew with every byte, and does not fire at all after a bad chunk.
         """
-        received, left_s = self._received(), settings.STREAM_IDLE_SECONDS
+        received, left_s = self._received(), self.first_token_s
         while True:
             asked_at = monotonic()
-            with _failures_told():
-                async with asyncio.timeout(left_s):
-                    events = await anext(received, None)
+            try:
+                with _failures_told():
+                    async with asyncio.timeout(self._wait_s(left_s, asked_at)):
+                        events = await anext(received, None)
+            except Failed:
+                if self.ends_at is not None and monotonic() >= self.ends_at:
+                    return
+                raise
             if events is None:
                 return
             spoke = any(map(_says_something, events))
             left_s = settings.STREAM_IDLE_SECONDS if spoke else left_s - (monotonic() - asked_at)
             yield events
 
+    def _wait_s(self, left_s: float, now: float) -> float:
+        return left_s if self.ends_at is None else min(left_s, self.ends_at - now)
+
     async def _received(self) -> AsyncIterator[list[Event]]:
-        splitter = Splitter()
-        async for piece in self.response.aiter_bytes():
+        """The events; where all of the answer is one document instead, those that a stream of it would have had."""
+        splitter, start = Splitter(), b""
+        pieces = self.response.aiter_bytes()
+        async for piece in pieces:
+            start += piece
+            if not start.strip(BLANK):
+                continue
+            if start.lstrip(BLANK).startswith(PAGE_OR_DOCUMENT):
+                yield events_of(completion_in(self.response.headers, start + await _rest_of(pieces, MOST_BYTES)))
+                return
+            if events := splitter.feed(start):
+                yield events
+            break
+        async for piece in pieces:
             if events := splitter.feed(piece):
                 yield events
         if events := splitter.end():
@@ -218,6 +260,42 @@ class ProviderStream:
         """Closes the connection, unless all of it was read. Never fails."""
         with suppress(*CLIENT_ERRORS):
             await self.response.aclose()
+
+
+async def _rest_of(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
+    """Raises Failed where it is longer."""
+    rest = b""
+    async for piece in pieces:
+        rest += piece
+        if len(rest) > most_bytes:
+            raise Failed("bad_answer", billed=None)
+    return rest
+
+
+def completion_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    """The chat completion in an answer with status 200, streamed or not. Raises Rejected or Failed."""
+    if is_page(headers, content):
+        raise Failed("answered_with_page")
+    try:
+        answer = orjson.loads(content.strip(BLANK))
+    except ValueError:
+        answer = _completion_of_stream(content)
+    if is_error(answer) and not answer.get("choices"):
+        raise meaning_of_error_within(answer)
+    if not _is_completion(answer):
+        raise Failed("bad_answer", billed=None)
+    return cast(dict[str, Any], answer)
+
+
+def _completion_of_stream(content: bytes) -> dict[str, Any] | None:
+    """Raises Rejected or Failed where it holds an error, or nothing but keep-alives."""
+    splitter = Splitter()
+    events = [*splitter.feed(content), *splitter.end()]
+    if events and all(event.chunk is None and not event.is_garbage for event in events):
+        raise Failed("bad_answer", billed=False)
+    if (first := next((event for event in events if event.chunk is not None), None)) and first.is_error:
+        raise meaning_of_error_within(first.chunk or {})
+    return completion_of(takewhile(_is_sound, events))
 
 
 def _is_completion(answer: Any) -> bool:
@@ -250,29 +328,13 @@ def _failures_told() -> Iterator[None]:
 
 def _meaning_of(error: BaseException) -> ProviderError:
     if isinstance(error, openai.APIStatusError):
-        return _status_error(error)
+        response = error.response
+        return meaning_of_status(response.status_code, response.headers, response.content, timezone.now())
     if isinstance(error, openai.APIConnectionError):
         return _connection_error(error)
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return Failed("timeout", billed=None)
     return Failed("connection_failed" if isinstance(error, httpx2.TransportError) else "bad_answer", billed=None)
-
-
-def _status_error(error: openai.APIStatusError) -> ProviderError:
-    body = error.body if isinstance(error.body, Mapping) else {"message": error.body}
-    message, param = str(body.get("message") or body.get("error") or ""), body.get("param")
-    # xAI answers 400, not 401, to a key that it does not know.
-    if error.status_code == 400 and "api key" in message.lower():
-        return Failed(FAILURE_CODES[401])
-    if error.status_code in CALLERS_ERRORS:
-        code = body.get("code")
-        return Rejected(
-            message or "The provider rejected the request.",
-            str(param) if param else None,
-            code if isinstance(code, str) else None,
-        )
-    billed = None if error.status_code in GAVE_UP_WAITING else False
-    return Failed(FAILURE_CODES.get(error.status_code, "server_error"), billed=billed)
 
 
 def _connection_error(error: openai.APIConnectionError) -> Failed:

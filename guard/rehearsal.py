@@ -102,7 +102,7 @@ def refuse_too_many_a_minute(pace: Pace) -> None:
 
 def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
     tenant = key.tenant
-    circuits = breaker.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now)
+    circuits = breaker.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
     standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model

@@ -39,6 +39,7 @@ LEFT_OUT = {
     "too_long": "the prompt is longer than {}'s context",
     "images_not_priced": "{} has no price for images",
     "circuit_open": "{} failed several times in a row and is being spared for a minute",
+    "rate_limited": "{}'s provider asked to be left alone for a moment",
     "no_provider_key": "there is no key for {}'s provider",
 }
 LABELS = {"past_soft_cap": "past the soft cap", "does_not_fit": "does not fit", "held_by_other_calls": "held by others"}

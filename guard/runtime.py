@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
@@ -26,6 +27,7 @@ from guard.idempotency import forget_old
 from guard.policy import Policy, PolicyKeeper
 from guard.routing import Length
 from guard.telemetry import Telemetry
+from spend.failure_words import OPERATORS_TO_MEND, words_of
 from spend.leases import expire_reservations
 from spend.ledger import LedgerError, Reserved
 from spend.writer import Writer
@@ -86,6 +88,28 @@ class Lengths:
         self.known[tenant_and_model] = Length(usual=int(average), enough=ceil(longest * ROOM))
 
 
+class Rests:
+    """The models whose providers said that they have enough to do, and until when they are left alone.
+
+    One worker's own, and gone in a minute: each other worker asks once, and is told the same.
+    """
+
+    def __init__(self) -> None:
+        self.until: dict[str, float] = {}
+
+    def note(self, model: str, rest_s: float | None) -> None:
+        if rest_s:
+            self.until[model] = max(self.until.get(model, 0), monotonic() + rest_s)
+
+    def by_model(self) -> dict[str, float]:
+        """Seconds left, of those that rest still."""
+        if not self.until:
+            return {}
+        now = monotonic()
+        self.until = {model: until for model, until in self.until.items() if until > now}
+        return {model: until - now for model, until in self.until.items()}
+
+
 class Runtime:
     """One worker's moving parts."""
 
@@ -95,6 +119,7 @@ class Runtime:
         self.releases = Releases()
         self.lengths = Lengths()
         self.conversations = Conversations()
+        self.rests = Rests()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
         # Rare queries of the chat path (breakers, allowances): one thread, one connection.
@@ -173,14 +198,19 @@ class Runtime:
         except Exception:
             logger.exception("could not note what became of a call")
 
-    def open_circuits(self) -> set[str]:
-        return breaker.open_circuits(self.keeper.breakers, timezone.now())
+    def open_circuits(self, tenant_id: str) -> set[str]:
+        return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
 
     async def record_failure(self, reserved: Reserved, code: str) -> None:
         """An attempt failed: the breaker counts it."""
 
+        if code in OPERATORS_TO_MEND:
+            logger.warning("%s: %s", reserved.offer.model, words_of(code, reserved.offer.provider))
+
         def record() -> None:
-            failed = breaker.record_failure(reserved.offer.model, code, reserved.created_at, timezone.now())
+            failed = breaker.record_failure(
+                reserved.offer.model, code, reserved.created_at, timezone.now(), reserved.caller.tenant_id
+            )
             self.keeper.learn_breaker(failed)
 
         await self.note(record)
@@ -190,7 +220,7 @@ class Runtime:
         model = reserved.offer.model
 
         def record() -> None:
-            if succeeded := breaker.record_success(model, reserved.created_at):
+            if succeeded := breaker.record_success(model, reserved.created_at, reserved.caller.tenant_id):
                 self.keeper.learn_breaker(succeeded)
 
         if breaker.needs_success(self.keeper.breakers.get(model)):

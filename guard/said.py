@@ -48,7 +48,7 @@ def answer_of(completion: Mapping[str, Any]) -> list[dict[str, Any]]:
         return _streamed(events)
     return [
         {name: choice.get(name) for name in ("index", "message", "finish_reason")}
-        for choice in _objects(completion.get("choices"))
+        for choice in objects_in(completion.get("choices"))
     ]
 
 
@@ -66,7 +66,7 @@ class Streamed:
                 self.take(value)
             elif isinstance(value, str):
                 self.texts[name].append(value)
-            for call in _objects(value) if name == "tool_calls" else ():
+            for call in objects_in(value) if name == "tool_calls" else ():
                 self.tools.setdefault(call.get("index"), Streamed()).take(call)
 
     def said(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Streamed:
 def _streamed(events: str) -> list[dict[str, Any]]:
     choices: defaultdict[Any, Streamed] = defaultdict(Streamed)
     for event in Splitter().feed(events.encode()):
-        for choice in _objects(event.chunk and event.chunk.get("choices")):
+        for choice in objects_in(event.chunk and event.chunk.get("choices")):
             streamed = choices[choice.get("index", 0)]
             streamed.take(choice.get("delta"))
             streamed.ended = choice.get("finish_reason") or streamed.ended
@@ -94,5 +94,5 @@ def _streamed(events: str) -> list[dict[str, Any]]:
     ]
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
     return (each for each in value if isinstance(each, dict)) if isinstance(value, list) else iter(())

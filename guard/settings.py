@@ -248,7 +248,7 @@ HELICONE_API_KEY = read("HELICONE_API_KEY", "", secret)
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
 CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)
 METRICS_TOKEN = read("METRICS_TOKEN", "", secret)
-PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "120", seconds(0.01))
+PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "300", seconds(0.01))
 STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds(0.01))
 
 DEFAULT_DAILY_BUDGET_TICKS = read("DEFAULT_DAILY_BUDGET", "5.00", read_daily_budget)

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from guard.failures import is_error
+
 DONE = b"data: [DONE]\n\n"
 MOST_BYTES = 4 * 1024 * 1024
 """An event longer than this is no chat completion."""
@@ -32,7 +34,7 @@ class Event:
 
     @property
     def is_error(self) -> bool:
-        return self.chunk is not None and bool(self.chunk.get("error"))
+        return is_error(self.chunk)
 
 
 class Splitter:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guard import idempotency
-from guard.bills import counted_bill, read_bill, texts_in, tokens_only
-from guard.chat import Answer, Opened, settle
+from guard.bills import counted_bill, texts_in, tokens_only
+from guard.chat import Answer, Opened, bill_of, settle
 from guard.content import keeps_content
 from guard.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.failures import Failed
@@ -21,8 +21,8 @@ from guard.runtime import Runtime
 from guard.sse import Event, Splitter, encode
 from spend.ledger import Bill, LedgerError
 
-NOTHING_BUT_USAGE = {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
-"""Besides the usage, in a chunk that only brings it."""
+SOURCES = ("annotations", "citations", "search_results", "sources")
+"""What of a chunk without choices is for its reader; all else there comes with the usage, for who asked for that."""
 
 
 @dataclass(slots=True)
@@ -37,11 +37,13 @@ class Tally:
     content: list[str] = field(default_factory=list)
     finish_reasons: dict[Any, Any] = field(default_factory=dict)
     is_done: bool = False
+    has_begun: bool = False
 
     def take(self, event: Event) -> None:
         self.is_done = self.is_done or event.is_done
         if event.chunk is None:
             return
+        self.has_begun = True
         for choice in _objects(event.chunk.get("choices")):
             index, delta = _index_of(choice), choice.get("delta")
             self.texts.extend(texts_in(delta))
@@ -62,6 +64,10 @@ class Tally:
         """Some providers send a usage with every chunk, or only with the first: it may not be the last word."""
         return self.is_finished and not any(self.texts[self.texts_used :])
 
+    @property
+    def has_last_usage(self) -> bool:
+        return self.usage is not None and self.is_usage_final
+
     def completion(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.content)}
         return {"choices": [{"index": 0, "message": message, "finish_reason": self.finish_reasons.get(0)}]}
@@ -73,8 +79,8 @@ def shown(event: Event, model: str, *, show_usage: bool, hide_money: bool) -> by
         return b"" if event.is_done else event.raw + b"\n\n"
     chunk = {**(event.odd or event.chunk), "model": model}
     if not show_usage and "usage" in chunk:
-        # The chunk that closes with it goes too, but not what else a provider says there, such as its sources.
-        if chunk.pop("usage") and not chunk.get("choices") and chunk.keys() <= NOTHING_BUT_USAGE:
+        # The chunk that closes with it goes too, but not the sources that a provider may name there.
+        if chunk.pop("usage") and not chunk.get("choices") and not any(map(chunk.get, SOURCES)):
             return b""
     elif hide_money and "usage" in chunk:
         chunk["usage"] = tokens_only(chunk["usage"])
@@ -115,12 +121,15 @@ class Relay:
         self.keeps_events = call.claim is not None or keeps_content(call.tenant) or runtime.telemetry.shares(call)
         self.passed_on: list[bytes] = []
         self.settling: asyncio.Task[Answer] | None = None
+        self.billed_nothing = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for events in self.opened.stream:
                 if piece := self._pass_on(events):
                     yield piece
+                if self.is_finished:
+                    self.opened.stream.expect_end(has_usage=self.tally.has_last_usage)
             if not self.is_finished:
                 raise Failed("connection_failed", billed=None)
         except Failed as failure:
@@ -165,6 +174,7 @@ class Relay:
         story = self.opened.story
         story.failed[self.model] = failure.code
         story.note(self.model, "broke_off", code=failure.code)
+        self.billed_nothing = failure.billed is False and not self.tally.has_begun
         await self.aclose()
         await self.runtime.record_failure(self.opened.hold.reserved, failure.code)
         attempts = [{"model": self.model, "code": failure.code}]
@@ -194,19 +204,14 @@ class Relay:
 
     async def _bill(self) -> Bill:
         """By the provider's usage where its last word came; else counted, though never less than it said so far."""
-        reserved, story = self.opened.hold.reserved, self.opened.story
-        bill = read_bill(self.tally.usage, reserved, story.duration_ms)
+        reserved, story, sent = self.opened.hold.reserved, self.opened.story, self.opened.sent
+        if self.billed_nothing:
+            return Bill(cost_ticks=0, computed_ticks=0, duration_ms=story.duration_ms)
+        bill = await bill_of(self.tally.usage, self.tally.texts, sent, reserved, story)
         if bill.cost_ticks is not None and self.tally.is_usage_final:
             return bill
-        body = (story.adapted or story.call).body
         # Counting a long prompt takes a while.
-        counted = await asyncio.to_thread(
-            counted_bill, body, self._image_tokens(), self.tally.texts, reserved, story.duration_ms
-        )
+        counted = await asyncio.to_thread(counted_bill, sent, self.tally.texts, reserved, story.duration_ms)
         if bill.cost_ticks is None or (counted.cost_ticks or 0) >= bill.cost_ticks:
             return counted
         return replace(bill, is_estimated=True)
-
-    def _image_tokens(self) -> int:
-        model = self.runtime.policy.models.get(self.model)
-        return self.opened.story.call.ask.images * (model.image_allowance_tokens or 0 if model else 0)

@@ -5,7 +5,7 @@ from django.urls import include, path, re_path
 
 admin.autodiscover()  # in the order of the apps: our own admin takes back what others' registered
 
-from guard.error_pages import no_such_address  # noqa: E402
+from guard.error_pages import API_ADDRESSES, no_such_address  # noqa: E402
 from guard.metrics import metrics  # noqa: E402
 from guard.rehearsal_page import rehearsal_page  # noqa: E402
 
@@ -14,7 +14,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("guard.chat_urls")),
     path("", include("guard.api.urls")),
-    re_path(r"^(?:api|v1)/", no_such_address),
+    re_path(API_ADDRESSES, no_such_address),
     path("metrics", metrics),
     path("", include("dashboard.urls")),
 ]

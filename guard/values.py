@@ -29,15 +29,16 @@ def refuse(param: str, why: str) -> InvalidRequest:
 
 
 def check_fields(value: Any, fields: Mapping[str, Check], param: str = "") -> None:
-    """That `value` is an object of these fields and no others, each of them null or as its check wants it."""
+    """That `value` is an object of these fields and no others, each as its check wants it; null is absent."""
     if not isinstance(value, Mapping):
         raise refuse(param or "body", "must be a JSON object.")
     for name, inner in value.items():
+        if inner is None:
+            continue
         path = f"{param}.{name}" if param else name
         if (check := fields.get(name)) is None:
             raise refuse(path, "is not known here, so its cost cannot be bounded.")
-        if inner is not None:
-            check(inner, path)
+        check(inner, path)
 
 
 def an_object(fields: Mapping[str, Check], *required: str) -> Check:

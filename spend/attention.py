@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from spend.budgets import Use
 from spend.catalogue import prices_in_force
+from spend.failure_words import OPERATORS_TO_MEND
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
 from spend.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
@@ -75,7 +76,11 @@ def attention(now: datetime) -> Attention:
         degraded=[each for each in open_to_calls if each.state in {"degraded", "warned"}],
         paused=[tenant for tenant in tenants if not tenant.is_active],
         installation=[use for use in installation_uses(now) if use.state != "active"],
-        failing=list(Breaker.objects.filter(opened_at__isnull=False)),
+        failing=list(
+            Breaker.objects.select_related("model").filter(
+                Q(opened_at__isnull=False) | Q(failures__gt=0, last_failure__in=OPERATORS_TO_MEND)
+            )
+        ),
         faults=list(model_faults(now)),
         expired=to_review(now).filter(is_expired=True).count(),
         overruns=to_review(now).filter(is_overrun=True, is_expired=False).count(),

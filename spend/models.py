@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MinValueValidator, RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
 from spend.capabilities import Capabilities, Lesson, LessonKind, of_family
+from spend.failure_words import words_of
 from spend.ids import new_id
 from tenants.fields import NamesField, TicksField, TokenPriceField
 from tenants.models import AlertChannel, ApiKey, Scope, Tenant
@@ -75,6 +76,14 @@ class CatalogueModel(models.Model):
     )
     image_allowance_tokens = models.PositiveIntegerField(
         null=True, blank=True, help_text="Most input tokens one image can cost. Empty: images are refused."
+    )
+    answer_timeout_s = models.PositiveIntegerField(
+        "answer timeout in seconds",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="How long it may think before its first token, or before a whole answer. "
+        "Empty: PROVIDER_TIMEOUT_SECONDS.",
     )
     is_enabled = models.BooleanField(default=True)
     shutdown_on = models.DateField(null=True, blank=True, help_text="The day on which the provider ends the model.")
@@ -667,6 +676,14 @@ class Breaker(models.Model):
 
     model = models.OneToOneField(CatalogueModel, primary_key=True, on_delete=models.CASCADE)
     failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    only_tenant_id = models.CharField(
+        "only for tenant",
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Whose calls alone have failed: it is open to them only.",
+    )
     opened_at = models.DateTimeField(null=True)
     probes = models.PositiveIntegerField(default=0, help_text="Let through since it half-opened.")
     successes = models.PositiveIntegerField(default=0, help_text="Of those probes.")
@@ -676,6 +693,10 @@ class Breaker(models.Model):
 
     def __str__(self) -> str:
         return self.model_id
+
+    @property
+    def failure_words(self) -> str:
+        return words_of(self.last_failure, self.model.provider)
 
 
 class Schedule(models.Model):

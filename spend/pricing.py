@@ -3,6 +3,7 @@
 Prices are ticks per token, so every product and sum here is an exact integer.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import orjson
 BOUND_TOKENS_PER_MESSAGE = 8
 BOUND_TOKENS_PER_CALL = 16
 MOST_TOKENS = 2**31 - 1
+DIGITS = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +70,71 @@ def cost_ticks(usage: Usage, price: PriceList) -> int:
     )
 
 
-def read_usage(raw: Any, *, reasoning_on_top: bool) -> Usage | None:
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The most tokens that a call can have: what is beyond the model's context was never read nor written."""
+
+    input_tokens: int = MOST_TOKENS
+    output_tokens: int = MOST_TOKENS
+
+
+NO_BOUND = Most()
+
+
+def read_usage(
+    raw: Any, *, reasoning_on_top: bool, counted: Usage | None = None, most: Most = NO_BOUND
+) -> Usage | None:
     """The usage object of a chat completion; None where it is missing, zero or not to be believed.
 
-    Providers disagree on whether `completion_tokens` holds the reasoning.  Their total tells; where
-    it does not, `reasoning_on_top` is the provider's habit (xAI: on top, OpenAI: inside).
+    What is impossible in it, or missing, is taken from `counted`, where that is given: an answer's tokens as
+    counted here.  Providers disagree on whether `completion_tokens` holds the reasoning.  Their total tells;
+    where it does not, `reasoning_on_top` is the provider's habit (xAI: on top, OpenAI: inside).
     """
     if not isinstance(raw, Mapping):
         return None
-    prompt, completion = _count(raw, "prompt_tokens"), _count(raw, "completion_tokens")
-    if not prompt or completion is None:  # every call has a prompt; half a usage would be half a bill
+    prompt, completion = _prompt_and_completion(raw, most)
+    if counted and prompt is None:  # nothing written by a call that read nothing is no figure, either
+        prompt, completion = counted.input_tokens, completion or None
+    if counted and completion is None:
+        completion = counted.output_tokens
+    if prompt is None or completion is None:
         return None
     reasoning = _tokens(raw.get("completion_tokens_details"), "reasoning_tokens")
     total = _tokens(raw, "total_tokens")
     if reasoning and _is_on_top(total - prompt - completion, reasoning, completion, reasoning_on_top):
         completion += reasoning
     details = raw.get("prompt_tokens_details")
-    cached = min(_tokens(details, "cached_tokens"), prompt)
+    cached = _tokens(details, "cached_tokens")
+    if cached > prompt:  # impossible, and not to be credited
+        cached = 0
     cache_write = min(_tokens(details, "cache_write_tokens"), prompt - cached)
     return Usage(prompt, cached, cache_write, completion, min(reasoning, completion))
+
+
+def _prompt_and_completion(raw: Mapping[str, Any], most: Most) -> tuple[int | None, int | None]:
+    """The figures that are there and possible, each from the total where only that is; every call has a prompt."""
+    prompt, completion = _count(raw, "prompt_tokens") or None, _count(raw, "completion_tokens")
+    if prompt is not None and prompt > most.input_tokens:
+        prompt = None
+    if completion is not None and completion > most.output_tokens:
+        completion = None
+    total = _tokens(raw, "total_tokens")
+    if prompt is not None and completion is None and prompt <= total <= prompt + most.output_tokens:
+        completion = total - prompt
+    if prompt is None and completion is not None and completion < total <= completion + most.input_tokens:
+        prompt = total - completion
+    return prompt, completion
+
+
+def impossible_figures(raw: Any, most: Most = NO_BOUND) -> dict[str, Any]:
+    """The figures of a usage that no call can have, or that are missing where others are given; else nothing."""
+    if not isinstance(raw, Mapping) or not any(name in raw for name in COUNTS):
+        return {}
+    found = _prompt_and_completion(raw, most)
+    return {name: raw.get(name) for name, count in zip(COUNTS, found, strict=False) if count is None}
+
+
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def _is_on_top(beyond: int, reasoning: int, completion: int, habit: bool) -> bool:
@@ -102,7 +150,10 @@ def _tokens(raw: Any, field: str) -> int:
 
 
 def _count(raw: Any, field: str) -> int | None:
+    """A whole number from 0 on, which some providers write as 1000.0 or "1000"."""
     value = raw.get(field) if isinstance(raw, Mapping) else None
+    if (isinstance(value, str) and DIGITS.fullmatch(value)) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
         return value
     return None

@@ -50,7 +50,9 @@ def holds() -> dict[str, str]:
     return dict(Reservation.objects.values_list("model", "state"))
 
 
-async def break_down(provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+async def break_down(
+    provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> None:
     raise RuntimeError("nobody expected that")
 
 
@@ -95,7 +97,9 @@ def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
     """The attempt's end is late, or the next attempt cannot be held for; its client is told not to pay again."""
 
     async def story(runtime: Runtime) -> None:
-        async def fail(provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        async def fail(
+            provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str], wait_s: float | None
+        ) -> None:
             await runtime.query(rename, "spend_reservation", "elsewhere")
             raise Failed("server_error", billed=billed)
 

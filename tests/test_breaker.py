@@ -7,7 +7,16 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES, State, record_failure, record_success, state_of
+from guard.breaker import (
+    FAILURES_TO_OPEN,
+    OPEN_S,
+    PROBES,
+    State,
+    open_circuits,
+    record_failure,
+    record_success,
+    state_of,
+)
 from guard.runtime import Runtime
 from spend.ids import new_id
 from spend.ledger import Reserved
@@ -26,6 +35,15 @@ def model() -> str:
 def fail(model: str, began_at: datetime | None = None, times: int = 1) -> Breaker:
     now = timezone.now()
     return [record_failure(model, "timeout", began_at or now, now) for _ in range(times)][-1]
+
+
+def fail_as(model: str, tenant_id: str, times: int = 1, code: str = "server_error") -> Breaker:
+    now = timezone.now()
+    return [record_failure(model, code, now, now, tenant_id) for _ in range(times)][-1]
+
+
+def states(breaker: Breaker) -> dict[str, State]:
+    return {tenant_id: state_of(breaker, timezone.now(), tenant_id) for tenant_id in ("a", "b")}
 
 
 def half_open(model: str) -> datetime:
@@ -88,3 +106,41 @@ def test_a_worker_knows_at_once_what_it_has_written(model: str) -> None:
     runtime.queries.shutdown()
     breaker = Breaker.objects.get(pk=model)
     assert (breaker.failures, breaker.opened_at) == (0, None)
+
+
+def test_failures_of_one_tenants_calls_open_it_to_that_tenant_only(model: str) -> None:
+    failed = fail_as(model, "a", times=FAILURES_TO_OPEN)
+    assert states(failed) == {"a": State.OPEN, "b": State.CLOSED}
+    assert open_circuits({model: failed}, timezone.now(), "a") == {model}
+    assert open_circuits({model: failed}, timezone.now(), "b") == set()
+
+
+def test_a_failure_of_another_tenants_call_opens_it_to_all(model: str) -> None:
+    fail_as(model, "a", times=FAILURES_TO_OPEN)
+    assert states(fail_as(model, "b")) == {"a": State.OPEN, "b": State.OPEN}
+
+
+def test_failures_of_several_tenants_in_a_row_open_it_to_all(model: str) -> None:
+    fail_as(model, "a", times=FAILURES_TO_OPEN - 1)
+    assert states(fail_as(model, "b")) == {"a": State.OPEN, "b": State.OPEN}
+
+
+def test_a_success_of_another_tenants_call_closes_it(model: str) -> None:
+    fail_as(model, "a", times=FAILURES_TO_OPEN)
+    succeeded = record_success(model, timezone.now(), "b")
+    assert succeeded is not None
+    assert (states(succeeded), succeeded.failures) == ({"a": State.CLOSED, "b": State.CLOSED}, 0)
+    assert states(fail_as(model, "b", times=FAILURES_TO_OPEN)) == {"a": State.CLOSED, "b": State.OPEN}
+
+
+def test_another_tenants_call_that_began_before_it_opened_says_nothing(model: str) -> None:
+    earlier = timezone.now()
+    fail_as(model, "a", times=FAILURES_TO_OPEN)
+    succeeded = record_success(model, earlier, "b")
+    assert succeeded is not None
+    assert states(succeeded) == {"a": State.OPEN, "b": State.CLOSED}
+
+
+@pytest.mark.parametrize("code", ["connection_failed", "provider_out_of_money", "provider_refused_key"])
+def test_failures_of_the_account_or_the_connection_are_nobodys_own(model: str, code: str) -> None:
+    assert states(fail_as(model, "a", FAILURES_TO_OPEN, code)) == {"a": State.OPEN, "b": State.OPEN}

@@ -290,7 +290,8 @@ def fits_somehow(offer: Offer, limits: list[Limit], uses: list[int]) -> bool:
         use + offer.hold_ticks(offer.max_tokens) < limit.soft_ticks for limit, use in zip(limits, uses, strict=True)
     )
     return below_soft and any(
-        all(use + offer.hold_ticks(length) <= limit.hard_ticks for limit, use in zip(limits, uses, strict=True))
+        not offer.hold_ticks(length)
+        or all(use + offer.hold_ticks(length) <= limit.hard_ticks for limit, use in zip(limits, uses, strict=True))
         for length in lengths
     )
 
@@ -333,7 +334,7 @@ class AnySequence(RuleBasedStateMachine):
         enough = reserved.offer.modest_tokens or reserved.offer.max_tokens
         is_shortened = reserved.max_tokens < min(enough, reserved.offer.max_tokens)
         assert not is_shortened or any(use > limit.hard_ticks for use, limit in zip(longer, limits, strict=True))
-        assert all(use_of(limit, self.book) <= limit.hard_ticks for limit in limits)
+        assert not reserved.hold_ticks or all(use_of(limit, self.book) <= limit.hard_ticks for limit in limits)
         self.kept.pending[reserved.id] = (reserved, [limit.key for limit in limits])
         return reserved
 

@@ -29,6 +29,7 @@ VERBS = {
     "passes it on": parameters.PASSED,
     "prices it": parameters.PRICED,
     "bounds it": parameters.BOUNDED,
+    "drops it": parameters.DROPPED,
     "reads it": parameters.OURS,
     "sets its own": parameters.OURS,
     "refuses": parameters.REFUSED,
@@ -65,7 +66,7 @@ def test_every_content_part_that_the_openai_package_knows_is_decided() -> None:
         if kind in ("input_audio", "file"):
             assert kind not in PARTS
         else:
-            assert known_to_the_package(part) == PARTS[kind].keys()
+            assert known_to_the_package(part) == PARTS[kind].keys() - {"cache_control"}
     assert known_to_the_package(ImageURL) == {"url", "detail"}
     assert known_to_the_package(PromptCacheOptions) == {"mode", "ttl"}
 
@@ -90,12 +91,16 @@ def test_the_page_has_the_limits_of_the_code() -> None:
 
 
 def test_a_parameter_stands_in_one_group_only() -> None:
-    groups = [parameters.PASSED, parameters.PRICED, parameters.BOUNDED, parameters.OURS, parameters.REFUSED]
+    groups = [*VERBS.values(), parameters.REFUSED]
+    groups = [group for at, group in enumerate(groups) if group not in groups[:at]]
     assert sum(map(len, groups)) == len(parameters.TABLE)
 
 
 # A value of each parameter that is passed on, as a client sends it.
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True},
+}
 GOOD: dict[str, Any] = {
     "frequency_penalty": -0.5,
     "function_call": {"name": "look_up"},
@@ -178,7 +183,12 @@ def test_what_has_no_bound_is_refused(name: str) -> None:
     ("fields", "param"),
     [
         ({"turbo": True}, "turbo"),
-        ({"turbo": None}, "turbo"),
+        ({"deferred": True}, "deferred"),
+        ({"search_parameters": {"mode": "auto"}}, "search_parameters"),
+        ({"search_parameters": {}}, "search_parameters"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "cache_control.ttl"),
+        ({"tools": [{**TOOL, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}, "tools.0.cache_control.ttl"),
         ({"service_tier": "priority"}, "service_tier"),
         ({"service_tier": "auto"}, "service_tier"),
         ({"store": True}, "store"),
@@ -260,7 +270,12 @@ def test_a_message_of_text_and_pictures_passes_unchanged(message: dict[str, Any]
         ({"role": "customer", "content": "Hello"}, ".role"),
         ({"role": "user"}, ".content"),
         ({"role": "user", "content": 7}, ".content"),
-        ({"role": "assistant", "content": None}, ".content"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"ttl": "1h"}}]},
+            ".content.0.cache_control.ttl",
+        ),
+        ({"role": "user", "content": [{"type": "thinking", "thinking": "Hm"}]}, ".content.0.type"),
+        ({"role": "assistant", "content": [{"type": "input_audio", "input_audio": {}}]}, ".content.0.type"),
         ({"role": "user", "content": "Hello", "attachments": []}, ".attachments"),
         ({"role": "assistant", "audio": {"id": "a"}, "content": "Hello"}, ".audio"),
         ({"role": "user", "content": ["Hello"]}, ".content.0.type"),
@@ -347,3 +362,63 @@ def test_an_integer_that_cannot_be_sent_on_is_refused(digits: str, where: str) -
 def test_only_what_is_read_elsewhere_goes_unchecked() -> None:
     unchecked = {name for name, check in {**parameters.TABLE, **MESSAGE_FIELDS}.items() if check is anything}
     assert unchecked == {"messages", "role", "content", "parsed", "provider_specific_fields"}
+
+
+# Hints, and what comes back
+
+
+EPHEMERAL = {"type": "ephemeral"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"turbo": None},
+        {"deferred": False},
+        {"search_parameters": {"mode": "off", "return_citations": True}},
+        {"web_search_options": None},
+        {"cache_control": EPHEMERAL},
+        {"messages": [{**HELLO[0], "cache_control": EPHEMERAL}]},
+        {"messages": [{**HELLO[0], "turbo": None}]},
+    ],
+)
+def test_hints_that_cost_nothing_are_dropped(fields: dict[str, Any]) -> None:
+    assert asked(**fields).body == {"messages": HELLO}
+
+
+@pytest.mark.parametrize("hint", [EPHEMERAL, {"type": "ephemeral", "ttl": "5m"}, {}, None])
+def test_hints_for_the_cache_are_dropped_wherever_they_stand(hint: Any) -> None:
+    part, picture = {"type": "text", "text": "See"}, dict(PICTURE)
+    messages = [{"role": "user", "content": [{**part, "cache_control": hint}, {**picture, "cache_control": hint}]}]
+    tools = [
+        {**TOOL, "cache_control": hint},
+        {**TOOL, "function": {**TOOL["function"], "cache_control": hint}},
+    ]
+    body = asked(messages=messages, tools=tools).body
+    assert body == {"messages": [{"role": "user", "content": [part, picture]}], "tools": [TOOL, TOOL]}
+
+
+@pytest.mark.parametrize(
+    ("delivered", "sent"),
+    [
+        ({"content": None}, {"content": ""}),
+        ({}, {"content": ""}),
+        ({"content": None, "tool_calls": []}, {"content": ""}),
+        ({"content": "Hi", "tool_calls": []}, {"content": "Hi"}),
+        (
+            {"content": None, "reasoning_content": "Hm", "tool_calls": None},
+            {"content": "", "reasoning_content": "Hm", "tool_calls": None},
+        ),
+        ({"content": None, "tool_calls": [CALLED]}, {"content": None, "tool_calls": [CALLED]}),
+        ({"content": None, "refusal": "No."}, {"content": None, "refusal": "No."}),
+        ({"content": "Hi", "thinking_blocks": [{"type": "thinking"}], "index": 7}, {"content": "Hi"}),
+        (
+            {"content": [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hi"}]},
+            {"content": [{"type": "text", "text": "Hi"}]},
+        ),
+        ({"content": [{"type": "thinking", "thinking": "Hm"}]}, {"content": ""}),
+    ],
+)
+def test_what_was_delivered_is_taken_back(delivered: dict[str, Any], sent: dict[str, Any]) -> None:
+    history = [*HELLO, {"role": "assistant", **delivered}, *HELLO]
+    assert asked(messages=history).body["messages"] == [*HELLO, {"role": "assistant", **sent}, *HELLO]

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from spend.pricing import (
     MOST_TOKENS,
+    Most,
     PriceList,
     TierPrice,
     Usage,
     bound_input_tokens,
     cost_ticks,
+    impossible_figures,
     read_provider_ticks,
     read_usage,
     worst_case,
@@ -81,12 +83,13 @@ def test_more_reasoning_than_output_must_be_on_top() -> None:
         usage_of(prompt=None),
         usage_of(completion=None),
         usage_of(prompt=0, completion=50),
-        usage_of(prompt="100"),
+        usage_of(prompt="100 tokens"),
+        usage_of(prompt="-100"),
         usage_of(prompt=True),
         usage_of(prompt=100.5),
         usage_of(prompt=-1),
         usage_of(prompt=MOST_TOKENS + 1),
-        usage_of(completion="50"),
+        usage_of(completion=1e300),
         usage_of(completion=-50),
         usage_of(completion=float("nan")),
     ],
@@ -105,10 +108,73 @@ def test_details_that_are_missing_or_garbage_count_as_none(details: Any) -> None
     assert read_usage(raw, reasoning_on_top=True) == Usage(100, 0, 0, 50, 0)
 
 
-def test_more_cached_tokens_than_there_are_count_as_all_of_them() -> None:
+def test_more_cached_tokens_than_there_are_are_not_credited() -> None:
     raw = usage_of(100, 50, cached=1_000)
     raw["prompt_tokens_details"]["cache_write_tokens"] = 7
-    assert read_usage(raw, reasoning_on_top=False) == Usage(100, 100, 0, 50)
+    assert read_usage(raw, reasoning_on_top=False) == Usage(100, 0, 7, 50)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        usage_of(100.0, 50.0, total=150.0),
+        usage_of("100", "50"),
+        usage_of(100, None, total=150),
+        usage_of(None, 50, total=150),
+        usage_of(0, 50, total=150),
+        usage_of(-7, 50, total="150"),
+    ],
+)
+def test_figures_that_are_there_are_used_however_they_are_written(raw: Any) -> None:
+    assert impossible_figures(raw) == {}
+    assert read_usage(raw, reasoning_on_top=False) == Usage(100, output_tokens=50)
+
+
+COUNTED = Usage(input_tokens=9, output_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("raw", "impossible", "usage"),
+    [
+        (usage_of(0, 50), {"prompt_tokens": 0}, Usage(9, output_tokens=50)),
+        (usage_of(-100, 50), {"prompt_tokens": -100}, Usage(9, output_tokens=50)),
+        (usage_of(1_001, 50, total=1_051), {"prompt_tokens": 1_001}, Usage(9, output_tokens=50)),
+        (usage_of(100, 501), {"completion_tokens": 501}, Usage(100, output_tokens=3)),
+        (usage_of(100, -1), {"completion_tokens": -1}, Usage(100, output_tokens=3)),
+        (usage_of(100, None, total=99), {"completion_tokens": None}, Usage(100, output_tokens=3)),
+        (usage_of(0, 0, total=0), {"prompt_tokens": 0}, Usage(9, output_tokens=3)),
+        (usage_of(1_001, 20, cached=1_001), {"prompt_tokens": 1_001}, Usage(9, output_tokens=20)),
+    ],
+)
+def test_impossible_figures_are_taken_from_what_was_counted(raw: Any, impossible: Any, usage: Usage) -> None:
+    most = Most(1_000, 500)
+    assert impossible_figures(raw, most) == impossible
+    assert read_usage(raw, reasoning_on_top=False, counted=COUNTED, most=most) == usage
+
+
+@pytest.mark.parametrize("raw", [None, 7, {}, {"cost_in_usd_ticks": 5}])
+def test_where_there_are_no_figures_none_is_impossible(raw: Any) -> None:
+    assert impossible_figures(raw) == {}
+
+
+FIGURES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+
+
+@given(prompt=FIGURES, completion=FIGURES, total=FIGURES, cached=FIGURES, reasoning=FIGURES)
+def test_whatever_a_provider_writes_is_a_usage_within_bounds(
+    prompt: Any, completion: Any, total: Any, cached: Any, reasoning: Any
+) -> None:
+    raw = {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }  # fmt: skip
+    most = Most(1_000, 500)
+    usage = read_usage(raw, reasoning_on_top=True, counted=COUNTED, most=most)
+    assert usage is not None
+    assert 1 <= usage.input_tokens <= most.input_tokens
+    assert 0 <= usage.cached_input_tokens <= usage.input_tokens
+    assert 0 <= usage.reasoning_tokens <= usage.output_tokens
 
 
 def test_cached_and_cache_write_tokens_have_their_own_prices() -> None:

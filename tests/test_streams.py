@@ -405,18 +405,28 @@ def test_a_long_prompt_with_tools_and_a_picture_is_counted_too(agent: Agent, pro
     assert entry.cost_ticks <= entry.hold_ticks
 
 
-@pytest.mark.parametrize("prelude", [[], ["data: [DONE]"], ["data: {"], [{"error": {"message": "no"}}], ["<html>"]])
+@pytest.mark.parametrize(
+    ("prelude", "is_billed"),
+    [
+        ([], True),
+        (["data: {"], True),
+        (["data: [DONE]"], False),
+        ([{"error": {"message": "no"}}], False),
+        (["<html>"], False),
+    ],
+)
 def test_before_the_first_chunk_a_failing_provider_falls_back(
-    agent: Agent, provider: Provider, prelude: list[Json | str]
+    agent: Agent, provider: Provider, prelude: list[Json | str], is_billed: bool
 ) -> None:
+    """Where nothing of an answer came, but a page, an error or an end, there is nothing to bill."""
     provider.behave(upstream(agent.model), status=200, body=raw(*prelude))
     provider.behave(upstream(agent.fallback), usage=USAGE)
     answer = agent.stream()
     assert (answer.headers["X-Guard-Route"], answer.headers["X-Guard-Model"]) == ("fallback", agent.fallback)
     assert {one["model"] for one in chunks_of(answer)} == {agent.fallback}
-    failed, served = agent.entries(at_least=2)
+    *failed, served = agent.entries(at_least=1 + is_billed)
     assert (served.cost_ticks, served.route, served.is_estimated) == (USAGE_TICKS, Route.FALLBACK, False)
-    assert (failed.cost_ticks, failed.is_estimated) == (failed.hold_ticks, True)
+    assert [(entry.cost_ticks, entry.is_estimated) for entry in failed] == [(served.hold_ticks, True)] * is_billed
 
 
 @pytest.mark.parametrize(
@@ -462,7 +472,7 @@ def test_what_is_hardly_http_falls_back_and_is_settled(
     provider.behave(upstream(agent.model), **fault)
     provider.behave(upstream(agent.fallback), usage=USAGE)
     answer = agent.chat(stream=stream)
-    assert (answer.status_code, answer.headers["X-Guard-Model"]) == (200, agent.fallback)
+    assert (answer.status_code, answer.headers.get("X-Guard-Model")) == (200, agent.fallback), answer.text
     assert answer.content
     failed, served = agent.entries(at_least=2)
     assert (failed.cost_ticks, failed.is_estimated) == (failed.hold_ticks, True)
@@ -474,10 +484,17 @@ def test_what_is_hardly_http_falls_back_and_is_settled(
 
 
 @pytest.mark.parametrize(
-    "last", ["data: [DONE]", {"error": {"message": "overloaded"}}, "data: {", ": and then silence", None]
+    ("last", "is_billed"),
+    [
+        ("data: [DONE]", False),
+        ({"error": {"message": "overloaded"}}, False),
+        ("data: {", True),
+        (": and then silence", False),
+        (None, False),
+    ],
 )
 def test_what_keeps_a_connection_alive_begins_no_answer(
-    agent: Agent, provider: Provider, last: Json | str | None
+    agent: Agent, provider: Provider, last: Json | str | None, is_billed: bool
 ) -> None:
     """The fallback is still possible, whether the rest comes with the comment or after it."""
     head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -488,8 +505,8 @@ def test_what_keeps_a_connection_alive_begins_no_answer(
     )
     provider.behave(upstream(agent.fallback), usage=USAGE)
     assert agent.stream().headers["X-Guard-Model"] == agent.fallback
-    failed, _ = agent.entries(at_least=2)
-    assert failed.cost_ticks == failed.hold_ticks
+    *failed, _ = agent.entries(at_least=1 + is_billed)
+    assert [entry.cost_ticks == entry.hold_ticks for entry in failed] == [True] * is_billed
 
 
 def test_comments_before_an_answer_come_with_it(agent: Agent, provider: Provider) -> None:

@@ -57,7 +57,9 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         length = (b"content-length", str(len(body)).encode())
-        await self.start(status, [JSON_TYPE, length, *_raw(headers or {})])
+        given = _raw(headers or {})
+        kind = [] if any(name == JSON_TYPE[0] for name, _ in given) else [JSON_TYPE]
+        await self.start(status, [*kind, length, *given])
         await self.write(body, more=False)
 
     async def pause(self, seconds: float | None) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import orjson
 
+from guard.demo.answers import ANSWERS
+
 ANY_MODEL = "*"
 CALLS_KEPT = 20_000
 
@@ -21,6 +23,7 @@ class Behaviour:
     latency_s             before the first byte, exactly
     status, body          the answer verbatim: an object, or a string that need not be JSON; without a body,
                           a status of 400 or more answers with an error as OpenAI words it
+    answer                the name of such an answer in `guard.demo.answers`
     headers               further headers of the answer
     wire                  pieces of text for the socket itself, from the status line on, `chunk_delay_s` apart; then
                           the connection is closed, or with `hang` left open
@@ -62,15 +65,25 @@ class Behaviour:
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Behaviour":
         """Raises ValueError for a field there isn't: a test must not pass because of a slip of the pen."""
-        if unknown := given.keys() - {known.name for known in fields(cls)}:
+        if unknown := given.keys() - {"answer"} - {known.name for known in fields(cls)}:
             raise ValueError(f"{sorted(unknown)[0]} is not a behaviour")
-        behaviour = cls(**given)
+        behaviour = cls(**named_answer(given))
         if behaviour.fail_first_n and not (behaviour.status or behaviour.hang or behaviour.break_connection):
             return replace(behaviour, status=500)
         return behaviour
 
     def without_failure(self) -> "Behaviour":
         return replace(self, status=None, body=None, hang=False, break_connection=False)
+
+
+def named_answer(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with those of the answer that they name. Raises ValueError where there is none of that name."""
+    others = {name: value for name, value in given.items() if name != "answer"}
+    if (name := given.get("answer")) is None:
+        return others
+    if name not in ANSWERS:
+        raise ValueError(f"{name} is not an answer")
+    return {"status": 200, **ANSWERS[name], **others}
 
 
 PLAIN = Behaviour()

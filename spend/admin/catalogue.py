@@ -122,7 +122,7 @@ class CatalogueModelAdmin(ModelAdmin):
     search_fields = ("id",)
     actions = None
     fieldsets: ClassVar = [
-        (None, {"fields": [("id", "provider"), ("upstream_name", "is_enabled"), "shutdown_on"]}),
+        (None, {"fields": [("id", "provider"), ("upstream_name", "is_enabled"), ("shutdown_on", "answer_timeout_s")]}),
         (
             "What bounds a call's worst case",
             {

@@ -206,5 +206,19 @@ class RollupAdmin(History):
 
 @admin.register(Breaker)
 class BreakerAdmin(ReadOnly, ModelAdmin):
-    list_display: ClassVar = ["model", "failures", "opened_at", "last_failure", "last_failure_at"]
-    fields: ClassVar = ["model", "failures", "opened_at", "probes", "successes", "last_failure", "last_failure_at"]
+    list_display: ClassVar = ["model", "failures", "only_tenant_id", "opened_at", "why", "last_failure_at"]
+    list_select_related = ("model",)
+    fields: ClassVar = [
+        "model",
+        "failures",
+        "only_tenant_id",
+        "opened_at",
+        "probes",
+        "successes",
+        "why",
+        "last_failure_at",
+    ]
+
+    @display(description="Last failure")
+    def why(self, breaker: Breaker) -> str:
+        return breaker.failure_words
