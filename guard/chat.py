@@ -633,7 +633,8 @@ async def learn(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: St
     runtime.conversations.note(story.call.caller, last)
     if policy and story.adapted and (wrong := disproved(story.adapted.body, ask.needs, policy.capabilities)):
         await runtime.note(unlearn_lessons, model, wrong)
-    if not bill.is_estimated:
+    was_cut = lowered_max_tokens(hold, story.call) is not None and bill.usage.output_tokens >= max_tokens * ask.choices
+    if not bill.is_estimated and not was_cut:  # else each answer that was cut would let the next be cut shorter
         runtime.lengths.note((story.call.tenant.id, model), bill.usage.output_tokens // ask.choices)
     thinks_within = policy and policy.capabilities.thinks_within_maximum
     if not thinks_within and thought_in_vain(bill, completion, max_tokens * ask.choices):

@@ -1,5 +1,6 @@
 """The two chat endpoints: parse, call `converse` or `open_stream`, shape the answer."""
 
+import logging
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -31,6 +32,8 @@ from tenants.models import KEY_PREFIX, digest_of
 from tenants.money import usd_string
 
 MOST_KEY_LENGTH = 255
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,9 @@ async def find_key(secret: str, runtime: Runtime) -> KeyPolicy | None:
         try:
             await runtime.keeper.look_again()
         except (Error, TimeoutError) as error:
+            raise LedgerUnavailable(retry_after_s=1) from error
+        except Exception as error:  # a row that cannot be read: whether the key is one, nobody knows
+            logger.exception("the policy could not be read")
             raise LedgerUnavailable(retry_after_s=1) from error
     return runtime.policy.keys.get(digest)
 

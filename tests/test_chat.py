@@ -806,6 +806,7 @@ def test_a_row_that_cannot_be_read_keeps_the_policy_as_it_is_only_until_it_is_me
     hire: Hire, server: GuardServer
 ) -> None:
     agent = hire()
+    assert agent.chat().status_code == 200  # its key is known from here on
     with server.database():
         Tenant.objects.filter(pk=agent.tenant_id).update(time_zone="Nowhere/Atall")
         raise_revision()
