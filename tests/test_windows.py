@@ -356,7 +356,7 @@ def test_workers_that_know_of_other_budgets_at_once_count_the_same() -> None:
 @many
 def test_the_migration_sums_stale_windows_anew(guard_server: Callable[..., GuardServer]) -> None:
     server = guard_server(start=False)
-    server.manage("migrate", "spend", "0010")
+    server.manage("migrate", "spend", "0011")
     with server.database():
         posting = OnlyWhatBinds()
         customer = limit_of(10**6, scope="customer", subject="ada")
