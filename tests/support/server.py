@@ -130,6 +130,8 @@ class GuardServer:
         Where that changed the configuration of a running server, it returns once every worker knows,
         unless told not to wait for that.
         """
+        from django.contrib.contenttypes.models import ContentType
+
         from tenants.models import Revision
 
         assert self.blocker
@@ -138,12 +140,14 @@ class GuardServer:
         ours = connections["default"]
         with self.blocker.unblock():
             connections["default"] = theirs
+            ContentType.objects.clear_cache()  # its ids are this database's, and not the other's
             try:
                 before = Revision.current()
                 yield
                 is_changed = Revision.current() != before
             finally:
                 connections["default"] = ours
+                ContentType.objects.clear_cache()
                 theirs.close()
         if wait and is_changed and self.is_running:
             time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
