@@ -168,6 +168,8 @@ class ProviderStream:
         self.first: list[Event] = []
         self.has_begun = False
         """Whether anything of an answer has come, which its provider may bill."""
+        self.is_opened = False
+        """Whether its client has been answered: then the call can go nowhere else."""
         self.ends_at: float | None = None
 
     async def read_first(self) -> None:
@@ -176,7 +178,8 @@ class ProviderStream:
         async for events in self.events:
             self.first += events
             if self.has_begun or monotonic() - opened_at > settings.STREAM_IDLE_SECONDS / ALIVE_AFTER:
-                return
+                break
+        self.is_opened = True
 
     async def __aiter__(self) -> AsyncIterator[list[Event]]:
         """All events, those that came first once more. Raises Failed where the provider does not end well."""
@@ -206,8 +209,8 @@ class ProviderStream:
         if event.is_garbage or event.chunk is None:
             return Failed("bad_answer", billed=None)
         meaning = meaning_of_error_within(event.chunk)
-        if self.has_begun:  # too late to send the call elsewhere, or to call it the caller's error
-            return Failed(meaning.code, billed=None)
+        if self.is_opened:  # too late to send the call elsewhere, or to call it the caller's error
+            return Failed(meaning.code, billed=None if self.has_begun else False)
         return meaning
 
     async def _in_time(self) -> AsyncIterator[list[Event]]:

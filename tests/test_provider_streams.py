@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import transaction
 
 from spend.models import CatalogueModel, Reservation
 from tenants.trail import raise_revision
-from tests.support.agents import Agent, audit, chunks_of, events_of, eventually, text_of, upstream
+from tests.support.agents import Agent, audit, chunks_of, events_of, text_of, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -32,9 +31,7 @@ def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
 
 @pytest.fixture
 def agent(server: GuardServer, provider: Provider) -> Agent:
-    with server.database(wait=False), transaction.atomic():
-        agent = Agent.create(server)
-    eventually(lambda: agent.client.post("/api/chat", json={}).status_code != 401)
+    agent = Agent.hire(server)
     provider.behave(upstream(agent.fallback), usage=USAGE)
     return agent
 
@@ -154,6 +151,19 @@ def test_a_model_can_have_a_limit_of_its_own(agent: Agent, provider: Provider, s
 def test_a_stream_that_only_lives_costs_nothing_even_where_it_has_begun(agent: Agent, provider: Provider) -> None:
     comments, apart_s = waiting(IDLE_S)
     provider.behave(upstream(agent.model), wire=[HEAD, *comments], chunk_delay_s=apart_s)
+    events = [one for one in events_of(agent.stream()) if isinstance(one, dict)]
+    assert [one["error"]["code"] for one in events] == ["all_models_failed"]
+    assert agent.entry().cost_ticks == 0
+
+
+@pytest.mark.parametrize("code", ["invalid_prompt", "unsupported_parameter", "insufficient_quota"])
+def test_an_error_after_keep_alives_that_the_client_has_seen_ends_its_stream_and_costs_nothing(
+    agent: Agent, provider: Provider, code: str
+) -> None:
+    comments, apart_s = waiting(IDLE_S)
+    error = json.dumps({"error": {"message": "no", "type": "invalid_request_error", "code": code}})
+    wire = [HEAD, *comments, f"data: {error}\n\n"]
+    provider.behave(upstream(agent.model), wire=wire, chunk_delay_s=apart_s)
     events = [one for one in events_of(agent.stream()) if isinstance(one, dict)]
     assert [one["error"]["code"] for one in events] == ["all_models_failed"]
     assert agent.entry().cost_ticks == 0

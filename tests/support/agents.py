@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import requests
+from django.db import transaction
 
 from spend.models import Call, LedgerEntry, Reservation, ReservationState, Window
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory, TenantFactory
@@ -68,6 +69,12 @@ class Agent:
             model = CatalogueModelFactory.create(id=name, upstream_name=upstream(name))
             RouteStepFactory.create(tenant=key.tenant, position=position, model=model)
         return cls(server, key.tenant_id, key.secret, *names)
+
+    @classmethod
+    def hire(cls, server: GuardServer) -> "Agent":
+        """As `create`, for a server that runs: its key works at once."""
+        with server.database(wait=False), transaction.atomic():
+            return cls.create(server)
 
     @property
     def client(self) -> Client:
