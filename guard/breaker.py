@@ -44,8 +44,10 @@ def _is_of_another(breaker: Breaker, tenant_id: str | None) -> bool:
     return tenant_id is not None and breaker.only_tenant_id not in ("", tenant_id)
 
 
-def open_circuits(breakers: Mapping[str, Breaker], now: datetime, tenant_id: str) -> set[str]:
-    return {model for model, breaker in breakers.items() if state_of(breaker, now, tenant_id) is State.OPEN}
+def open_circuits(breakers: Mapping[str, Breaker], now: datetime, tenant_id: str) -> dict[str, str]:
+    """The models that are spared for this tenant, each with the code for why."""
+    is_open = (model for model, breaker in breakers.items() if state_of(breaker, now, tenant_id) is State.OPEN)
+    return dict.fromkeys(is_open, "circuit_open")
 
 
 def needs_success(breaker: Breaker | None) -> bool:

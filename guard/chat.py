@@ -384,22 +384,16 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
 
 def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     call = story.call
-    circuits, providers = {*runtime.open_circuits(call.tenant.id), *runtime.rests.by_model()}, runtime.providers.by_name
-    planned = plan(
-        call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused, open_circuits=circuits,
-        providers=providers, lengths=runtime.lengths.known, last=story.last,
-    )  # fmt: skip
     resting_s = runtime.rests.by_model()
-    # The plan knows two kinds of models that are spared, and the caller three.
-    left_out = tuple(
-        (model, "rate_limited" if why == "circuit_open" and model in resting_s else why)
-        for model, why in planned.left_out
-    )
-    planned = replace(planned, left_out=left_out)
+    planned = plan(
+        call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused,
+        spared={**runtime.open_circuits(call.tenant.id), **dict.fromkeys(resting_s, "rate_limited")},
+        providers=runtime.providers.by_name, lengths=runtime.lengths.known, last=story.last,
+    )  # fmt: skip
     if not planned.offers:
         story.note_left_out(planned)
-        rest_s = max([story.retry_after_s, *(resting_s.get(model, 0) for model, _ in left_out)])
-        reasons = [*story.failed.items(), *left_out]
+        rest_s = max([story.retry_after_s, *(resting_s.get(model, 0) for model, _ in planned.left_out)])
+        reasons = [*story.failed.items(), *planned.left_out]
         raise no_offer(reasons, story.refused, is_charged=bool(story.cost_ticks), rest_s=rest_s)
     return planned
 

@@ -106,7 +106,7 @@ def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetim
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
     standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model
-    planned = plan(asked.ask, tenant, policy, now, open_circuits=circuits, providers=providers_with_key())
+    planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key())
     reserve = Reserve(
         new_id(), _caller(asked, key, wanted), limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight
     )

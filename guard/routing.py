@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from guard.adapt import effort_for, unfit
 from guard.conversations import LastServed
@@ -45,6 +45,8 @@ class Length(NamedTuple):
 
 Lengths = Mapping[tuple[str, str], Length]
 """By tenant and model."""
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +100,16 @@ def plan(
     *,
     failed: Collection[str] = (),
     again: Collection[str] = (),
-    open_circuits: Collection[str] = (),
+    spared: Mapping[str, str] = NOTHING,
     providers: Collection[str] | None = None,
-    lengths: Lengths = MappingProxyType({}),
+    lengths: Lengths = NOTHING,
     last: LastServed | None = None,
 ) -> Plan:
     """The offers for `ask`, best first; of models to be tried `again`, which refused it as it was, last.
 
     `last` is the latest answer in its conversation.
 
-    Left out are models that failed already, whose circuit is open, or whose provider is none of `providers`,
+    Left out are models that failed already, that are `spared` (and why), or whose provider is none of `providers`,
     which are those with a key; and those that cannot serve what the call means, unless the caller named them.
     """
     wanted = tenant.route[0] if ask.model == AUTO else ask.model
@@ -119,7 +121,7 @@ def plan(
         candidate = _candidate(name, ask, tenant, policy, now, lengths, last)
         if name in failed:
             continue
-        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, open_circuits, providers)
+        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, spared, providers)
         if why:
             left_out.append((name, why))
         if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
@@ -132,13 +134,13 @@ def plan(
 
 
 def _why_not(
-    candidate: Candidate, ask: Ask, wanted: str, open_circuits: Collection[str], providers: Collection[str] | None
+    candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, str], providers: Collection[str] | None
 ) -> str | None:
     model = candidate.model
     if providers is not None and model.provider not in providers:
         return "no_provider_key"
-    if model.id in open_circuits:
-        return "circuit_open"
+    if why := spared.get(model.id):
+        return why
     if model.id == ask.model:  # its own word counts, and goes to the caller
         return None
     known = model.capabilities

@@ -198,7 +198,7 @@ class Runtime:
         except Exception:
             logger.exception("could not note what became of a call")
 
-    def open_circuits(self, tenant_id: str) -> set[str]:
+    def open_circuits(self, tenant_id: str) -> dict[str, str]:
         return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
 
     async def record_failure(self, reserved: Reserved, code: str) -> None:

@@ -79,7 +79,8 @@ def planned(
     providers: Collection[str] | None = None,
 ) -> Plan:
     policy = Policy({}, {}, {model.id: model for model in models}, (), revision=1)
-    return plan(ask, tenant, policy, NOW, failed=failed, open_circuits=open_circuits, providers=providers)
+    spared = dict.fromkeys(open_circuits, "circuit_open")
+    return plan(ask, tenant, policy, NOW, failed=failed, spared=spared, providers=providers)
 
 
 def told(result: Plan) -> list[tuple[str, str, bool]]:

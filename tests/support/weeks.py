@@ -127,8 +127,8 @@ def story_of(turn: Turn, key: KeyPolicy) -> Story:
 
 def reserve_of(turn: Turn, story: Story, policy: Policy) -> Reserve:
     call, caller = story.call, story.call.caller
-    down = OUTAGE if turn.is_outage else set[str]()
-    planned = plan(call.ask, call.tenant, policy, turn.at, open_circuits=down)
+    down = dict.fromkeys(OUTAGE if turn.is_outage else (), "circuit_open")
+    planned = plan(call.ask, call.tenant, policy, turn.at, spared=down)
     story.note_left_out(planned)
     limits: tuple[Limit, ...] = limits_of(
         policy, call.tenant, caller.key_id, caller.customer, caller.conversation, turn.at
