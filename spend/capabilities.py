@@ -4,8 +4,8 @@ A catalogue model begins with the capabilities of its family (`of_family`), whic
 a provider's refusals taught since is kept beside them (`spend.lessons`) and counts as well (`with_lesson`).
 A family that nobody here knows is taken to refuse nothing until it does.
 
-No maintained package has these facts (genai-prices has contexts and prices), so they stand here with their source:
-OpenAI's and xAI's guides for reasoning models, as of November 2026.
+The price list's package, genai-prices, has contexts and prices but not these facts, so they stand here with their
+source: OpenAI's and xAI's guides for reasoning models, as of November 2026.
 """
 
 import re

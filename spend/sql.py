@@ -115,7 +115,8 @@ class Sql:
         raise NotImplementedError
 
     def time(self, value: datetime | None) -> datetime | None:
-        return value and value.replace(tzinfo=UTC) if value is None or value.tzinfo is None else value
+        """As this database gives it: SQLite's adapters leave the zone away."""
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
     def uuid(self, value: Any) -> UUID:
         return value if isinstance(value, UUID) else UUID(value)

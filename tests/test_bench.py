@@ -19,8 +19,8 @@ def test_whole_answers_are_served(provider: Provider, stream: bool) -> None:
     target = Target(provider.url, "model", stream=stream)
     run = burst(target)
     assert (target.served, target.failures.total(), len(run.times)) == (8, 0, 8)
-    # A provider that is busy counts its wait from when its loop last woke, which is somewhat before the request.
-    assert all(0.1 <= each.first_byte_s <= each.whole_s for each in run.times)
+    # The provider's clock, uvloop's, counts whole milliseconds: it may wake up to one too early.
+    assert all(0.199 <= each.first_byte_s <= each.whole_s for each in run.times)
     assert (max(each.whole_s - each.first_byte_s for each in run.times) > 0.3) == stream
     assert len(provider.calls("model")) == 8
 
