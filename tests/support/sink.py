@@ -44,12 +44,14 @@ class Sink:
                 sink.is_open.wait(WAIT_S)
                 time.sleep(sink.delay_s)
                 received = Received(self.path, dict(self.headers), body)
+                # What is said was settled before the test hears of it: it may then tell what to say next.
+                status, headers, answer = sink.status_of(received), dict(sink.headers), sink.answer
                 sink.received.append(received)
-                self.send_response(sink.status_of(received))
-                for name, value in {**sink.headers, "Content-Length": str(len(sink.answer))}.items():
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(answer))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(sink.answer)
+                self.wfile.write(answer)
 
             def do_GET(self) -> None:
                 self.do_POST()
