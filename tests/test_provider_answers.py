@@ -14,7 +14,7 @@ from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceTier
 from tenants.money import TICKS_PER_USD
 from tenants.trail import raise_revision
 from tests.factories import ApiKeyFactory, BudgetFactory, RouteStepFactory, UserFactory
-from tests.support.agents import HELLO, Agent, audit, eventually, upstream
+from tests.support.agents import HELLO, Agent, audit, eventually, served_by, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -61,12 +61,6 @@ def path(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[False, True], ids=["plain", "stream"])
 def asking(request: pytest.FixtureRequest, path: str) -> Asking:
     return Asking(path, request.param)
-
-
-def served_by(answer: requests.Response) -> str:
-    assert answer.status_code == 200, answer.text
-    assert answer.content
-    return answer.headers["X-Guard-Model"]
 
 
 def failed_code(agent: Agent) -> str:

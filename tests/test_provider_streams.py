@@ -9,7 +9,7 @@ import pytest
 
 from spend.models import CatalogueModel, Reservation
 from tenants.trail import raise_revision
-from tests.support.agents import Agent, audit, chunks_of, events_of, text_of, upstream
+from tests.support.agents import Agent, audit, chunks_of, events_of, served_by, text_of, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -132,7 +132,7 @@ def test_a_model_may_think_for_longer_than_a_stream_may_pause(agent: Agent, prov
 @STREAMS
 def test_a_model_may_think_in_silence_too(agent: Agent, provider: Provider, path: str, stream: bool) -> None:
     provider.behave(upstream(agent.model), latency_s=2 * IDLE_S, usage=USAGE)
-    assert ask(agent, path, stream=stream).headers["X-Guard-Model"] == agent.model
+    assert served_by(ask(agent, path, stream=stream)) == agent.model
     assert agent.entry().cost_ticks == COST
 
 
@@ -144,7 +144,7 @@ def test_a_model_can_have_a_limit_of_its_own(agent: Agent, provider: Provider, s
         raise_revision()
     time.sleep(1.1)  # until which every worker has read it
     started = time.monotonic()
-    assert ask(agent, "/v1/chat/completions", stream=stream).headers["X-Guard-Model"] == agent.fallback
+    assert served_by(ask(agent, "/v1/chat/completions", stream=stream)) == agent.fallback
     assert time.monotonic() - started < FIRST_TOKEN_S
 
 
@@ -198,7 +198,7 @@ def test_tool_calls_are_put_together_too(agent: Agent, provider: Provider) -> No
 
 def test_half_a_stream_where_a_document_was_asked_falls_back(agent: Agent, provider: Provider) -> None:
     provider.behave(upstream(agent.model), status=200, body=ANSWER[0])
-    assert ask(agent, "/v1/chat/completions", stream=False).headers["X-Guard-Model"] == agent.fallback
+    assert served_by(ask(agent, "/v1/chat/completions", stream=False)) == agent.fallback
 
 
 @STREAMS

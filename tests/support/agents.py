@@ -27,6 +27,13 @@ def events_of(answer: requests.Response) -> Iterator[Json | str]:
     assert rest == b"", "the stream ended within an event"
 
 
+def served_by(answer: requests.Response) -> str:
+    """The model, once the whole answer has come: a client that goes before is charged by what it was sent."""
+    assert answer.status_code == 200, answer.text
+    assert answer.content
+    return answer.headers["X-Guard-Model"]
+
+
 def _event(raw: bytes) -> Json | str:
     data = raw.removeprefix(b"data: ")
     return orjson.loads(data) if data.startswith(b"{") else data.decode()
