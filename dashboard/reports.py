@@ -25,8 +25,8 @@ from dashboard.queries.sums import (
     total_of,
 )
 from dashboard.spans import Span, midnight
-from spend.budgets import Use, Uses, current_uses
-from spend.refusals import mostly_over_budget, state_told
+from spend.budgets.budgets import Use, Uses, current_uses
+from spend.budgets.refusals import mostly_over_budget, state_told
 from tenants.models import Scope, Tenant
 from tenants.periods import Period, bounds
 

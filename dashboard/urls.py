@@ -4,9 +4,10 @@ from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
 from django.urls import path, register_converter, reverse_lazy
 from django.views.decorators.cache import never_cache
 
-from dashboard import files, views
+from dashboard import views
 from dashboard.access import strict
-from tenants.login import SignInForm
+from dashboard.exports import files
+from tenants.sign_in.login import SignInForm
 
 
 class SubjectKindConverter:

@@ -18,11 +18,11 @@ from dashboard.reports import tenant_report
 from dashboard.said import lines_of
 from dashboard.spans import next_month, previous_month, spans_at
 from dashboard.story import reason_of, story_of
-from spend.contents import kept as kept_contents
-from spend.contents import said_in
 from spend.models import Call, CallContent
-from spend.retention import removed_before
-from spend.sealing import UnreadableError
+from spend.privacy.contents import kept as kept_contents
+from spend.privacy.contents import said_in
+from spend.privacy.sealing import UnreadableError
+from spend.retention.retention import removed_before
 from tenants.models import Tenant
 from tenants.trail import note_look
 

@@ -22,12 +22,12 @@ from django.conf import settings  # noqa: E402  after the setup
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponseBase  # noqa: E402
 
-from guard.chat_urls import CHAT_VIEWS  # noqa: E402
-from guard.error_pages import bad_request  # noqa: E402
-from guard.errors import RequestTimedOut, envelope  # noqa: E402
-from guard.lean import Streamed  # noqa: E402
-from guard.runtime import Runtime  # noqa: E402
-from guard.streams import Relay  # noqa: E402
+from guard.chat.chat_urls import CHAT_VIEWS  # noqa: E402
+from guard.chat.streams import Relay  # noqa: E402
+from guard.http.error_pages import bad_request  # noqa: E402
+from guard.http.errors import RequestTimedOut, envelope  # noqa: E402
+from guard.http.lean import Streamed  # noqa: E402
+from guard.worker.runtime import Runtime  # noqa: E402
 
 USAGE_WAIT_S = 1.0
 BODY_IDLE_S = 10.0

@@ -13,7 +13,7 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
 from environ import Env
 
-from guard.environment import (
+from guard.config.environment import (
     LAST_PORT,
     database,
     email_address,
@@ -28,8 +28,8 @@ from guard.environment import (
     whole_number,
     yes_or_no,
 )
-from guard.logs import log_config, log_level
-from guard.operators import UNFOLD  # noqa: F401
+from guard.config.logs import log_config, log_level
+from guard.config.operators import UNFOLD  # noqa: F401
 from tenants.configured import read_daily_budget, read_tenant_budgets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -209,15 +209,15 @@ WHITENOISE_USE_FINDERS = True
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["guard.parsers.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["guard.http.parsers.StrictJSONParser"],
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "guard.authentication.ApiKeyAuthentication",
+        "guard.http.authentication.ApiKeyAuthentication",
         "rest_framework.authentication.TokenAuthentication",
-        "guard.authentication.OperatorSession",
+        "guard.http.authentication.OperatorSession",
     ],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "guard.negotiation.AnswerAnyway",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "guard.http.negotiation.AnswerAnyway",
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "EXCEPTION_HANDLER": "guard.errors.answer_to",
+    "EXCEPTION_HANDLER": "guard.http.errors.answer_to",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "COERCE_DECIMAL_TO_STRING": True,
 }

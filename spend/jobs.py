@@ -10,13 +10,16 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend import allowances, contents, deliveries, lessons, room
-from spend.alerts import look_at_all, look_at_changed
-from spend.daily import MarkMovedError, catch_up
-from spend.leases import expire_reservations
-from spend.partitions import keep_months
-from spend.retention import retain
+from spend.alerts import deliveries
+from spend.alerts.alerts import look_at_all, look_at_changed
+from spend.ledger.leases import expire_reservations
+from spend.pricing import allowances, lessons
+from spend.privacy import contents
+from spend.retention import room
+from spend.retention.partitions import keep_months
+from spend.retention.retention import retain
 from spend.schedule import Job, uses_database_queue
+from spend.summaries.daily import MarkMovedError, catch_up
 
 FINISHED_TASKS_KEPT = timedelta(days=2)
 FAILED_TASKS_KEPT = timedelta(days=30)

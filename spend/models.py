@@ -1,6 +1,6 @@
 """What happened: the model catalogue and its prices, windows, reservations and the ledger.
 
-Windows, reservations, entries, calls and rollups are written by `spend.posting` only, in set-based
+Windows, reservations, entries, calls and rollups are written by `spend.ledger.posting` only, in set-based
 SQL; the classes here give them their schema and the pages something to query.  Their references to
 tenants carry no database constraint: a check on every insert would lock the tenant's row.
 """
@@ -346,7 +346,7 @@ class AppendOnly(models.Model):
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} is append-only and written by spend.posting.")
+        raise TypeError(f"{type(self).__name__} is append-only and written by spend.ledger.posting.")
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"{type(self).__name__} is append-only.")
@@ -549,7 +549,7 @@ class Rollup(models.Model):
 
 
 class DailyRollup(models.Model):
-    """Rollups summed over a day of the tenant's own zone, up to its mark; `spend.daily` keeps them."""
+    """Rollups summed over a day of the tenant's own zone, up to its mark; `spend.summaries.daily` keeps them."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     day = models.DateField()
@@ -672,7 +672,7 @@ class ArchivedSpend(models.Model):
 
 
 class Breaker(models.Model):
-    """A model's circuit breaker, shared by all workers; `guard.breaker` has its rules."""
+    """A model's circuit breaker, shared by all workers; `guard.policy.breaker` has its rules."""
 
     model = models.OneToOneField(CatalogueModel, primary_key=True, on_delete=models.CASCADE)
     failures = models.PositiveIntegerField(default=0, help_text="In a row.")
@@ -763,7 +763,7 @@ class DeliveryState(models.TextChoices):
 
 
 class Delivery(models.Model):
-    """An alert on its way to a channel; `spend.deliveries` sends it, again and again until it arrives."""
+    """An alert on its way to a channel; `spend.alerts.deliveries` sends it, again and again until it arrives."""
 
     alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="deliveries")
     channel = models.ForeignKey(AlertChannel, on_delete=models.CASCADE, related_name="deliveries")

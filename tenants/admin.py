@@ -35,11 +35,11 @@ from unfold.paginator import InfinitePaginator
 from tenants.fields import TicksField
 from tenants.forms import ConfirmForm, IssueKeyForm, ShareInput, TopUpForm, UsdInput
 from tenants.history import Edit, change_of, history_of
-from tenants.login import unlock, with_tries
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period, bounds
-from tenants.second_factor import second_factor
+from tenants.sign_in.login import unlock, with_tries
+from tenants.sign_in.second_factor import second_factor
 
 NOTHING = "–"
 LOCKED_OUT = "locked out"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.adapt import FLAVOUR, MEANINGS, adapt, disproved, lessons_of, needs_of, unfit
+from guard.policy.adapt import FLAVOUR, MEANINGS, adapt, disproved, lessons_of, needs_of, unfit
 from spend.capabilities import EFFORTS, UNKNOWN, Capabilities, Lesson, LessonKind, of_family, with_lessons
 
 HELLO = [{"role": "user", "content": "Hello."}]

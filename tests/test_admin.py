@@ -21,10 +21,9 @@ from django_otp.oath import TOTP
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from spend.attention import attention, to_review
+from spend.budgets.attention import attention, to_review
 from spend.capabilities import Lesson, LessonKind
 from spend.ids import new_id
-from spend.lessons import learn
 from spend.models import (
     Alert,
     Breaker,
@@ -37,7 +36,8 @@ from spend.models import (
     Reservation,
     Window,
 )
-from spend.operator_prices import price_in_force
+from spend.pricing.lessons import learn
+from spend.pricing.operator_prices import price_in_force
 from tenants.history import Edit, history_of
 from tenants.models import AlertChannel, ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD

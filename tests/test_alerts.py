@@ -17,13 +17,13 @@ from django.test import Client
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
-from guard.background import new_worker
-from spend.alerts import look_at_all, look_at_changed, tell
-from spend.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
+from guard.worker.background import new_worker
+from spend.alerts.alerts import look_at_all, look_at_changed, tell
+from spend.alerts.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
+from spend.alerts.telling import UndeliveredError, post, signature_of, text_of
 from spend.ids import new_id
+from spend.ledger.posting import bucket_of
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
-from spend.posting import bucket_of
-from spend.telling import UndeliveredError, post, signature_of, text_of
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds

@@ -9,7 +9,8 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spend.allowances import (
+from spend.models import CatalogueModel
+from spend.pricing.allowances import (
     FORGOTTEN_AFTER,
     LONG_TEXT_TOKENS,
     MOST_SURPLUS_TOKENS,
@@ -18,8 +19,7 @@ from spend.allowances import (
     learned,
     raise_allowances,
 )
-from spend.models import CatalogueModel
-from spend.pricing import Usage
+from spend.pricing.pricing import Usage
 from tests.factories import CatalogueModelFactory
 from tests.support.books import at_once
 

@@ -10,10 +10,10 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spend.budgets import MOST_TEMPLATE_WINDOWS, remaining_ticks, state_of
-from spend.ledger import Held
+from spend.budgets.budgets import MOST_TEMPLATE_WINDOWS, remaining_ticks, state_of
+from spend.ledger.ledger import Held
+from spend.ledger.posting import Posting
 from spend.models import Window
-from spend.posting import Posting
 from tenants.budgets import EffectiveBudget
 from tenants.models import Budget, Scope, Tenant, TopUp
 from tenants.money import TICKS_PER_USD

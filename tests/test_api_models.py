@@ -8,8 +8,8 @@ from auditlog.models import LogEntry
 from django.core.exceptions import ValidationError
 
 from spend.capabilities import Lesson, LessonKind
-from spend.lessons import FORGOTTEN_AFTER, MOST_LESSONS, forget, learn
 from spend.models import CatalogueModel, Price, PriceTier
+from spend.pricing.lessons import FORGOTTEN_AFTER, MOST_LESSONS, forget, learn
 from tests.factories import (
     CatalogueModelFactory,
     DowngradeRuleFactory,

@@ -10,8 +10,8 @@ from django.conf import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.errors import InvalidRequest, RequestTooLarge
-from guard.parsers import MOST_DEPTH, _unique, parse_json
+from guard.http.errors import InvalidRequest, RequestTooLarge
+from guard.http.parsers import MOST_DEPTH, _unique, parse_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(),

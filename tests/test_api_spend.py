@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from spend import reports
 from spend.models import Call, LedgerEntry, Outcome, Rollup
+from spend.summaries import reports
 from tenants.models import Tenant
 from tenants.money import TICKS_PER_USD
 from tests.factories import TenantFactory
@@ -30,7 +30,7 @@ def api() -> Api:
 def happen(
     tenant: Tenant, at: str, model: str = "grok", customer: str = "", cents: int = 1, served: bool = True
 ) -> None:
-    """One attempt that was billed, and its call, as `spend.posting` writes them."""
+    """One attempt that was billed, and its call, as `spend.ledger.posting` writes them."""
     instant = datetime.fromisoformat(at).astimezone(UTC)
     ticks = cents * TICKS_PER_USD // 100
     shared: dict[str, Any] = {

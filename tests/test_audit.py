@@ -8,12 +8,12 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from spend.audit import MOST_SHOWN
-from spend.leases import expire_reservations
-from spend.ledger import Bill, Command, Held, Record, Reserved, Void
+from spend.ledger.audit import MOST_SHOWN
+from spend.ledger.leases import expire_reservations
+from spend.ledger.ledger import Bill, Command, Held, Record, Reserved, Void
+from spend.ledger.posting import Posting
 from spend.models import LedgerEntry, Outcome, Reservation, Window
-from spend.posting import Posting
-from spend.pricing import Usage
+from spend.pricing.pricing import Usage
 from tests.factories import CatalogueModelFactory, PriceFactory, PriceTierFactory
 from tests.support.commands import (
     LEASE,

@@ -18,11 +18,11 @@ from django_tasks.base import Task
 from django_tasks.signals import task_finished
 from django_tasks_db.models import DBTaskResult
 
-from guard.background import Background, new_worker
-from spend.deliveries import dispatch
+from guard.worker.background import Background, new_worker
+from spend.alerts.deliveries import dispatch
 from spend.jobs import JOBS, clear_tasks
+from spend.ledger.posting import Posting
 from spend.models import Alert, Delivery, Reservation, Schedule
-from spend.posting import Posting
 from spend.schedule import Job, beat, claim, make_schedules
 from tenants.models import AlertChannel
 from tests.factories import UserFactory

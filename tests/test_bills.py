@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from guard.bills import read_bill
+from guard.chat.bills import read_bill
 from spend.ids import new_id
-from spend.ledger import Reserved
+from spend.ledger.ledger import Reserved
 from tests.support.commands import caller_of, offer_of
 
 TOKENS = {"prompt_tokens": 20, "completion_tokens": 3}

@@ -7,7 +7,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from guard.breaker import (
+from guard.policy.breaker import (
     FAILURES_TO_OPEN,
     OPEN_S,
     PROBES,
@@ -17,9 +17,9 @@ from guard.breaker import (
     record_success,
     state_of,
 )
-from guard.runtime import Runtime
+from guard.worker.runtime import Runtime
 from spend.ids import new_id
-from spend.ledger import Reserved
+from spend.ledger.ledger import Reserved
 from spend.models import Breaker
 from tests.factories import CatalogueModelFactory
 from tests.support.commands import caller_of, offer_of

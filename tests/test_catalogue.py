@@ -22,17 +22,10 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from guard.policy import load_models
-from spend.catalogue import (
-    ListedModel,
-    Rates,
-    SyncReport,
-    prices_in_force,
-    sync,
-    tiers_of,
-)
+from guard.policy.policy import load_models
 from spend.models import CatalogueModel, Price, PriceSource, Provider
-from spend.operator_prices import (
+from spend.pricing.catalogue import ListedModel, Rates, SyncReport, prices_in_force, sync, tiers_of
+from spend.pricing.operator_prices import (
     PricedModel,
     back_to_catalogue,
     callable_models,
@@ -40,8 +33,8 @@ from spend.operator_prices import (
     change_price,
     price_in_force,
 )
-from spend.price_list import is_chat_model, listed_models, read_model
-from spend.prices import load_history
+from spend.pricing.price_list import is_chat_model, listed_models, read_model
+from spend.pricing.prices import load_history
 from tenants.models import Revision
 from tenants.periods import BEGINNING
 from tests.factories import PriceFactory

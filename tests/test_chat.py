@@ -17,11 +17,11 @@ from django.test import RequestFactory
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from guard.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
-from guard.errors import answer_to
+from guard.http.errors import answer_to
+from guard.policy.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
 from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, PriceTier, Reservation
-from spend.operator_prices import back_to_catalogue
-from spend.pricing import bound_input_tokens
+from spend.pricing.operator_prices import back_to_catalogue
+from spend.pricing.pricing import bound_input_tokens
 from tenants.models import ApiKey, Budget, Tenant
 from tenants.money import TICKS_PER_USD, usd_string
 from tenants.periods import BEGINNING

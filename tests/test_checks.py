@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from guard.checks import check_mail_server, check_provider_keys, check_routes, check_secret_key, check_sqlite
+from guard.config.checks import check_mail_server, check_provider_keys, check_routes, check_secret_key, check_sqlite
 from spend.models import CatalogueModel, Price
 from tenants.models import AlertChannel, ChannelKind
 from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory

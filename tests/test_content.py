@@ -13,15 +13,15 @@ from django.db import connection, connections, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from guard import idempotency
-from guard.checks import check_content_keys
-from guard.content import Contents, Said, store
-from guard.errors import IdempotencyConflict
-from spend.contents import forget, kept, said_in
-from spend.customers import Customer, erase
+from guard.chat import idempotency
+from guard.config.checks import check_content_keys
+from guard.http.errors import IdempotencyConflict
+from guard.telemetry.content import Contents, Said, store
 from spend.jobs import forget_content
 from spend.models import Call, CallContent, IdempotentCall, LedgerEntry, Reservation
-from spend.sealing import UnreadableError, seal, unseal
+from spend.privacy.contents import forget, kept, said_in
+from spend.privacy.customers import Customer, erase
+from spend.privacy.sealing import UnreadableError, seal, unseal
 from tenants.history import history_of
 from tenants.models import Scope, Tenant
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory
@@ -385,7 +385,7 @@ def test_forgetting_goes_in_steps_and_leaves_other_tenants_alone(call: Call, mon
     for number in range(5):
         stored(place_call(call.tenant, key, now - timedelta(days=40 + number)))
     stored(place_call(other, key, now - timedelta(days=2)))
-    monkeypatch.setattr("spend.contents.MOST_AT_ONCE", 2)
+    monkeypatch.setattr("spend.privacy.contents.MOST_AT_ONCE", 2)
     assert forget_content.call() == "what was said in 5 calls is forgotten"
     assert CallContent.objects.get().tenant == other
 

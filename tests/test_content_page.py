@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from guard.content import Said, store
+from guard.telemetry.content import Said, store
 from spend.models import Call, CallContent
 from tenants.history import history_of
 from tenants.models import Tenant

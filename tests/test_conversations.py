@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from guard import conversations
-from guard.conversations import CACHED_FOR, Conversations, LastServed
+from guard.policy import conversations
+from guard.policy.conversations import CACHED_FOR, Conversations, LastServed
 from spend.models import Route
 from tests.support.calls import chat_call
 

@@ -10,13 +10,13 @@ from django.http import StreamingHttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from spend.audit import audit
-from spend.daily import catch_up, misfits
-from spend.leases import expire_reservations
-from spend.ledger import Held, Record, Reserved
+from spend.ledger.audit import audit
+from spend.ledger.leases import expire_reservations
+from spend.ledger.ledger import Held, Record, Reserved
+from spend.ledger.posting import Posting
 from spend.models import Call, DailyRollup, Outcome, Rollup, RollupMark
-from spend.posting import Posting
-from spend.reports import GroupBy, Selection, report
+from spend.summaries.daily import catch_up, misfits
+from spend.summaries.reports import GroupBy, Selection, report
 from tests.factories import TenantFactory, UserFactory
 from tests.support.agents import audit as audit_of
 from tests.support.books import assert_the_books_balance

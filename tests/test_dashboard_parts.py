@@ -15,7 +15,7 @@ from dashboard.queries.sums import Bucket, Figures, Row
 from dashboard.spans import Span, hour_of, midnight, month_span, spans_at
 from dashboard.story import reason_of, story_of
 from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
-from guard.rehearsal_words import LABELS
+from guard.simulation.rehearsal_words import LABELS
 from tenants.money import TICKS_PER_USD
 
 BERLIN = ZoneInfo("Europe/Berlin")

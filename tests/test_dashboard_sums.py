@@ -19,7 +19,6 @@ from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
 from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
 from dashboard.spans import Span, spans_at
-from spend.daily import STEP, STEP_CALLS, MarkMovedError, catch_up, keep_up, misfits, rebuild, settled_until, steps
 from spend.ids import new_id
 from spend.models import (
     Call,
@@ -34,6 +33,17 @@ from spend.models import (
     RollupMark,
     Route,
     Window,
+)
+from spend.summaries.daily import (
+    STEP,
+    STEP_CALLS,
+    MarkMovedError,
+    catch_up,
+    keep_up,
+    misfits,
+    rebuild,
+    settled_until,
+    steps,
 )
 from tenants.models import Tenant
 from tenants.money import TICKS_PER_USD

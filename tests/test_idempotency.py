@@ -14,8 +14,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
-from guard import idempotency
-from guard.errors import IdempotencyConflict, IdempotencyMismatch
+from guard.chat import idempotency
+from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
 from spend.ids import new_id
 from spend.models import IdempotentCall, LedgerEntry, Reservation
 from tenants.models import Tenant

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from spend.ledger import (
+from spend.ledger.ledger import (
     CROWD,
     Balance,
     Book,

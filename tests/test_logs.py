@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from logging.config import dictConfig
 
-from guard.logs import log_config
-from guard.telemetry import facts_of
+from guard.config.logs import log_config
+from guard.telemetry.telemetry import facts_of
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.agents import eventually
 from tests.support.calls import chat_call, record_of

@@ -10,8 +10,8 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from spend.daily import catch_up
 from spend.models import Breaker, Outcome, Rollup
+from spend.summaries.daily import catch_up
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, TenantFactory
 from tests.support.environment import ROOT
 from tests.support.history import place_call

@@ -8,10 +8,10 @@ import pytest
 import requests
 from django.core.cache import cache
 
-from guard.errors import RateLimited
-from guard.pace import MINUTE_S, take_turn
-from guard.policy import UNLIMITED, Pace
-from spend.ledger import Balance, Book, CallGroup, CallLimit, Held, TooMany, Void, apply
+from guard.http.errors import RateLimited
+from guard.policy.pace import MINUTE_S, take_turn
+from guard.policy.policy import UNLIMITED, Pace
+from spend.ledger.ledger import Balance, Book, CallGroup, CallLimit, Held, TooMany, Void, apply
 from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState
 from tenants.models import ApiKey
 from tests.factories import ApiKeyFactory, RouteStepFactory, TenantFactory

@@ -15,12 +15,12 @@ from openai.types.chat.completion_create_params import (
     PromptCacheOptions,
 )
 
-from guard import parameters
-from guard.asked import Asked, read_chat, read_completion
-from guard.errors import InvalidRequest
-from guard.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
-from guard.parsers import MOST_DEPTH, parse_json
-from guard.values import MOST_CHARACTERS, anything
+from guard.chat.request import parameters
+from guard.chat.request.asked import Asked, read_chat, read_completion
+from guard.chat.request.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
+from guard.chat.request.values import MOST_CHARACTERS, anything
+from guard.http.errors import InvalidRequest
+from guard.http.parsers import MOST_DEPTH, parse_json
 from tests.support.environment import ROOT
 
 PAGE = (ROOT / "docs" / "parameters.md").read_text()

@@ -11,13 +11,13 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from spend import partitions, retention
-from spend.daily import catch_up
-from spend.ledger import Held, NotPending, Reserved
+from spend.ledger.ledger import Held, NotPending, Reserved
+from spend.ledger.posting import Posting
 from spend.models import LedgerEntry, RollupMark
-from spend.partitions import DEFAULT, TABLE, Kept, Month, keep_months
-from spend.posting import Posting
-from spend.retention import retain
+from spend.retention import partitions, retention
+from spend.retention.partitions import DEFAULT, TABLE, Kept, Month, keep_months
+from spend.retention.retention import retain
+from spend.summaries.daily import catch_up
 from tests.support.agents import audit as audit_of
 from tests.support.agents import eventually
 from tests.support.books import assert_the_books_balance

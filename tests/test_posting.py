@@ -14,11 +14,9 @@ from django.db import DataError, IntegrityError, OperationalError, connection, t
 from django.db.models import Model
 from django.utils import timezone
 
-from spend.customers import Customer, InFlightError, erase
-from spend.daily import catch_up, misfits
 from spend.ids import new_id
-from spend.leases import expire_reservations
-from spend.ledger import (
+from spend.ledger.leases import expire_reservations
+from spend.ledger.ledger import (
     Command,
     DoesNotFit,
     Ended,
@@ -33,10 +31,12 @@ from spend.ledger import (
     Standing,
     Void,
 )
+from spend.ledger.opening import spent_in
+from spend.ledger.posting import Posting, bucket_of
 from spend.models import Call, DailyCustomer, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
-from spend.opening import spent_in
-from spend.posting import Posting, bucket_of
-from spend.pricing import Usage
+from spend.pricing.pricing import Usage
+from spend.privacy.customers import Customer, InFlightError, erase
+from spend.summaries.daily import catch_up, misfits
 from tests.factories import CatalogueModelFactory, PriceFactory, TenantFactory
 from tests.support.books import WAIT_S, assert_the_books_balance, at_once
 from tests.support.commands import (

@@ -7,7 +7,7 @@ from bpe_openai import get_encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spend.pricing import (
+from spend.pricing.pricing import (
     MOST_TOKENS,
     Most,
     PriceList,

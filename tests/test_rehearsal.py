@@ -11,12 +11,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from guard import breaker
-from guard.errors import GuardError
-from guard.pace import take_turn
-from guard.rehearsal import rehearse
+from guard.http.errors import GuardError
+from guard.policy import breaker
+from guard.policy.pace import take_turn
+from guard.simulation.rehearsal import rehearse
 from spend.ids import new_id
-from spend.ledger import CallGroup, CallLimit, DoesNotFit, Held, TooMany
+from spend.ledger.ledger import CallGroup, CallLimit, DoesNotFit, Held, TooMany
 from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Reservation, Window
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.money import TICKS_PER_USD as USD

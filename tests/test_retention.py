@@ -26,12 +26,11 @@ from hypothesis import strategies as st
 
 from dashboard.reports import statement as statement_of
 from dashboard.spans import Span
-from spend import retention
-from spend.audit import audit
-from spend.customers import Customer, erase, export
-from spend.daily import MarkMovedError, catch_up, misfits, rebuild
 from spend.jobs import retain_entries
-from spend.ledger import Held, NotPending, Settle, Void, WindowKey, scopes_of
+from spend.ledger.audit import audit
+from spend.ledger.ledger import Held, NotPending, Settle, Void, WindowKey, scopes_of
+from spend.ledger.opening import spent_in
+from spend.ledger.posting import Posting
 from spend.models import (
     ArchivedSpend,
     Call,
@@ -47,10 +46,11 @@ from spend.models import (
     RollupMark,
     Window,
 )
-from spend.opening import spent_in
-from spend.posting import Posting
-from spend.retention import RemovedError, cut_of, removed_before, retain
+from spend.privacy.customers import Customer, erase, export
+from spend.retention import retention
+from spend.retention.retention import RemovedError, cut_of, removed_before, retain
 from spend.sql import Sql
+from spend.summaries.daily import MarkMovedError, catch_up, misfits, rebuild
 from tenants.models import Scope, Tenant
 from tenants.money import usd_string
 from tenants.periods import BEGINNING, Period, bounds

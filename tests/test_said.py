@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 
 from dashboard.said import Line, lines_of
-from guard.said import MOST_BYTES, answer_of, body_of
-from guard.sse import encode
+from guard.http.sse import encode
+from guard.telemetry.said import MOST_BYTES, answer_of, body_of
 from tests.support.agents import Json
 
 TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.sse import BOM, DONE, MOST_BYTES, Event, Splitter, encode, parse_event, to_json
+from guard.http.sse import BOM, DONE, MOST_BYTES, Event, Splitter, encode, parse_event, to_json
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 

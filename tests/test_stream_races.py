@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from guard.asgi import application
-from guard.runtime import Runtime
-from spend.audit import audit
+from guard.worker.runtime import Runtime
+from spend.ledger.audit import audit
 from spend.models import LedgerEntry, Reservation, ReservationState
 from tests.factories import ApiKeyFactory, BudgetFactory, RouteStepFactory
 from tests.support.agents import HELLO, eventually

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guard.telemetry import is_exporting
+from guard.telemetry.telemetry import is_exporting
 from spend.models import Call
 from tenants.money import TICKS_PER_USD, usd_string
 from tests.factories import BudgetFactory

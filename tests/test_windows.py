@@ -14,9 +14,9 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guard.policy import Policy, limits_of, load
-from spend.audit import audit
-from spend.ledger import (
+from guard.policy.policy import Policy, limits_of, load
+from spend.ledger.audit import audit
+from spend.ledger.ledger import (
     Book,
     Caller,
     Command,
@@ -30,9 +30,9 @@ from spend.ledger import (
     WindowKey,
     scopes_of,
 )
+from spend.ledger.opening import key_of, open_windows
+from spend.ledger.posting import Posting
 from spend.models import Window
-from spend.opening import key_of, open_windows
-from spend.posting import Posting
 from spend.sql import Sql, Update
 from tenants.budgets import set_budget
 from tenants.models import Budget, Scope, Tenant

@@ -14,10 +14,10 @@ import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
 
-from spend.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
+from spend.ledger.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
+from spend.ledger.posting import Posting
+from spend.ledger.writer import Writer
 from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, Window
-from spend.posting import Posting
-from spend.writer import Writer
 from tests.support.books import assert_the_books_balance
 from tests.support.commands import LEASE, NOON, caller_of, limit_of, record_of, reserve_of, settle_of
 from tests.support.postgres import with_database

@@ -9,9 +9,9 @@ from django.conf import settings
 from django.db.models import Q, Sum
 
 from dashboard.queries.sums import Figures, TenantSums
-from spend.budgets import Use
+from spend.budgets.budgets import Use
+from spend.budgets.refusals import REFUSING, mostly_over_budget, state_told
 from spend.models import Window
-from spend.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.budgets import EffectiveBudget, effective_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.periods import Period, bounds

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from dashboard.queries.sums import Row
 from dashboard.spans import Span, midnight
-from spend.prices import load_history
+from spend.pricing.prices import load_history
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from django.db.models import Sum
 
 from dashboard.queries.sums import summed_range
 from dashboard.spans import Span
-from spend.daily import downgrades
 from spend.models import DailyDowngrade, LedgerEntry
+from spend.summaries.daily import downgrades
 from tenants.models import Tenant
 
 

@@ -1,6 +1,6 @@
 """Whether the service works: the database, and each provider's models by their circuit breakers.
 
-The breaker's rules are `guard.breaker`'s; only what its row shows is read here.
+The breaker's rules are `guard.policy.breaker`'s; only what its row shows is read here.
 """
 
 from collections import defaultdict

@@ -1,7 +1,7 @@
 """Customers and conversations by what they cost.
 
 A customer comes back day after day: their days are summed. A conversation is soon over: it counts whole, on
-the day on which it began. Both are taken from `spend.daily` up to the mark and from the ledger after it.
+the day on which it began. Both are taken from `spend.summaries.daily` up to the mark and from the ledger after it.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Sums of what happened: daily sums as far as they reach, and the rollups and the ledger after that.
 
-See `spend.daily`: adding the two is right at any moment, whenever the daily sums were last made.
+See `spend.summaries.daily`: adding the two is right at any moment, whenever the daily sums were last made.
 """
 
 from collections import defaultdict
@@ -13,8 +13,8 @@ from django.db.models import Case, Min, Q, Sum, When
 from django.db.models.functions import TruncDate
 
 from dashboard.spans import Span, midnight
-from spend.daily import MEASURES
 from spend.models import DailyRollup, Rollup, RollupMark, Route
+from spend.summaries.daily import MEASURES
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 

@@ -10,9 +10,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from guard.api.permissions import IsOperator
-from guard.authentication import ApiKeyAuthentication, OperatorSession
-from guard.errors import InvalidRequest, LedgerUnavailable
-from guard.requests import request_id_of
+from guard.http.authentication import ApiKeyAuthentication, OperatorSession
+from guard.http.errors import InvalidRequest, LedgerUnavailable
+from guard.http.requests import request_id_of
 
 
 class ApiView(APIView):

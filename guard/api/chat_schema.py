@@ -1,6 +1,6 @@
 """The chat endpoints' place in the OpenAPI document; they read their bodies themselves, to be quick.
 
-The schemas say what `guard.parameters`, `guard.messages` and `guard.asked` check; a test sends both what
+The schemas say what `guard.chat.request` checks, in `parameters`, `messages` and `asked`; a test sends both what
 fits them and what does not.
 """
 
@@ -12,9 +12,9 @@ from rest_framework import serializers
 from guard.api.fields import Choice, Instant, StrictSerializer, Text, Usd
 from guard.api.schema import WHEN
 from guard.api.serializers import BUDGET_STATES, ErrorSerializer, OpenAIErrorSerializer
-from guard.messages import MOST_MESSAGES
-from guard.parameters import MOST_CHOICES
-from guard.values import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
+from guard.chat.request.messages import MOST_MESSAGES
+from guard.chat.request.parameters import MOST_CHOICES
+from guard.chat.request.values import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
 from spend.models import Route
 
 Schema = dict[str, Any]

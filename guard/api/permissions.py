@@ -5,8 +5,8 @@ from typing import Any
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from guard.authentication import Agent
-from guard.errors import Forbidden
+from guard.http.authentication import Agent
+from guard.http.errors import Forbidden
 
 
 class IsAgent(BasePermission):

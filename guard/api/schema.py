@@ -23,7 +23,7 @@ WHEN = {
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "guard.authentication.ApiKeyAuthentication"
+    target_class = "guard.http.authentication.ApiKeyAuthentication"
     name = "apiKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
@@ -31,7 +31,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 
 class OperatorSessionScheme(SessionScheme):  # type: ignore[no-untyped-call]
-    target_class = "guard.authentication.OperatorSession"
+    target_class = "guard.http.authentication.OperatorSession"
     priority = 0
 
 

@@ -24,10 +24,10 @@ from guard.api.fields import (
     camel,
 )
 from spend.capabilities import LessonKind
-from spend.catalogue import Rates
 from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
-from spend.operator_prices import PricedModel
-from spend.reports import GroupBy
+from spend.pricing.catalogue import Rates
+from spend.pricing.operator_prices import PricedModel
+from spend.summaries.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
 from tenants.models import (
     ANY_MODEL,

@@ -16,9 +16,9 @@ from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from spend.catalogue import Rates, prices_in_force, tiers_of
 from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, PriceTier, is_shut_down
-from spend.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
+from spend.pricing.catalogue import Rates, prices_in_force, tiers_of
+from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
 from tenants.fields import NamesField, UsdFormField
 from tenants.forms import ConfirmForm, UsdInput

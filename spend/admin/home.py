@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from spend.admin.bars import bar_of_tenant, bars_of
-from spend.attention import UTC_ZONE, TenantUse, attention
+from spend.budgets.attention import UTC_ZONE, TenantUse, attention
 
 admin.site.index_template = "spend/home.html"
 admin.site.index_title = "What needs you"

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
-from spend.attention import to_review
+from spend.budgets.attention import to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.models import Tenant

@@ -13,9 +13,9 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of, effect_of
-from spend.attention import tightest_uses
-from spend.budgets import current_uses
-from spend.refusals import REFUSING, mostly_over_budget, state_told
+from spend.budgets.attention import tightest_uses
+from spend.budgets.budgets import current_uses
+from spend.budgets.refusals import REFUSING, mostly_over_budget, state_told
 from tenants.admin import BudgetInline, TenantAdmin
 from tenants.models import Budget, Scope, Tenant
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from django.db import connections
 
-from spend.audit import audit
+from spend.ledger.audit import audit
 
 Result = TypeVar("Result")
 

@@ -9,6 +9,7 @@ from django_tasks_db.models import DBTaskResult
 
 from spend.bench_data import make
 from spend.ids import new_id
+from spend.ledger.posting import bucket_of
 from spend.models import (
     Alert,
     AlertKind,
@@ -24,7 +25,6 @@ from spend.models import (
     Schedule,
     Window,
 )
-from spend.posting import bucket_of
 from tenants.models import AlertChannel, ApiKey, ChannelKind, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds

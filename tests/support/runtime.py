@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from guard.runtime import Runtime
+from guard.worker.runtime import Runtime
 
 
 def with_runtime(story: Callable[[Runtime], Awaitable[None]]) -> None:

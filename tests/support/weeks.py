@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from itertools import islice
 
-from guard.bills import read_bill
-from guard.chat import ChatCall, Story, note_offers
-from guard.policy import KeyPolicy, Policy, limits_of, load
-from guard.routing import Ask, plan
-from guard.telemetry import Trace
-from spend.daily import catch_up
+from guard.chat.bills import read_bill
+from guard.chat.chat import ChatCall, Story, note_offers
+from guard.policy.policy import KeyPolicy, Policy, limits_of, load
+from guard.policy.routing import Ask, plan
+from guard.telemetry.telemetry import Trace
 from spend.ids import new_id
-from spend.ledger import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
+from spend.ledger.ledger import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
+from spend.ledger.posting import Posting
 from spend.models import Outcome
-from spend.posting import Posting
+from spend.summaries.daily import catch_up
 from tenants.models import ApiKey, Tenant
 
 HOURS = [1, 1, 1, 1, 1, 2, 3, 6, 9, 12, 13, 12, 11, 12, 12, 11, 10, 9, 8, 6, 5, 4, 3, 2]

@@ -20,10 +20,10 @@ from guard.api.serializers import (
     OpenAIModelSerializer,
     OpenAIModelsSerializer,
 )
-from guard.authentication import agent_of
-from guard.errors import NotFound
+from guard.http.authentication import agent_of
+from guard.http.errors import NotFound
 from spend.models import AUTO, CatalogueModel, LearnedCapability
-from spend.operator_prices import PricedModel, callable_models, put_model
+from spend.pricing.operator_prices import PricedModel, callable_models, put_model
 from tenants.models import Tenant
 
 

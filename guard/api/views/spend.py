@@ -13,10 +13,10 @@ from guard.api.base import ApiView
 from guard.api.permissions import IsAgentOrOperator, permissions_on
 from guard.api.schema import describe
 from guard.api.serializers import SpendQuerySerializer, SpendSerializer
-from guard.authentication import Agent
-from guard.errors import Forbidden, InvalidRequest
-from spend.reports import GroupBy, Report, Selection, Sums, report
-from spend.retention import RemovedError
+from guard.http.authentication import Agent
+from guard.http.errors import Forbidden, InvalidRequest
+from spend.retention.retention import RemovedError
+from spend.summaries.reports import GroupBy, Report, Selection, Sums, report
 from tenants.models import Tenant
 from tenants.periods import Period, bounds
 

@@ -7,7 +7,7 @@ from django.core.checks import Tags
 from django.core.management.base import BaseCommand
 from django.db import connections
 
-from guard.background import Background
+from guard.worker.background import Background
 
 
 class Command(BaseCommand):

@@ -19,7 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from guard.background import supervised_background
+from guard.worker.background import supervised_background
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from spend.audit import audit
+from spend.ledger.audit import audit
 
 
 class Command(BaseCommand):

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from spend.backups import BackupError, back_up
+from spend.retention.backups import BackupError, back_up
 
 
 class Command(BaseCommand):

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from spend.customers import Customer, InFlightError, erase, is_known
+from spend.privacy.customers import Customer, InFlightError, erase, is_known
 
 
 class Command(BaseCommand):

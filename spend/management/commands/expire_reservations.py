@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from spend.leases import expire_reservations
+from spend.ledger.leases import expire_reservations
 
 
 class Command(BaseCommand):

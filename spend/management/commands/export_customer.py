@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from spend.customers import Customer, export, is_known
+from spend.privacy.customers import Customer, export, is_known
 
 
 class Command(BaseCommand):

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from spend.bench_data import DAYS, make
-from spend.daily import catch_up
+from spend.summaries.daily import catch_up
 from tenants.models import Tenant
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from spend.daily import MarkMovedError, catch_up, misfits, rebuild
+from spend.summaries.daily import MarkMovedError, catch_up, misfits, rebuild
 
 
 class Command(BaseCommand):

@@ -5,8 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from spend.catalogue import sync
-from spend.price_list import listed_models
+from spend.pricing.catalogue import sync
+from spend.pricing.price_list import listed_models
 from tenants.trail import changed_by
 
 

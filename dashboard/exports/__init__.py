@@ -1,0 +1,1 @@
+"""What the pages show, as files: CSV, a month's ledger, FOCUS."""

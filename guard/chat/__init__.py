@@ -1,0 +1,1 @@
+"""A guarded call, from the request to its settlement."""

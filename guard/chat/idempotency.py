@@ -1,0 +1,106 @@
+"""`Idempotency-Key`: the same key and body is one call, whoever answers it, for a day.
+
+A key is claimed by a unique row before the call, and its answer is written in the transaction that
+settles the call: a crash between the two cannot bill twice.  A claim without an answer is in flight
+while any of its call's holds is pending or in its lease; after that its worker is dead, and the key
+may be claimed anew.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
+
+from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
+from guard.policy.budget import BudgetStatus
+from spend.models import IdempotentCall, Reservation, ReservationState, Route
+from spend.pricing.pricing import Usage
+from spend.privacy.sealing import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
+
+if TYPE_CHECKING:
+    from guard.chat.chat import Answer
+
+KEPT = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this call alone may answer."""
+
+    id: int
+
+
+def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: datetime) -> "Claim | str":
+    """Claim `key`, or return the packed answer of the call that had it.
+
+    Raises IdempotencyMismatch for another body, IdempotencyConflict while that call is in flight.
+    """
+    mine = IdempotentCall(tenant_id=tenant_id, key=key, body_digest=body_digest, call_id=call_id, claimed_at=now)
+    while True:
+        IdempotentCall.objects.bulk_create([mine], ignore_conflicts=True)
+        row = IdempotentCall.objects.filter(tenant_id=tenant_id, key=key).first()
+        if row is None:
+            continue  # released meanwhile
+        if row.call_id == call_id:
+            return Claim(row.id)
+        # A dead row goes, and is not taken over: its worker may be late, and would answer under its id.
+        if IdempotentCall.objects.filter(dead(now), pk=row.pk).delete()[0]:
+            continue
+        if row.body_digest != body_digest:
+            raise IdempotencyMismatch
+        if not row.answer:
+            raise IdempotencyConflict
+        return row.answer
+
+
+def dead(now: datetime) -> Q:
+    """Answers that are too old, and claims whose worker did not live to answer.
+
+    Each attempt of a call has a lease of its own, and there may be a moment between two attempts.
+    """
+    lease = timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
+    living = Reservation.objects.filter(
+        Q(state=ReservationState.PENDING) | Q(lease_expires_at__gt=now), call_id=OuterRef("call_id")
+    )
+    return Q(claimed_at__lte=now - KEPT) | Q(~Exists(living), answer="", claimed_at__lte=now - lease)
+
+
+def release(claim: Claim) -> None:
+    """A call that was not served may be tried again under its key."""
+    IdempotentCall.objects.filter(pk=claim.id, answer="").delete()
+
+
+def forget_old(now: datetime) -> None:
+    IdempotentCall.objects.filter(claimed_at__lte=now - KEPT).delete()
+
+
+def pack(answer: "Answer") -> str | None:
+    """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
+    try:
+        packed = orjson.dumps(answer)
+    except TypeError:
+        return None
+    return seal(packed) if can_seal() else packed.decode()
+
+
+def unpack(packed: str) -> dict[str, Any]:
+    """The fields of the Answer that `pack` was given. Raises IdempotencyConflict where it cannot be read."""
+    try:
+        fields = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
+    except UnreadableError:
+        raise IdempotencyConflict("The answer kept for this Idempotency-Key cannot be read any more.") from None
+    budget = fields["budget"]
+    if budget["resets_at"] is not None:
+        budget["resets_at"] = datetime.fromisoformat(budget["resets_at"])
+    return {
+        **fields,
+        "usage": Usage(**fields["usage"]),
+        "route": Route(fields["route"]),
+        "budget": BudgetStatus(**budget),
+        "adapted": tuple(fields.get("adapted", ())),
+        "is_replay": True,
+    }

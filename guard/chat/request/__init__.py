@@ -1,0 +1,1 @@
+"""Reading and checking a chat request, in either shape."""

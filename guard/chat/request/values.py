@@ -1,0 +1,158 @@
+"""Checks of the values in a chat request: each raises InvalidRequest, naming the field, or returns nothing.
+
+Null is as good as absent, so no check ever sees it (`check_fields`).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from guard.http.errors import InvalidRequest
+
+Check = Callable[[Any, str], None]
+"""Takes a value and the dotted path of its field."""
+
+MOST_CHARACTERS = 255
+MOST_TOKENS = 2**31 - 1
+MOST_PARAM_CHARACTERS = 128
+CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""Those that break lines or turn the direction of writing are among them: they forge what pages and logs say."""
+CONTROL_CHARACTER = re.compile(f"[{CONTROL_CHARACTERS}]")
+NOT_BOUNDED = "is not supported: its cost cannot be bounded."
+
+
+def refuse(param: str, why: str) -> InvalidRequest:
+    """The error that names the field; a name made up by the caller may be as long as the body."""
+    if len(param) > MOST_PARAM_CHARACTERS:
+        param = f"{param[:MOST_PARAM_CHARACTERS]}…"
+    return InvalidRequest(f"{param}: {why}", param=param)
+
+
+def check_fields(value: Any, fields: Mapping[str, Check], param: str = "") -> None:
+    """That `value` is an object of these fields and no others, each as its check wants it; null is absent."""
+    if not isinstance(value, Mapping):
+        raise refuse(param or "body", "must be a JSON object.")
+    for name, inner in value.items():
+        if inner is None:
+            continue
+        path = f"{param}.{name}" if param else name
+        if (check := fields.get(name)) is None:
+            raise refuse(path, "is not known here, so its cost cannot be bounded.")
+        check(inner, path)
+
+
+def an_object(fields: Mapping[str, Check], *required: str) -> Check:
+    """An object of these fields and no others, because another could change the price."""
+
+    def check(value: Any, param: str) -> None:
+        check_fields(value, fields, param)
+        for name in required:
+            if value.get(name) is None:
+                raise refuse(f"{param}.{name}", "is required.")
+
+    return check
+
+
+def any_object(value: Any, param: str) -> None:
+    if not isinstance(value, Mapping):
+        raise refuse(param, "must be an object.")
+
+
+def with_a(field: str, of: Check) -> Check:
+    """An object that has this field, and any others: all of its text is counted."""
+
+    def check(value: Any, param: str) -> None:
+        any_object(value, param)
+        of(value.get(field), f"{param}.{field}")
+
+    return check
+
+
+def a_list(of: Check) -> Check:
+    def check(value: Any, param: str) -> None:
+        if not isinstance(value, list):
+            raise refuse(param, "must be a list.")
+        for position, inner in enumerate(value):
+            of(inner, f"{param}.{position}")
+
+    return check
+
+
+def either(text_check: Check, otherwise: Check) -> Check:
+    """A string, or something else."""
+
+    def check(value: Any, param: str) -> None:
+        (text_check if isinstance(value, str) else otherwise)(value, param)
+
+    return check
+
+
+def one_of_kinds(kinds: Mapping[str, Check], else_why: str) -> Check:
+    """An object whose `type` names which check it has to pass."""
+
+    def check(value: Any, param: str) -> None:
+        kind = value.get("type") if isinstance(value, Mapping) else None
+        if not isinstance(kind, str) or kind not in kinds:
+            raise refuse(f"{param}.type", else_why)
+        kinds[kind](value, param)
+
+    return check
+
+
+def anything(_value: Any, _param: str) -> None:
+    """Checked elsewhere, or by the provider; its cost is in the prompt or in the answer, which the hold bounds."""
+
+
+def refused(_value: Any, param: str) -> None:
+    raise refuse(param, NOT_BOUNDED)
+
+
+def number(value: Any, param: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(param, "must be a number.")
+
+
+def whole_number(value: Any, param: str) -> None:
+    if type(value) is not int:
+        raise refuse(param, "must be a whole number.")
+
+
+def between(least: int, most: int, what: str) -> Check:
+    def check(value: Any, param: str) -> None:
+        if type(value) is not int or not least <= value <= most:
+            raise refuse(param, f"must be a whole number {what} from {least:,} to {most:,}.")
+
+    return check
+
+
+tokens = between(1, MOST_TOKENS, "of tokens")
+
+
+def true_or_false(value: Any, param: str) -> None:
+    if not isinstance(value, bool):
+        raise refuse(param, "must be true or false.")
+
+
+def text(value: Any, param: str) -> None:
+    if not isinstance(value, str):
+        raise refuse(param, "must be a string.")
+
+
+def identifier(value: Any, param: str) -> None:
+    """A short string that can stand in the ledger, in logs and in headers."""
+    text(value, param)
+    if len(value) > MOST_CHARACTERS:
+        raise refuse(param, f"must have at most {MOST_CHARACTERS} characters.")
+    if CONTROL_CHARACTER.search(value):
+        raise refuse(param, "must not contain control characters.")
+
+
+def only(*allowed: Any) -> Check:
+    """Of a field that can change the price, the values that do not."""
+
+    def check(value: Any, param: str) -> None:
+        if not any(type(value) is type(one) and value == one for one in allowed):
+            named = " or ".join(str(one).lower() if isinstance(one, bool) else repr(one) for one in allowed)
+            raise refuse(param, f"only {named} can be priced here.")
+
+    return check

@@ -1,0 +1,177 @@
+"""System checks: what a production installation lacks, said by `manage.py check --deploy`.
+
+guard.E001  the secret key is the development key, or short
+guard.W002  SQLite and several workers
+guard.W003  SQLite and several outside host names
+guard.W004  no provider key: the demo provider answers, or with DEBUG off nobody
+guard.W005  the database does not answer, or is not migrated: routes were not checked
+guard.E006  a route or downgrade leads to a model that cannot be called
+guard.W007  a route or downgrade leads to a model that its provider ends soon
+guard.W008  a downgrade leads to a model that costs as much or more
+guard.W009  a tenant asks for prompts and answers to be kept, and there is no key to encrypt them
+guard.W010  alerts are to be sent by email, and there is no mail server
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as Warn
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from spend.budgets.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
+from spend.models import Price
+from spend.pricing.catalogue import prices_in_force, tiers_of
+from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
+
+SHORTEST_KEY = 32
+NAMES_SHOWN = 3
+LOCAL_HOSTS = frozenset({"localhost", ".localhost", "127.0.0.1", "[::1]", "testserver"})
+
+
+@register(Tags.security, deploy=True)
+def check_secret_key(**_: Any) -> list[CheckMessage]:
+    if settings.SECRET_KEY != settings.INSECURE_KEY and len(settings.SECRET_KEY) >= SHORTEST_KEY:
+        return []
+    return [
+        Error(
+            "SECRET_KEY is the development key or too short: anybody could forge a login.",
+            hint=f"Set SECRET_KEY to at least {SHORTEST_KEY} random characters.",
+            id="guard.E001",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_sqlite(**_: Any) -> Iterator[CheckMessage]:
+    if connection.vendor != "sqlite":
+        return
+    if settings.WORKERS > 1:
+        yield Warn(
+            f"SQLite has one writer at a time; {settings.WORKERS} workers will wait for each other.",
+            hint="Set WORKERS to 1, or DATABASE_URL to a Postgres.",
+            id="guard.W002",
+        )
+    outside = [host for host in settings.ALLOWED_HOSTS if host not in LOCAL_HOSTS]
+    if len(outside) > 1 or any(host.startswith(("*", ".")) for host in outside):
+        yield Warn(
+            f"SQLite is for one machine, and ALLOWED_HOSTS has several outside names: {_some(outside)}.",
+            hint="Where several machines serve, each would keep budgets of its own: set DATABASE_URL to a Postgres.",
+            id="guard.W003",
+        )
+
+
+@register(deploy=True)
+def check_provider_keys(**_: Any) -> list[CheckMessage]:
+    if settings.XAI_API_KEY or settings.OPENAI_API_KEY:
+        return []
+    what_comes_of_it = "the demo provider answers every call" if settings.DEBUG else "no call can be answered"
+    return [
+        Warn(
+            f"No provider key is set: {what_comes_of_it}.",
+            hint="Set XAI_API_KEY or OPENAI_API_KEY.",
+            id="guard.W004",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_routes(**_: Any) -> list[CheckMessage]:
+    now = timezone.now()
+    try:
+        faults, downgrades, prices = list(model_faults(now)), downgrades_in_use(), prices_in_force(now)
+    except DatabaseError as error:
+        return [Warn(f"The routes were not checked: {str(error).splitlines()[0]}", id="guard.W005")]
+    return [*map(_message_of, faults), *_useless_downgrades(downgrades, prices)]
+
+
+@register(Tags.database, deploy=True)
+def check_content_keys(**_: Any) -> list[CheckMessage]:
+    if settings.CONTENT_KEYS:
+        return []
+    try:
+        asking = list(Tenant.objects.filter(content_days__gt=0).values_list("id", flat=True))
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if not asking:
+        return []
+    return [
+        Warn(
+            f"Prompts and answers of {_some(asking)} are to be kept, but are not: CONTENT_KEYS has no key.",
+            hint="Set CONTENT_KEYS to a Fernet key, or the tenants' days to 0.",
+            id="guard.W009",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_mail_server(**_: Any) -> list[CheckMessage]:
+    if settings.EMAIL_BACKEND != "django.core.mail.backends.console.EmailBackend":
+        return []
+    try:
+        is_used = AlertChannel.objects.filter(kind=ChannelKind.EMAIL, is_active=True).exists()
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if not is_used:
+        return []
+    return [
+        Warn(
+            "Alerts go to an email channel, but EMAIL_URL is the console: they are printed, and count as delivered.",
+            hint="Set EMAIL_URL to your mail server, such as smtp+tls://user:password@host:587.",
+            id="guard.W010",
+        )
+    ]
+
+
+def _message_of(fault: ModelFault) -> CheckMessage:
+    if fault.is_final:
+        return Error(
+            f"{fault.model_id} {fault.fault}, and is used by {_some(fault.users)}: its calls will be refused.",
+            hint="Run sync_prices, or correct the model or the route in the admin.",
+            id="guard.E006",
+        )
+    return Warn(
+        f"{fault.model_id} {fault.fault}, and is used by {_some(fault.users)}.",
+        hint="Put another model on the route before that day.",
+        id="guard.W007",
+    )
+
+
+def downgrades_in_use() -> dict[tuple[str, str], list[str]]:
+    """Every downgrade that names both its models, and whose it is."""
+    rules: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for from_model, to_model in settings.DEFAULT_DOWNGRADES:
+        if from_model != "*":
+            rules[from_model, to_model].append(DEFAULT_ROUTE_NAME)
+    named = DowngradeRule.objects.filter(from_model__isnull=False)
+    for tenant_id, from_model_id, to_model_id in named.values_list("tenant_id", "from_model_id", "to_model_id"):
+        rules[from_model_id, to_model_id].append(tenant_id)
+    return rules
+
+
+def _useless_downgrades(
+    downgrades: Mapping[tuple[str, str], Iterable[str]], prices: Mapping[str, Price]
+) -> Iterator[CheckMessage]:
+    for (from_model, to_model), users in sorted(downgrades.items()):
+        if from_model in prices and to_model in prices and not _is_cheaper(prices[to_model], prices[from_model]):
+            yield Warn(
+                f"The downgrade from {from_model} to {to_model} of {_some(users)} saves nothing at today's prices.",
+                hint="A downgrade is used for a call only where it makes that call cheaper.",
+                id="guard.W008",
+            )
+
+
+def _is_cheaper(price: Price, than: Price) -> bool:
+    """Whether some call costs less: fewer ticks for input or for output."""
+    rates, other = tiers_of(price)[0], tiers_of(than)[0]
+    return rates.input_ticks < other.input_ticks or rates.output_ticks < other.output_ticks
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:NAMES_SHOWN]) + (
+        f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
+    )

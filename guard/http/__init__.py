@@ -1,0 +1,1 @@
+"""What all addresses share: who calls, how bodies are read, how errors and events look."""

@@ -1,0 +1,63 @@
+"""Errors that no view answers: in the envelope under /api and /v1, as Django's pages elsewhere."""
+
+import re
+
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
+
+from guard.http.errors import Forbidden, GuardError, InternalError, InvalidRequest, NotFound, envelope, is_openai_path
+
+OPENAI_ADDRESS = re.compile(r"(chat/completions|completions|embeddings|responses|models(?:/[^/]+)?)/*\Z")
+OWN_ADDRESS = re.compile(r"(api/chat)/*\Z")
+API_ADDRESSES = (
+    r"^(?:/+)?(?:(?:api|v1|openai)(?:/|\Z)|(?:chat/completions|completions|embeddings|responses|models)/*\Z)"
+)
+"""Where clients of an API ask, a slash too many or a prefix too few included."""
+BASE_URL = "The base URL of OpenAI clients ends in /v1, once."
+MOST_HOST_CHARACTERS = 255
+
+
+@csrf_exempt
+def no_such_address(request: HttpRequest) -> HttpResponse:
+    """Every address that an API's client may ask and no view has, in DEBUG too, where Django has a page of its own."""
+    return envelope(not_found(request.path), request)
+
+
+def not_found(path: str) -> NotFound:
+    """The error, which says what to ask instead, where that can be guessed."""
+    meant = f"/{found[1]}" if (found := OWN_ADDRESS.search(path)) else ""
+    if found := OPENAI_ADDRESS.search(path):
+        meant = f"/v1/{found[1]}"
+    words = [NotFound.message, f"Ask {meant}." if meant not in ("", path) else "", BASE_URL * is_openai_path(path)]
+    return NotFound(" ".join(filter(None, words)))
+
+
+def is_api(path: str) -> bool:
+    """Whether who asks for this path is a program, and not a person with a browser."""
+    return is_openai_path(path) or path.strip("/").split("/")[0] == "api"
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    error = InvalidRequest()
+    if isinstance(exception, DisallowedHost):
+        host = request.headers.get("Host", "")[:MOST_HOST_CHARACTERS]
+        error = InvalidRequest(f"The host {host!r} is not served here: ALLOWED_HOSTS does not name it.")
+    return _answer(request, error) or defaults.bad_request(request, exception)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(request, Forbidden()) or defaults.permission_denied(request, exception)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(request, not_found(request.path)) or defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _answer(request, InternalError()) or defaults.server_error(request)
+
+
+def _answer(request: HttpRequest, error: GuardError) -> HttpResponse | None:
+    return envelope(error, request) if is_api(request.path) else None

@@ -1,0 +1,84 @@
+"""JSON, read strictly: nothing in a body is guessed, dropped or rounded."""
+
+import json
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import IO, Any
+
+import orjson
+from django.conf import settings
+from rest_framework.parsers import BaseParser
+
+from guard.chat.request.values import refuse
+from guard.http.errors import InvalidRequest, RequestTooLarge
+
+MOST_DEPTH = 64
+LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1
+
+
+def parse_json(body: bytes, *, exact: bool = True) -> Any:
+    """The JSON value in `body`; numbers with a point or an exponent are exact Decimals, or floats if not `exact`.
+
+    Raises InvalidRequest for what is not strict JSON in UTF-8: NaN, half a surrogate pair, a name twice in
+    one object, numbers past a double's range, nesting deeper than MOST_DEPTH; and RequestTooLarge.
+    """
+    if len(body) > settings.MAX_BODY_BYTES:
+        raise RequestTooLarge
+    if body.startswith(BOM_UTF8 + b"{"):  # which some editors and shells put before a file that is sent as it is
+        body = body[len(BOM_UTF8) :]
+    try:
+        orjson.loads(body)  # stricter than the standard library's, which then reads exactly; both take about 10 µs
+        value = (EXACT_DECODER if exact else DECODER).decode(body.decode())
+    except (ValueError, InvalidOperation, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    # A value has no more levels than brackets, so short bodies need no walk.
+    if body.count(b"{") + body.count(b"[") > MOST_DEPTH:
+        _refuse_deep(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # Counted in one pass: a body may have a million names.
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise refuse(twice, "appears twice in one object.")
+    return members
+
+
+def _at_most_64_bits(digits: str) -> int:
+    """What is sent on has to fit, and the standard library's integers know no end."""
+    if not LEAST_INTEGER <= (value := int(digits)) <= MOST_INTEGER:
+        raise InvalidRequest("The body is not valid: an integer in it has more than 64 bits.")
+    return value
+
+
+EXACT_DECODER = json.JSONDecoder(parse_float=Decimal, object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(parse_int=_at_most_64_bits, object_pairs_hook=_unique)
+
+
+def _refuse_deep(value: Any) -> None:
+    level = _containers([value])
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _containers(outer)]
+        if not level:
+            return
+    raise InvalidRequest(f"The body is nested more than {MOST_DEPTH} levels deep.")
+
+
+def _containers(outer: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+    inside = outer.values() if isinstance(outer, dict) else outer
+    return [inner for inner in inside if isinstance(inner, dict | list)]
+
+
+class StrictJSONParser(BaseParser):
+    """`parse_json` for DRF; refuses a body that is too large before it is read."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        return parse_json(stream.read(settings.MAX_BODY_BYTES + 1))

@@ -1,0 +1,284 @@
+"""Routing: which models may serve a call, in which order, and why. Pure.
+
+Below the soft cap the model that was asked for comes first.  Past it, the tenant's downgrade rules
+put a cheaper model first, where it really is cheaper for this call at today's prices: by the tokens to
+expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
+Where a model does not fit what is left of the budget, a cheaper one on the route may.
+
+A conversation that has begun keeps its model, whose provider has most of it cached, where the caller left the
+choice to the route and no other is cheaper in spite of that; and moving past the soft cap must save as much.
+
+A model that the caller did not name is passed over where it cannot serve what the call means (`guard.policy.adapt`).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from guard.policy.adapt import effort_for, unfit
+from guard.policy.conversations import LastServed
+from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
+from spend.capabilities import NO_REASONING
+from spend.ledger.ledger import Offer
+from spend.models import AUTO, Route, is_shut_down
+from spend.pricing.allowances import NOTED_EVERY, bound_tokens
+from spend.pricing.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
+
+BYTES_PER_TOKEN = 4
+"""Of usual text, of which the bound is one token a byte."""
+
+SHARE_WITHOUT_HISTORY = 4
+"""Most answers need far less than the tenant's default maximum; until some came, a quarter is taken for enough."""
+
+LEAST_OF_USUAL = 2
+"""An answer is cut to no less than one such part of its usual length: a stub costs its input and helps nobody."""
+
+
+class Length(NamedTuple):
+    """How many output tokens answers had lately: usually, and what all of them would have kept within."""
+
+    usual: int
+    enough: int
+
+
+Lengths = Mapping[tuple[str, str], Length]
+"""By tenant and model."""
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What decides a call's worst case: a bound on its input, its images, its maximum and its choices."""
+
+    model: str
+    input_tokens: int
+    max_tokens: int | None = None
+    choices: int = 1
+    images: int = 0
+    needs: frozenset[str] = frozenset()
+    """What its answer must have or be, by `guard.policy.adapt.MEANINGS`."""
+    effort: str = ""
+    has_begun: bool = False
+    """Whether there is an answer in it already."""
+
+
+RELUCTANT = frozenset({"no_logprobs", "too_long"})
+"""Why a model serves only where no other does: it can leave these out, or may turn out to have room after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that could serve the call, priced for it."""
+
+    model: ModelPolicy
+    price: PriceList
+    worst: WorstCase
+    expected_ticks: int
+    max_tokens: int
+    floor_tokens: int
+    modest_tokens: int | None
+    thinking_tokens: int
+    """What its answers usually need, where they think within their maximum; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The offers in order, and the models that were left out, with why."""
+
+    offers: tuple[Offer, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def plan(
+    ask: Ask,
+    tenant: TenantPolicy,
+    policy: Policy,
+    now: datetime,
+    *,
+    failed: Collection[str] = (),
+    again: Collection[str] = (),
+    spared: Mapping[str, str] = NOTHING,
+    providers: Collection[str] | None = None,
+    lengths: Lengths = NOTHING,
+    last: LastServed | None = None,
+) -> Plan:
+    """The offers for `ask`, best first; of models to be tried `again`, which refused it as it was, last.
+
+    `last` is the latest answer in its conversation.
+
+    Left out are models that failed already, that are `spared` (and why), or whose provider is none of `providers`,
+    which are those with a key; and those that cannot serve what the call means, unless the caller named them.
+    """
+    wanted = tenant.route[0] if ask.model == AUTO else ask.model
+    order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
+    candidates: dict[str, Candidate] = {}
+    reluctant: dict[str, Candidate] = {}
+    left_out: list[tuple[str, str]] = []
+    for name in order:
+        candidate = _candidate(name, ask, tenant, policy, now, lengths, last)
+        if name in failed:
+            continue
+        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, spared, providers)
+        if why:
+            left_out.append((name, why))
+        if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
+            (reluctant if why else candidates)[name] = candidate
+    keeps = last if ask.model == AUTO else None
+    offers = _offers(wanted, order, candidates or reluctant, tenant, keeps)
+    if offers and keeps and offers[0].model == keeps.model != wanted and wanted in candidates:
+        left_out.append((wanted, "conversation_kept"))
+    return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
+
+
+def _why_not(
+    candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, str], providers: Collection[str] | None
+) -> str | None:
+    model = candidate.model
+    if providers is not None and model.provider not in providers:
+        return "no_provider_key"
+    if why := spared.get(model.id):
+        return why
+    if model.id == ask.model:  # its own word counts, and goes to the caller
+        return None
+    known = model.capabilities
+    if why := unfit(ask.needs, ask.effort, known):
+        return why
+    if model.id != wanted and candidate.thinking_tokens > candidate.max_tokens:
+        return "thinks_longer"
+    contexts = [tokens for tokens in (model.context_tokens, known.context_tokens) if tokens]
+    return "too_long" if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
+
+
+def _offers(
+    wanted: str,
+    order: list[str],
+    candidates: dict[str, Candidate],
+    tenant: TenantPolicy,
+    keeps: LastServed | None,
+) -> list[Offer]:
+    """Below the soft cap: the first that works. Past it: cheaper ones by rule, then what else fits."""
+    if not candidates:
+        return []
+    usable = [name for name in order if name in candidates]
+    # A model reached only because a provider failed is a fallback, even if it is cheaper.
+    otherwise = Route.PRIMARY if usable[0] == wanted else Route.FALLBACK
+    first = candidates[_first_on_route(usable, wanted, tenant)]
+    kept = candidates.get(keeps.model) if keeps else None
+    if kept and keeps and kept is not first and kept.expected_ticks <= first.expected_ticks:
+        first, otherwise = kept, keeps.route
+    cheaper = [
+        candidates[name]
+        for name in _downgrades_of(first.model.id, tenant)
+        if name in candidates and candidates[name].expected_ticks < first.expected_ticks
+    ]
+    offers = [_offer(first, otherwise, tenant, only_below_soft=True)] if cheaper else []
+    offers += [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in cheaper]
+    offers.append(_offer(first, otherwise, tenant))
+    named = {offer.model for offer in offers}
+    others = [candidates[name] for name in usable if name not in named]
+    rest = [candidate for candidate in others if candidate.expected_ticks < first.expected_ticks]
+    return offers + [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in rest]
+
+
+def _first_on_route(usable: list[str], wanted: str, tenant: TenantPolicy) -> str:
+    """Where a downgrade leads is no fallback unless the route says so, or nothing else is left."""
+    return next((name for name in usable if name == wanted or name in tenant.route), usable[0])
+
+
+def _downgrades_of(model: str, tenant: TenantPolicy) -> list[str]:
+    """Where the rules lead from `model`, its own rules before those for any model."""
+    own = [to for source, to in tenant.downgrades if source == model]
+    return list(dict.fromkeys(own + [to for source, to in tenant.downgrades if source == "*" and to != model]))
+
+
+def _candidate(
+    name: str,
+    ask: Ask,
+    tenant: TenantPolicy,
+    policy: Policy,
+    now: datetime,
+    lengths: Lengths,
+    last: LastServed | None,
+) -> Candidate | str:
+    """The model priced for this call, or why it cannot serve."""
+    model = policy.models.get(name)
+    if model is None or not model.is_enabled:
+        return "unknown_model" if model is None else "model_disabled"
+    if is_shut_down(model.shutdown_on, now):
+        return "shut_down"
+    if (price := model.price_at(now)) is None:
+        return "no_price"
+    if ask.images and model.image_allowance_tokens is None:
+        return "images_not_priced"
+    worst = worst_case(
+        price,
+        input_tokens=_bound_input(ask, model),
+        reasoning_tokens=model.reasoning_allowance_tokens,
+        choices=ask.choices,
+    )
+    max_tokens = min(ask.max_tokens or tenant.default_max_tokens, model.max_output_tokens)
+    # Priced as its provider will bill it, having so much of the input in its cache.
+    cached_tokens = last.cached_tokens(now) if last and last.model == name else 0
+    expected_ticks = cost_ticks(expected_usage(ask, model, max_tokens, cached_tokens), price)
+    length = lengths.get((tenant.id, name))
+    thinking_tokens = length.usual if length and _thinks_within_maximum(ask, model) else 0
+    usual = length.usual // LEAST_OF_USUAL if length else 0
+    floor_tokens = max(tenant.floor_max_tokens, usual, thinking_tokens)
+    # What an answer without a maximum needs, by those that came before it.
+    enough = length.enough if length else max_tokens // SHARE_WITHOUT_HISTORY
+    modest_tokens = None if ask.max_tokens else min(max_tokens, max(enough, floor_tokens))
+    return Candidate(model, price, worst, expected_ticks, max_tokens, floor_tokens, modest_tokens, thinking_tokens)
+
+
+def _thinks_within_maximum(ask: Ask, model: ModelPolicy) -> bool:
+    """Whether reasoning eats up the maximum, so that in fewer tokens than usual it answers nothing, at full price."""
+    known = model.capabilities
+    effort = effort_for(ask.needs, ask.effort, known) or known.default_effort
+    return known.thinks_within_maximum and effort != NO_REASONING
+
+
+def expected_usage(ask: Ask, model: ModelPolicy, max_tokens: int, cached_tokens: int = 0) -> Usage:
+    """What a call usually comes to, for comparing prices: its text's tokens, and all of its answers."""
+    images = explained_input(ask, model) - ask.input_tokens
+    input_tokens = ask.input_tokens // BYTES_PER_TOKEN + images
+    return Usage(
+        input_tokens=input_tokens,
+        cached_input_tokens=min(cached_tokens, input_tokens),
+        output_tokens=max_tokens * ask.choices,
+    )
+
+
+def explained_input(ask: Ask, model: ModelPolicy) -> int:
+    """The most input tokens that the call's own text and images can explain, before what the model learned."""
+    return ask.input_tokens + ask.images * (model.image_allowance_tokens or 0)
+
+
+def _bound_input(ask: Ask, model: ModelPolicy) -> int:
+    return bound_tokens(explained_input(ask, model), model.input_allowance_percent, model.input_surplus_tokens)
+
+
+def teaches(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int, now: datetime) -> bool:
+    """Whether a bill shows more tokens than `model`'s bounds allow for such a call, or that they are needed still."""
+    most_output_tokens = (max_tokens + model.reasoning_allowance_tokens) * ask.choices
+    if usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens:
+        return True
+    is_needed = usage.input_tokens > explained_input(ask, model)
+    return is_needed and model.input_raised_at is not None and now - model.input_raised_at > NOTED_EVERY
+
+
+def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_below_soft: bool = False) -> Offer:
+    return Offer(
+        model=candidate.model.id,
+        provider=candidate.model.provider,
+        price=candidate.price,
+        route=route,
+        fixed_ticks=candidate.worst.fixed_ticks,
+        token_ticks=candidate.worst.token_ticks,
+        max_tokens=candidate.max_tokens,
+        floor_tokens=candidate.floor_tokens,
+        only_below_soft=only_below_soft,
+        modest_tokens=candidate.modest_tokens,
+    )

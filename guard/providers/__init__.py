@@ -1,0 +1,1 @@
+"""Calling providers, and what their answers and errors mean."""

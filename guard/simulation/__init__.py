@@ -1,0 +1,1 @@
+"""What would happen to a call now, found out without making it."""

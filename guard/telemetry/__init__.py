@@ -1,0 +1,1 @@
+"""Who is told of a call: the log, OpenTelemetry, Prometheus, Helicone, the store of contents."""

@@ -1,0 +1,261 @@
+"""What a worker process runs beside its requests: the ledger's writer, the policy's keeper, the providers.
+
+Built and stopped by the ASGI lifespan (`guard.asgi`). Everything that outlives a request is here.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from math import ceil
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.conf import settings
+from django.db import close_old_connections, connections
+from django.utils import timezone
+
+from guard.chat.idempotency import forget_old
+from guard.http.errors import GuardError
+from guard.policy import breaker
+from guard.policy.conversations import Conversations
+from guard.policy.policy import Policy, PolicyKeeper
+from guard.policy.routing import Length
+from guard.providers.failures import demo_stands_in
+from guard.telemetry.content import Contents
+from guard.telemetry.telemetry import Telemetry
+from spend.failure_words import OPERATORS_TO_MEND, words_of
+from spend.ledger.leases import expire_reservations
+from spend.ledger.ledger import LedgerError, Reserved
+from spend.ledger.writer import Writer
+
+if TYPE_CHECKING:
+    from guard.providers.providers import Providers
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+SWEEP_S = 5.0
+MOST_LENGTHS = 10_000
+FADING = 0.98
+"""After thirty shorter answers, a long one counts for half."""
+ROOM = 1.5
+SHARE_OF_LATEST = 0.1
+"""In the average: after seven answers of another length, half of it is theirs."""
+
+
+class Releases:
+    """Tells calls that wait for other calls' holds that one of their tenant's has ended."""
+
+    def __init__(self) -> None:
+        self.events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def announce(self, tenant_id: str) -> None:
+        if event := self.events.pop(tenant_id, None):
+            event.set()
+
+    async def wait(self, tenant_id: str, timeout_s: float) -> None:
+        """Until a hold of this tenant ends in this worker, or the time is over: others' are not heard."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.events[tenant_id].wait()
+        except TimeoutError:
+            pass
+
+
+class Lengths:
+    """How long answers have been lately, with room for longer ones: see `guard.policy.routing.Lengths`.
+
+    One worker's own, and forgotten with it: it decides how the last of a budget is shared out, not what is spent.
+    """
+
+    def __init__(self) -> None:
+        self.longest: dict[tuple[str, str], float] = {}
+        self.average: dict[tuple[str, str], float] = {}
+        self.known: dict[tuple[str, str], Length] = {}
+
+    def note(self, tenant_and_model: tuple[str, str], output_tokens: int) -> None:
+        if len(self.longest) > MOST_LENGTHS:
+            for each in (self.longest, self.average, self.known):
+                each.clear()
+        longest = max(output_tokens, FADING * self.longest.get(tenant_and_model, 0))
+        average = self.average.get(tenant_and_model, output_tokens)
+        average += (output_tokens - average) * SHARE_OF_LATEST
+        self.longest[tenant_and_model], self.average[tenant_and_model] = longest, average
+        self.known[tenant_and_model] = Length(usual=int(average), enough=ceil(longest * ROOM))
+
+
+class Rests:
+    """The models whose providers said that they have enough to do, and until when they are left alone.
+
+    One worker's own, and gone in a minute: each other worker asks once, and is told the same.
+    """
+
+    def __init__(self) -> None:
+        self.until: dict[str, float] = {}
+
+    def note(self, model: str, rest_s: float | None) -> None:
+        if rest_s:
+            self.until[model] = max(self.until.get(model, 0), monotonic() + rest_s)
+
+    def by_model(self) -> dict[str, float]:
+        """Seconds left, of those that rest still."""
+        if not self.until:
+            return {}
+        now = monotonic()
+        self.until = {model: until for model, until in self.until.items() if until > now}
+        return {model: until - now for model, until in self.until.items()}
+
+
+class Runtime:
+    """One worker's moving parts."""
+
+    def __init__(self) -> None:
+        self.writer = Writer()
+        self.keeper = PolicyKeeper()
+        self.releases = Releases()
+        self.lengths = Lengths()
+        self.conversations = Conversations()
+        self.rests = Rests()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.background: set[asyncio.Task[Any]] = set()
+        # Rare queries of the chat path (breakers, allowances): one thread, one connection.
+        self.queries = ThreadPoolExecutor(1, "queries")
+        self.providers = connect_providers()
+        self.telemetry = Telemetry()
+        self.contents = Contents()
+        self.stop_demo: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        return self.keeper.policy
+
+    async def start(self) -> None:
+        if demo_stands_in():
+            from guard.demo import serve_on_loopback
+
+            demo_url, self.stop_demo = await serve_on_loopback()
+            self.providers = connect_providers(demo_url)
+        await self.query(self.keeper.refresh)
+        self.keeper.start()
+        self.writer.start()
+        self.telemetry.start()
+        self.contents.start()
+        _keep(self._sweep(), self.background)
+        _keep(self._renew_leases(), self.background)
+
+    async def stop(self) -> None:
+        """Let calls in flight end and settle, then stop what served them."""
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        for task in self.background:
+            task.cancel()
+        await asyncio.to_thread(self.writer.stop)
+        await asyncio.to_thread(self.contents.stop)  # before what may wait for a network
+        await asyncio.to_thread(self.keeper.stop)
+        await asyncio.to_thread(self.telemetry.stop)
+        await self.providers.close()
+        if self.stop_demo:
+            await self.stop_demo()
+        self.queries.submit(connections.close_all)  # in its thread, and so its own
+        self.queries.shutdown()
+
+    async def paid(
+        self, call: Coroutine[Any, Any, Result], unclaimed: Callable[[Result], Coroutine[Any, Any, Any]] | None = None
+    ) -> Result:
+        """Run a call that spends money to its end, whatever becomes of the request that asked for it.
+
+        `unclaimed` takes its result where that request was cancelled meanwhile.
+        """
+        task = self.keep(call)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if unclaimed and not task.cancelled():
+                self.keep(_hand_over(task, unclaimed))
+            raise
+
+    def keep(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+        """Start work that must end before the worker stops."""
+        return _keep(work, self.tasks)
+
+    async def query(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Run a rare query off the event loop. Raises django.db.Error."""
+
+        def run() -> Result:
+            close_old_connections()
+            return function(*args)
+
+        return await asyncio.get_running_loop().run_in_executor(self.queries, run)
+
+    async def note(self, function: Callable[..., Any], *args: Any) -> None:
+        """A query that must not fail its call."""
+        try:
+            await self.query(function, *args)
+        except Exception:
+            logger.exception("could not note what became of a call")
+
+    def open_circuits(self, tenant_id: str) -> dict[str, str]:
+        return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
+
+    async def record_failure(self, reserved: Reserved, code: str) -> None:
+        """An attempt failed: the breaker counts it."""
+
+        if code in OPERATORS_TO_MEND:
+            logger.warning("%s: %s", reserved.offer.model, words_of(code, reserved.offer.provider))
+
+        def record() -> None:
+            failed = breaker.record_failure(
+                reserved.offer.model, code, reserved.created_at, timezone.now(), reserved.caller.tenant_id
+            )
+            self.keeper.learn_breaker(failed)
+
+        await self.note(record)
+
+    async def record_success(self, reserved: Reserved) -> None:
+        """An attempt succeeded, which the breaker hears of after failures."""
+        model = reserved.offer.model
+
+        def record() -> None:
+            if succeeded := breaker.record_success(model, reserved.created_at, reserved.caller.tenant_id):
+                self.keeper.learn_breaker(succeeded)
+
+        if breaker.needs_success(self.keeper.breakers.get(model)):
+            await self.note(record)
+
+    async def _sweep(self) -> None:
+        """Expire reservations whose lease is over: the guarantee behind every hold."""
+        while True:
+            await self.note(expire_reservations)
+            await self.note(forget_old, timezone.now())
+            await asyncio.sleep(min(SWEEP_S, settings.RESERVATION_LEASE_SECONDS))
+
+    async def _renew_leases(self) -> None:
+        """While a worker lives its calls may take their time: a provider's timeout may be longer than a lease."""
+        lease_s = settings.RESERVATION_LEASE_SECONDS
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            self.writer.renew(timezone.now() + timedelta(seconds=lease_s))
+
+
+def connect_providers(demo_url: str | None = None) -> "Providers":
+    """The clients, whose package is imported only by a process that is to serve calls."""
+    from guard.providers.providers import Providers
+
+    return Providers(demo_url)
+
+
+def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":
+    """A task that nobody refers to can be collected before it ends."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _hand_over(task: "asyncio.Task[Result]", unclaimed: Callable[[Result], Coroutine[Any, Any, Any]]) -> None:
+    with suppress(GuardError, LedgerError):  # a call that failed leaves nothing
+        await unclaimed(await task)

@@ -1,0 +1,1 @@
+"""Alerts: found out, put into words, delivered."""

@@ -1,0 +1,1 @@
+"""Budgets as they stand, whom they refuse, and what needs an operator."""

@@ -1,0 +1,1 @@
+"""The ledger: its rules, its one writer, its audit."""

@@ -1,0 +1,1 @@
+"""A customer's data and what was said: kept encrypted, shown, erased."""

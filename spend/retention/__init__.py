@@ -1,0 +1,1 @@
+"""How long rows stay, and where their room goes."""

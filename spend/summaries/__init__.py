@@ -1,0 +1,1 @@
+"""Sums of what was spent, derived from the ledger."""
