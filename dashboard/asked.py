@@ -9,7 +9,7 @@ from dashboard.forms import CallFilterForm
 from dashboard.queries.calls import CallFilter
 from dashboard.queries.models import models_of
 from dashboard.spans import Span, month_span, spans_at
-from spend.retention.retention import removed_before
+from spend.summaries.removed import removed_before
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 

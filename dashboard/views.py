@@ -22,7 +22,7 @@ from spend.models import Call, CallContent
 from spend.privacy.contents import kept as kept_contents
 from spend.privacy.contents import said_in
 from spend.privacy.sealing import UnreadableError
-from spend.retention.retention import removed_before
+from spend.summaries.removed import removed_before
 from tenants.models import Tenant
 from tenants.trail import note_look
 

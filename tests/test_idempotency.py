@@ -14,10 +14,12 @@ from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from guard.call import Claim
 from guard.chat import idempotency
 from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
 from spend.ids import new_id
 from spend.models import IdempotentCall, LedgerEntry, Reservation
+from spend.retention.replays import forget_old
 from tenants.models import Tenant
 from tests.factories import ApiKeyFactory, BudgetFactory
 from tests.support.agents import Agent, audit, chunks_of, events_of, eventually, text_of, upstream
@@ -395,7 +397,7 @@ def test_old_keys_are_swept_away(agent: Agent) -> None:
 # The rules by themselves
 
 
-def claim(call: Any = None, digest: str = "d", now: Any = None) -> "idempotency.Claim | str":
+def claim(call: Any = None, digest: str = "d", now: Any = None) -> Claim | str:
     return idempotency.claim("acme", "k", digest, call or new_id(), now or timezone.now())
 
 
@@ -404,8 +406,8 @@ def test_a_late_workers_answer_is_not_kept_for_who_claimed_the_key_after_it() ->
     """Its lease was over and its key another's, perhaps with another body."""
     long_ago = timezone.now() - timedelta(seconds=901)
     late, anew = claim(now=long_ago), claim(digest="other")
-    assert isinstance(late, idempotency.Claim)
-    assert isinstance(anew, idempotency.Claim)
+    assert isinstance(late, Claim)
+    assert isinstance(anew, Claim)
     assert not IdempotentCall.objects.filter(pk=late.id).exists()
     idempotency.release(late)
     with pytest.raises(IdempotencyConflict):
@@ -417,12 +419,12 @@ def test_a_late_workers_answer_is_not_kept_for_who_claimed_the_key_after_it() ->
 @pytest.mark.django_db
 def test_an_answer_outlives_its_lease_but_not_the_day() -> None:
     first = claim(now=timezone.now() - timedelta(hours=23))
-    assert isinstance(first, idempotency.Claim)
+    assert isinstance(first, Claim)
     IdempotentCall.objects.update(answer="{}")
     idempotency.release(first)
     assert claim() == "{}"
-    idempotency.forget_old(timezone.now() + timedelta(hours=1, seconds=1))
-    assert isinstance(claim(), idempotency.Claim)
+    forget_old(timezone.now() + timedelta(hours=1, seconds=1))
+    assert isinstance(claim(), Claim)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -440,7 +442,7 @@ def test_claims_and_releases_at_once_never_fail_and_never_give_a_key_twice() -> 
                     mine = claim()
                 except IdempotencyConflict:
                     continue
-                assert isinstance(mine, idempotency.Claim)
+                assert isinstance(mine, Claim)
                 held.append(1)
                 assert len(held) == 1
                 served += 1

@@ -121,4 +121,4 @@ def test_an_event_without_an_end_is_garbage_before_it_fills_the_memory() -> None
     [({"error": {"message": "m"}}, True), ({"error": "m"}, True), ({"error": None}, False), ({}, False)],
 )
 def test_errors_are_told_apart(chunk: dict[str, object], is_error: bool) -> None:
-    assert parse_event(b"data: " + orjson.dumps(chunk)).is_error is is_error
+    assert is_error(parse_event(b"data: " + orjson.dumps(chunk)).chunk) is is_error

@@ -20,7 +20,7 @@ from dashboard.queries.sums import at_mark, buckets_since, daily_rows
 from dashboard.reports import overview as overview_of
 from dashboard.spans import HOUR, Span, hour_of, spans_at
 from spend.budgets.budgets import Use, every_use
-from spend.retention.retention import RemovedError, removed_before
+from spend.summaries.removed import RemovedError, removed_before
 from tenants.models import Scope, Tenant
 
 

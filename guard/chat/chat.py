@@ -26,9 +26,10 @@ from django.conf import settings
 from django.db import Error
 from django.utils import timezone
 
+from guard.call import ChatCall
 from guard.chat import bills, idempotency
 from guard.chat.bills import Sent, texts_in
-from guard.chat.idempotency import Claim
+from guard.chat.types import Answer
 from guard.http.errors import (
     AllModelsFailed,
     BudgetExceeded,
@@ -44,17 +45,16 @@ from guard.policy.adapt import Adapted, adapt, disproved, lessons_of
 from guard.policy.budget import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.policy.conversations import LastServed, last_in_ledger
 from guard.policy.pace import take_turn
-from guard.policy.policy import ModelPolicy, Pace, TenantPolicy, limits_of
-from guard.policy.routing import Ask, Plan, explained_input, plan, teaches
+from guard.policy.policy import ModelPolicy, TenantPolicy, limits_of
+from guard.policy.routing import Plan, explained_input, plan, teaches
 from guard.providers import affinity
 from guard.providers.failures import ContentRefused, Failed, Rejected
-from guard.telemetry.telemetry import Line, Trace
+from guard.telemetry.telemetry import Trace
 from guard.worker.runtime import Runtime
 from spend.capabilities import Capabilities, Lesson, LessonKind, with_lessons
 from spend.ids import new_id
 from spend.ledger.ledger import (
     Bill,
-    Caller,
     Command,
     DoesNotFit,
     Ended,
@@ -72,7 +72,7 @@ from spend.ledger.ledger import (
     TooMany,
     Void,
 )
-from spend.models import AUTO, Outcome, Route
+from spend.models import AUTO, Outcome
 from spend.pricing.allowances import raise_allowances
 from spend.pricing.lessons import learn as learn_lessons
 from spend.pricing.lessons import unlearn as unlearn_lessons
@@ -100,20 +100,6 @@ CHARGED = "No model on the route could answer. What one of them may have billed 
 Served = TypeVar("Served")
 Send = Callable[["Provider", dict[str, Any], Mapping[str, str], float | None], Awaitable[Served]]
 """A provider, the request, its tracing headers, and the model's own limit of seconds to begin in, if it has one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatCall:
-    """A call as it was asked for: who, what, and the provider's request without its model and maximum."""
-
-    caller: Caller
-    tenant: TenantPolicy
-    ask: Ask
-    body: Mapping[str, Any]
-    claim: Claim | None = None
-    pace: Pace = field(default_factory=Pace)
-    context: Mapping[str, str] = field(default_factory=dict)
-    line: Line = field(default_factory=Line)
 
 
 @dataclass(slots=True)
@@ -187,24 +173,6 @@ class Hold:
         hold_ticks = self.reserved.hold_ticks
         standings = [Standing(spent + cost_ticks, held - hold_ticks) for spent, held in self.standings]
         return self.status(tenant, tuple(standings))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the provider answered, and what the guard has to say of it. `request_id` is its call's in the ledger."""
-
-    request_id: str
-    completion: Mapping[str, Any]
-    usage: Usage
-    model: str
-    route: Route
-    cost_ticks: int
-    budget: BudgetStatus
-    is_replay: bool = False
-    adapted: tuple[str, ...] = ()
-    """What was left out or mapped for the model that served."""
-    lowered_max_tokens: int | None = None
-    """The maximum of output tokens that was allowed, where that is less than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,22 +8,21 @@ from typing import Any
 from django.db import Error
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
 
-from guard.api.chat_schema import CHAT_SCHEMA, COMPLETION_SCHEMA
+from guard.call import ChatCall, Claim
 from guard.chat import idempotency
 from guard.chat.bills import tokens_only
-from guard.chat.chat import Answer, ChatCall, converse, lowered_max_tokens, open_stream
+from guard.chat.chat import converse, lowered_max_tokens, open_stream
 from guard.chat.request.asked import Asked, read_chat, read_completion, with_headers
-from guard.chat.streams import Relay, shown_again
+from guard.chat.streams import Relay, Streamed, shown_again
+from guard.chat.types import Answer
 from guard.http.authentication import secret_of
 from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
-from guard.http.lean import LeanAPIView, Streamed, json_answer, read_body
-from guard.http.requests import line_of, request_id_of
+from guard.http.lean import LeanAPIView, json_answer, read_body
+from guard.http.requests import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget import BudgetStatus
 from guard.policy.policy import KeyPolicy, Policy
-from guard.telemetry.telemetry import context_of
 from guard.worker.runtime import Runtime
 from spend.ids import new_id
 from spend.ledger.ledger import Caller
@@ -116,7 +115,6 @@ class ChatEndpoint(ChatView):
     def read(self, data: Any) -> Asked:
         return read_chat(data)
 
-    @extend_schema(**CHAT_SCHEMA)
     async def post(self, request: HttpRequest) -> HttpResponseBase:
         return await self.exchange(request)
 
@@ -150,7 +148,6 @@ class CompletionsEndpoint(ChatView):
     def read(self, data: Any) -> Asked:
         return read_completion(data)
 
-    @extend_schema(**COMPLETION_SCHEMA)
     async def post(self, request: HttpRequest) -> HttpResponseBase:
         return await self.exchange(request)
 
@@ -238,7 +235,7 @@ def check_model(name: str, key: KeyPolicy, policy: Policy) -> None:
         raise InvalidRequest(f"model: {name!r} has no price, so it cannot be called.", param="model")
 
 
-async def claim_key(request: HttpRequest, call: ChatCall, runtime: Runtime) -> idempotency.Claim | Answer | None:
+async def claim_key(request: HttpRequest, call: ChatCall, runtime: Runtime) -> Claim | Answer | None:
     """The claim of the request's `Idempotency-Key`, or the answer to replay, or None where it has no key."""
     if (key := request.headers.get("Idempotency-Key")) is None:
         return None

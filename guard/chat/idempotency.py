@@ -6,35 +6,25 @@ while any of its call's holds is pending or in its lease; after that its worker 
 may be claimed anew.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import orjson
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
+from guard.call import Claim
+from guard.chat.types import Answer
 from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
 from guard.policy.budget import BudgetStatus
 from spend.models import IdempotentCall, Reservation, ReservationState, Route
 from spend.pricing.pricing import Usage
 from spend.privacy.sealing import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
-
-if TYPE_CHECKING:
-    from guard.chat.chat import Answer
-
-KEPT = timedelta(hours=24)
+from spend.retention.replays import KEPT
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A key that this call alone may answer."""
-
-    id: int
-
-
-def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: datetime) -> "Claim | str":
+def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: datetime) -> Claim | str:
     """Claim `key`, or return the packed answer of the call that had it.
 
     Raises IdempotencyMismatch for another body, IdempotencyConflict while that call is in flight.
@@ -74,11 +64,7 @@ def release(claim: Claim) -> None:
     IdempotentCall.objects.filter(pk=claim.id, answer="").delete()
 
 
-def forget_old(now: datetime) -> None:
-    IdempotentCall.objects.filter(claimed_at__lte=now - KEPT).delete()
-
-
-def pack(answer: "Answer") -> str | None:
+def pack(answer: Answer) -> str | None:
     """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
     try:
         packed = orjson.dumps(answer)

@@ -11,9 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.http import HttpResponseBase
+
 from guard.chat import idempotency
 from guard.chat.bills import counted_bill, texts_in, tokens_only
-from guard.chat.chat import Answer, Opened, bill_of, settle
+from guard.chat.chat import Opened, bill_of, settle
+from guard.chat.types import Answer
 from guard.http.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.http.sse import Event, Splitter, encode
 from guard.providers.failures import Failed
@@ -215,3 +218,13 @@ class Relay:
         if bill.cost_ticks is None or (counted.cost_ticks or 0) >= bill.cost_ticks:
             return counted
         return replace(bill, is_estimated=True)
+
+
+class Streamed(HttpResponseBase):
+    """Server-sent events; `guard.asgi` passes them on and closes them, whoever goes away first."""
+
+    streaming = True
+
+    def __init__(self, body: Relay, headers: dict[str, str]) -> None:
+        super().__init__(content_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
+        self.body = body

@@ -41,6 +41,8 @@ OPENAI_PATH = re.compile(r"^/+(v1|openai)(/|\Z)|^/*(chat/completions|completions
 
 logger = logging.getLogger(__name__)
 
+MOST_PARAM_CHARACTERS = 128
+
 
 class GuardError(Exception):
     """An error with its place in the contract. `extras` join the envelope, `headers` the answer."""
@@ -72,6 +74,13 @@ class GuardError(Exception):
 class InvalidRequest(GuardError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
     message = "The request is not valid."
+
+
+def refuse(param: str, why: str) -> InvalidRequest:
+    """The error that names the field; a name made up by the caller may be as long as the body."""
+    if len(param) > MOST_PARAM_CHARACTERS:
+        param = f"{param[:MOST_PARAM_CHARACTERS]}…"
+    return InvalidRequest(f"{param}: {why}", param=param)
 
 
 class ContentFiltered(GuardError):

@@ -12,7 +12,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.functional import classproperty
 from rest_framework.views import APIView
 
-from guard.chat.streams import Relay
 from guard.http.errors import MethodNotAllowed, UnsupportedMediaType, envelope, error_of
 from guard.http.parsers import parse_json
 from guard.http.requests import line_of
@@ -47,16 +46,6 @@ class LeanAPIView(APIView):
                 headers={"Allow": ", ".join(self.allowed_methods)},
             )
         return cast(Handler, getattr(self, method))
-
-
-class Streamed(HttpResponseBase):
-    """Server-sent events; `guard.asgi` passes them on and closes them, whoever goes away first."""
-
-    streaming = True
-
-    def __init__(self, body: Relay, headers: dict[str, str]) -> None:
-        super().__init__(content_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
-        self.body = body
 
 
 def read_body(request: HttpRequest) -> Any:

@@ -11,8 +11,7 @@ import orjson
 from django.conf import settings
 from rest_framework.parsers import BaseParser
 
-from guard.chat.request.values import refuse
-from guard.http.errors import InvalidRequest, RequestTooLarge
+from guard.http.errors import InvalidRequest, RequestTooLarge, refuse
 
 MOST_DEPTH = 64
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**63 - 1

@@ -1,12 +1,16 @@
-"""What every guarded request has: an id, the caller's own where it is a sane token, and a line in the log."""
+"""What every guarded request has: an id, the caller's own where it is a sane token, a line in the log."""
 
 import re
+from collections.abc import Mapping
 
 from django.http import HttpRequest
 
-from guard.telemetry.telemetry import Line
+from guard.http.request_log import Line
 from spend.ids import new_id
 
+NO_HEADERS: Mapping[str, str] = {}
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACESTATE = re.compile(r"[ -~]{1,512}")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -26,3 +30,11 @@ def line_of(request: HttpRequest) -> Line:
     if line is None:
         line = request.guard_line = Line(request_id_of(request))  # type: ignore[attr-defined]
     return line
+
+
+def context_of(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The W3C context in a request's headers, if it is one."""
+    if not TRACEPARENT.fullmatch(parent := headers.get("traceparent", "")):
+        return NO_HEADERS
+    state = headers.get("tracestate", "")
+    return {"traceparent": parent, **({"tracestate": state} if TRACESTATE.fullmatch(state) else {})}

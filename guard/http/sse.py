@@ -8,8 +8,6 @@ from typing import Any
 
 import orjson
 
-from guard.providers.failures import is_error
-
 DONE = b"data: [DONE]\n\n"
 MOST_BYTES = 4 * 1024 * 1024
 """An event longer than this is no chat completion."""
@@ -31,10 +29,6 @@ class Event:
     odd: dict[str, Any] | None = None
     is_done: bool = False
     is_garbage: bool = False
-
-    @property
-    def is_error(self) -> bool:
-        return is_error(self.chunk)
 
 
 class Splitter:

@@ -22,6 +22,7 @@ from django.utils import timezone
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai._models import FinalRequestOptions
 
+from guard.http.requests import NO_HEADERS
 from guard.http.sse import BOM, MOST_BYTES, Event, Splitter
 from guard.providers.failures import (
     Failed,
@@ -32,7 +33,6 @@ from guard.providers.failures import (
     meaning_of_status,
 )
 from guard.providers.reshaping import completion_of, events_of
-from guard.telemetry.telemetry import NO_HEADERS
 
 CONNECTIONS = 4096
 CONNECT_TIMEOUT_S = 10.0
@@ -303,7 +303,7 @@ def _completion_of_stream(content: bytes) -> dict[str, Any] | None:
     events = [*splitter.feed(content), *splitter.end()]
     if events and all(event.chunk is None and not event.is_garbage for event in events):
         raise Failed("bad_answer", billed=False)
-    if (first := next((event for event in events if event.chunk is not None), None)) and first.is_error:
+    if (first := next((event for event in events if event.chunk is not None), None)) and is_error(first.chunk):
         raise meaning_of_error_within(first.chunk or {})
     return completion_of(takewhile(_is_sound, events))
 
@@ -320,7 +320,7 @@ def _says_something(event: Event) -> bool:
 
 
 def _is_sound(event: Event) -> bool:
-    return not (event.is_garbage or event.is_error)
+    return not (event.is_garbage or is_error(event.chunk))
 
 
 def _timeout(read_s: float) -> httpx2.Timeout:

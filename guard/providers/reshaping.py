@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from guard.http.sse import DONE, Event, encode
-from guard.telemetry.said import Streamed, objects_in
+from guard.providers.deltas import Streamed, objects_in
 
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 

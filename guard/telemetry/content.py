@@ -11,19 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.db import close_old_connections, connection, transaction
 
+from guard.call import ChatCall
 from guard.policy.policy import TenantPolicy
 from guard.telemetry.queues import BoundedQueue, size_of
 from guard.telemetry.said import body_of
 from spend.models import Call, CallContent
 from spend.privacy.sealing import can_seal, seal
-
-if TYPE_CHECKING:
-    from guard.chat.chat import ChatCall
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ class Contents:
         if left := self.queue.qsize():
             logger.warning("what was said in %d calls was not stored before the stop", left)
 
-    def keep(self, call: "ChatCall", completion: Mapping[str, Any]) -> None:
+    def keep(self, call: ChatCall, completion: Mapping[str, Any]) -> None:
         """Queue what was said in a served call whose record is written. Neither waits nor raises."""
         if not keeps_content(call.tenant):
             return

@@ -12,20 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import orjson
 import requests
 from django.conf import settings
 
+from guard.call import ChatCall
+from guard.telemetry.attempt import Attempt
 from guard.telemetry.queues import BoundedQueue, size_of
 from guard.telemetry.said import answer_of
-from guard.telemetry.telemetry import Attempt
 from tenants.money import usd_string
-
-if TYPE_CHECKING:
-    from guard.chat.chat import ChatCall
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ class Helicone:
         for thread in self.threads:
             thread.start()
 
-    def tell(self, call: "ChatCall", attempt: Attempt) -> None:
+    def tell(self, call: ChatCall, attempt: Attempt) -> None:
         """Queue the attempt's log. Neither waits nor raises."""
         if attempt.code not in NOT_SENT:
             self.queue.offer(log_of(call, attempt))
@@ -149,7 +147,7 @@ def _error_in(answer: requests.Response) -> str:
     return str(said["error"]) if isinstance(said, dict) and said.get("error") else ""
 
 
-def log_of(call: "ChatCall", attempt: Attempt) -> Log:
+def log_of(call: ChatCall, attempt: Attempt) -> Log:
     if not call.tenant.share_content:
         attempt = without_content(attempt)
     return Log(_headers(call, attempt), attempt, size_of(attempt.payload, attempt.completion))
@@ -168,7 +166,7 @@ def without_content(attempt: Attempt) -> Attempt:
     return replace(attempt, payload={"model": attempt.payload.get("model"), **payload}, completion={"choices": ends})
 
 
-def _headers(call: "ChatCall", attempt: Attempt) -> dict[str, str]:
+def _headers(call: ChatCall, attempt: Attempt) -> dict[str, str]:
     caller = call.caller
     properties = {
         "Tenant": caller.tenant_id,

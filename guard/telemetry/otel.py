@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from threading import Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -21,13 +21,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from guard.telemetry.telemetry import Attempt
+from guard.call import ChatCall
+from guard.telemetry.attempt import Attempt
 from spend.ledger.ledger import Offer, Record
 from spend.models import Outcome
 from tenants.money import usd_string
-
-if TYPE_CHECKING:
-    from guard.chat.chat import ChatCall
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class OpenTelemetry:
         self.refusals = meter.create_counter("guard.refusals", "{call}", "Refused and failed calls by their code.")
         self.cost = meter.create_counter("guard.cost", "{tick}", "What attempts cost; a tick is 1e-10 USD.")
 
-    def start_call(self, call: "ChatCall") -> "CallSpan":
+    def start_call(self, call: ChatCall) -> "CallSpan":
         return CallSpan(self, call)
 
     def stop(self) -> None:
@@ -103,7 +101,7 @@ def _is_wanted(signal: str) -> bool:
 class CallSpan:
     """One call's span. It is held by the call itself and not by the thread's context, so no other call gets it."""
 
-    def __init__(self, otel: OpenTelemetry, call: "ChatCall") -> None:
+    def __init__(self, otel: OpenTelemetry, call: ChatCall) -> None:
         self.otel, self.caller = otel, call.caller
         asked = call.caller.requested_model
         self.span = otel.tracer.start_span(
@@ -192,7 +190,7 @@ def _fail(span: Span, code: str) -> None:
     span.set_status(Status(StatusCode.ERROR, code))
 
 
-def _of_caller(call: "ChatCall") -> dict[str, Any]:
+def _of_caller(call: ChatCall) -> dict[str, Any]:
     caller = call.caller
     known = {
         "guard.tenant": caller.tenant_id,

@@ -10,31 +10,25 @@ neither is imported then.  Nothing here waits for a network, and no failure of i
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.conf import settings
 
+from guard.call import ChatCall
+from guard.telemetry.attempt import Attempt
 from spend.ledger.ledger import Bill, Record, Reserved
 
 if TYPE_CHECKING:
-    from guard.chat.chat import ChatCall
     from guard.telemetry.helicone import Helicone
     from guard.telemetry.otel import CallSpan, OpenTelemetry
 
 logger = logging.getLogger(__name__)
-call_log = logging.getLogger("guard.calls")
 
 NOTHING = nullcontext()
-NO_HEADERS: Mapping[str, str] = {}
-MOST_NAME_CHARACTERS = 100
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-TRACESTATE = re.compile(r"[ -~]{1,512}")
 ENDPOINTS = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -42,76 +36,12 @@ ENDPOINTS = (
 )
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One attempt, as Helicone is told of it. Times are in seconds since the epoch.
-
-    `code` says why it failed; empty if it served. A stream that broke off has both a code and a bill.
-    `answered_at` is when the whole answer, or a stream's first event, had come.
-    """
-
-    reserved: Reserved
-    payload: Mapping[str, Any]
-    started_at: float = field(default_factory=time.time)
-    answered_at: float | None = None
-    ended_at: float | None = None
-    code: str = ""
-    cost_ticks: int = 0
-    bill: Bill | None = None
-    completion: Mapping[str, Any] | None = None
-
-
-@dataclass(slots=True)
-class Line:
-    """A request's one line in the log: its call's trace writes it, or the edge, where no call began.
-
-    Never what was said, never a key.
-    """
-
-    request_id: str = ""
-    tenant: str = ""
-    requested_model: str = ""
-    started: float = field(default_factory=time.monotonic)
-    is_written: bool = False
-
-    def asked(self, data: Any) -> None:
-        """Note the model that a request's JSON names, which may not be valid otherwise."""
-        name = data.get("model") if isinstance(data, dict) else None
-        if isinstance(name, str) and len(name) <= MOST_NAME_CHARACTERS and name.isprintable():
-            self.requested_model = name
-
-    def write(self, facts: dict[str, Any]) -> None:
-        if not self.is_written and call_log.isEnabledFor(logging.INFO):
-            call_log.info("call", extra=facts)
-        self.is_written = True
-
-    def replayed(self, model: str, route: str) -> None:
-        self.write(self._facts("replayed", model=model, route=route))
-
-    def refused(self, status: int, code: str) -> None:
-        """Unless a call has said more of it."""
-        self.write(self._facts("failed" if status >= 500 else "refused", code))
-
-    def _facts(self, outcome: str, code: str = "", *, model: str = "", route: str = "") -> dict[str, Any]:
-        return {
-            "request_id": self.request_id,
-            "tenant": self.tenant,
-            "outcome": outcome,
-            "code": code,
-            "requested_model": self.requested_model,
-            "model": model,
-            "route": route,
-            "cost_ticks": 0,
-            "duration_ms": int((time.monotonic() - self.started) * 1000),
-        }
-
-
 class Trace:
     """One call, told to nobody but the log."""
 
     __slots__ = ("call",)
 
-    def __init__(self, call: "ChatCall") -> None:
+    def __init__(self, call: ChatCall) -> None:
         self.call = call
 
     def headers(self) -> Mapping[str, str]:
@@ -171,7 +101,7 @@ class WatchedTrace(Trace):
 
     __slots__ = ("attempt", "helicone", "span")
 
-    def __init__(self, call: "ChatCall", span: "CallSpan | None", helicone: "Helicone | None") -> None:
+    def __init__(self, call: ChatCall, span: "CallSpan | None", helicone: "Helicone | None") -> None:
         super().__init__(call)
         self.span, self.helicone = span, helicone
         self.attempt: Attempt | None = None
@@ -242,11 +172,11 @@ class Telemetry:
         if self.otel:
             self.otel.stop()
 
-    def shares(self, call: "ChatCall") -> bool:
+    def shares(self, call: ChatCall) -> bool:
         """Whether what is said in the call is told to somebody."""
         return self.helicone is not None and call.tenant.share_content
 
-    def trace(self, call: "ChatCall") -> Trace:
+    def trace(self, call: ChatCall) -> Trace:
         if self.otel is None and self.helicone is None:
             return Trace(call)
         return WatchedTrace(call, self.otel.start_call(call) if self.otel else None, self.helicone)
@@ -256,11 +186,3 @@ def is_exporting() -> bool:
     """Whether the SDK's own variables name a collector."""
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return not is_disabled and any(os.environ.get(name) for name in ENDPOINTS)
-
-
-def context_of(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """The W3C context in a request's headers, if it is one."""
-    if not TRACEPARENT.fullmatch(parent := headers.get("traceparent", "")):
-        return NO_HEADERS
-    state = headers.get("tracestate", "")
-    return {"traceparent": parent, **({"tracestate": state} if TRACESTATE.fullmatch(state) else {})}

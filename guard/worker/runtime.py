@@ -18,7 +18,6 @@ from django.conf import settings
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from guard.chat.idempotency import forget_old
 from guard.http.errors import GuardError
 from guard.policy import breaker
 from guard.policy.conversations import Conversations
@@ -31,6 +30,7 @@ from spend.failure_words import OPERATORS_TO_MEND, words_of
 from spend.ledger.leases import expire_reservations
 from spend.ledger.ledger import LedgerError, Reserved
 from spend.ledger.writer import Writer
+from spend.retention.replays import forget_old
 
 if TYPE_CHECKING:
     from guard.providers.providers import Providers

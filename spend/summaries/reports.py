@@ -15,7 +15,7 @@ from django.db.models import Count, F, Model, Q, QuerySet, Sum, TextChoices
 from django.db.models.functions import TruncDate
 
 from spend.models import Call, LedgerEntry, Rollup
-from spend.retention.retention import RemovedError, removed_before
+from spend.summaries.removed import RemovedError, removed_before
 from tenants.periods import BEGINNING
 
 MOST_GROUPS = 1000

@@ -15,7 +15,7 @@ from guard.api.schema import describe
 from guard.api.serializers import SpendQuerySerializer, SpendSerializer
 from guard.http.authentication import Agent
 from guard.http.errors import Forbidden, InvalidRequest
-from spend.retention.retention import RemovedError
+from spend.summaries.removed import RemovedError
 from spend.summaries.reports import GroupBy, Report, Selection, Sums, report
 from tenants.models import Tenant
 from tenants.periods import Period, bounds

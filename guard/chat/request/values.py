@@ -7,25 +7,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from guard.http.errors import InvalidRequest
+from guard.http.errors import refuse
 
 Check = Callable[[Any, str], None]
 """Takes a value and the dotted path of its field."""
 
 MOST_CHARACTERS = 255
 MOST_TOKENS = 2**31 - 1
-MOST_PARAM_CHARACTERS = 128
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 """Those that break lines or turn the direction of writing are among them: they forge what pages and logs say."""
 CONTROL_CHARACTER = re.compile(f"[{CONTROL_CHARACTERS}]")
 NOT_BOUNDED = "is not supported: its cost cannot be bounded."
-
-
-def refuse(param: str, why: str) -> InvalidRequest:
-    """The error that names the field; a name made up by the caller may be as long as the body."""
-    if len(param) > MOST_PARAM_CHARACTERS:
-        param = f"{param[:MOST_PARAM_CHARACTERS]}…"
-    return InvalidRequest(f"{param}: {why}", param=param)
 
 
 def check_fields(value: Any, fields: Mapping[str, Check], param: str = "") -> None:

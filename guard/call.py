@@ -1,0 +1,31 @@
+"""A call as it was asked for: what everything that serves it, or is told of it, knows of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guard.http.request_log import Line
+from guard.policy.policy import Pace, TenantPolicy
+from guard.policy.routing import Ask
+from spend.ledger.ledger import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this call alone may answer."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A call as it was asked for: who, what, and the provider's request without its model and maximum."""
+
+    caller: Caller
+    tenant: TenantPolicy
+    ask: Ask
+    body: Mapping[str, Any]
+    claim: Claim | None = None
+    pace: Pace = field(default_factory=Pace)
+    context: Mapping[str, str] = field(default_factory=dict)
+    line: Line = field(default_factory=Line)
