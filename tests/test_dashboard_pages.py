@@ -16,7 +16,6 @@ from django.utils import timezone
 from dashboard.queries.calls import PAGE_SIZE, CallFilter, every_call, page_of_calls
 from dashboard.reports import overview, statement, tenant_report
 from dashboard.spans import spans_at
-from spend.bench_data import LARGE, SMALL
 from spend.budgets.budgets import current_uses
 from spend.budgets.refusals import MOST_COUNTED, mostly_over_budget
 from spend.models import Breaker, Call, Outcome, ReservationState, Route, Window
@@ -24,6 +23,7 @@ from spend.summaries.daily import catch_up
 from tenants.models import ApiKey, Budget, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
+from tests.bench.made_up import LARGE, SMALL
 from tests.factories import (
     ApiKeyFactory,
     BudgetFactory,

@@ -7,7 +7,6 @@ from uuid import UUID
 from django.db.models import F, Q
 from django_tasks_db.models import DBTaskResult
 
-from spend.bench_data import make
 from spend.ids import new_id
 from spend.ledger.posting import bucket_of
 from spend.models import (
@@ -28,6 +27,7 @@ from spend.models import (
 from tenants.models import AlertChannel, ApiKey, ChannelKind, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
+from tests.bench.made_up import make
 
 ALERT_ID = UUID(int=1)
 NOW = datetime(2026, 3, 30, 9, 40, tzinfo=UTC)

@@ -1,13 +1,12 @@
-"""How long each page takes on the data there is: `make_bench_data` first, on a database of its own."""
+"""How long each page takes, of the busiest tenant and of a middling one: `python -m tests.bench.history pages`."""
 
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection, transaction
 from django.db.models import Sum
 from django.test import Client
@@ -21,37 +20,33 @@ from tenants.models import Tenant
 TARGET_MS = 300
 
 
-class Command(BaseCommand):
-    help = "Ask for every page again and again, of the busiest tenant and of a middling one; print medians."
+def measure(times: int) -> None:
+    """Ask for every page again and again; print medians, and exit where one misses the target."""
+    busiest, middling = _tenants()
+    # The login is undone at the end.
+    with transaction.atomic():
+        client = _client_of_staff()
+        slow = [page for page in _pages(busiest, middling) if _measure(client, *page, times)]
+        transaction.set_rollback(True)
+    if slow:
+        sys.exit(f"{len(slow)} pages took {TARGET_MS} ms or more.")
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--times", type=int, default=15)
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        busiest, middling = _tenants()
-        # The login is undone at the end.
-        with transaction.atomic():
-            client = _client_of_staff()
-            slow = [page for page in _pages(busiest, middling) if self._measure(client, *page, options["times"])]
-            transaction.set_rollback(True)
-        if slow:
-            raise CommandError(f"{len(slow)} pages took {TARGET_MS} ms or more.")
-
-    def _measure(self, client: Client, label: str, address: str, times: int) -> bool:
-        """Print a page's median, its slowest and its queries; whether it misses the target."""
-        with CaptureQueriesContext(connection) as queries:
-            _ask(client, address)
-        asked = len(queries)  # the next request empties the log
-        taken = sorted(_ask(client, address) for _ in range(times))
-        self.stdout.write(f"{label:<44} {median(taken):7.1f} ms   at most {taken[-1]:7.1f} ms   {asked:3} queries")
-        return median(taken) >= TARGET_MS
+def _measure(client: Client, label: str, address: str, times: int) -> bool:
+    """Print a page's median, its slowest and its queries; whether it misses the target."""
+    with CaptureQueriesContext(connection) as queries:
+        _ask(client, address)
+    asked = len(queries)  # the next request empties the log
+    taken = sorted(_ask(client, address) for _ in range(times))
+    print(f"{label:<44} {median(taken):7.1f} ms   at most {taken[-1]:7.1f} ms   {asked:3} queries")
+    return median(taken) >= TARGET_MS
 
 
 def _tenants() -> tuple[Tenant, Tenant]:
     by_size = DailyRollup.objects.values_list("tenant").annotate(total=Sum("attempts")).order_by("-total")
     ids = [tenant_id for tenant_id, _ in by_size]
     if not ids:
-        raise CommandError("There is nothing to show: run make_bench_data first.")
+        sys.exit("There is nothing to show: run `python -m tests.bench.history make` first.")
     return Tenant.objects.get(pk=ids[0]), Tenant.objects.get(pk=ids[len(ids) // 2])
 
 
@@ -67,7 +62,7 @@ def _ask(client: Client, address: str) -> float:
     response = client.get(address)
     response.getvalue()
     if response.status_code != 200:
-        raise CommandError(f"{address} answered {response.status_code}.")
+        sys.exit(f"{address} answered {response.status_code}.")
     return (perf_counter() - started) * 1000
 
 

@@ -108,7 +108,7 @@ def _shares(total: int, count: int) -> list[int]:
 def _calls(
     entries: int, actors: Sequence[Actor], prices: dict[str, int], now: datetime, days: int
 ) -> Iterator[tuple[Any, ...]]:
-    dice = random.Random(entries)  # noqa: S311  the same history each time
+    dice = random.Random(entries)
     for (tenant, key_id), share in zip(actors, _shares(entries, len(actors)), strict=True):
         shop = Shop(dice, tenant, key_id, prices)
         for day in range(days):
@@ -216,7 +216,7 @@ def _stage(cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         cursor.execute("ANALYZE bench_call")
         return
     remaining = iter(rows)
-    statement = f"INSERT INTO bench_call ({columns}) VALUES ({', '.join(['%s'] * len(STAGED))})"  # noqa: S608
+    statement = f"INSERT INTO bench_call ({columns}) VALUES ({', '.join(['%s'] * len(STAGED))})"
     while batch := list(islice(remaining, BATCH)):
         cursor.executemany(statement, [_as_stored(row) for row in batch])
 
@@ -280,7 +280,7 @@ _ENTRIES = f"""
     SELECT reservation_id, {_WHO}, at, cost_ticks, hold_ticks, cost_ticks, NULL, input_tokens, cached_input_tokens,
         0, output_tokens, 0, FALSE, FALSE, FALSE, duration_ms
     FROM bench_call WHERE outcome = 'served' ORDER BY at
-"""  # noqa: S608
+"""
 _CALLS = """
     INSERT INTO spend_call (
         id, request_id, tenant_id, key_id, customer, conversation, at, requested_model, model, route, outcome, code,
