@@ -47,7 +47,7 @@ test-quick: .venv/.development
 # The clients that agents are built on, unchanged, against the guard; Node's, too, where there is npm.
 NODE_CLIENTS := $(if $(shell command -v npm),tests/clients/node_modules/.installed)
 test-clients: .venv/.development .venv-clients/.installed $(NODE_CLIENTS)
-	GUARD_TEST_CLIENTS=required $(BIN)/python -m pytest tests/test_clients.py $(PYTEST_ARGS)
+	GUARD_TEST_CLIENTS=required $(BIN)/python -m pytest tests/clients/test_clients.py $(PYTEST_ARGS)
 
 check: export DEBUG := true
 check: export DATABASE_URL := sqlite://:memory:

@@ -37,11 +37,11 @@ from spend.sql import Sql, Update
 from tenants.budgets import set_budget
 from tenants.models import Budget, Scope, Tenant
 from tenants.periods import Period
+from tests.spend.ledger.test_posting import only_postgres, wait_for_a_lock
 from tests.support.agents import audit as audit_of
 from tests.support.books import WAIT_S, assert_the_books_balance, at_once
 from tests.support.commands import NOON, TODAY, caller_of, limit_of, reserve_of, settle_of
 from tests.support.server import GuardServer
-from tests.test_posting import only_postgres, wait_for_a_lock
 
 db = pytest.mark.django_db
 many = pytest.mark.django_db(transaction=True)

@@ -16,8 +16,8 @@ from tenants.history import history_of
 from tenants.models import Tenant
 from tenants.roles import role
 from tests.factories import ApiKeyFactory, TenantFactory, UserFactory
+from tests.guard.telemetry.test_content import new_key
 from tests.support.history import place_call
-from tests.test_content import new_key
 
 pytestmark = pytest.mark.django_db
 

@@ -55,6 +55,7 @@ from tenants.models import Scope, Tenant
 from tenants.money import usd_string
 from tenants.periods import BEGINNING, Period, bounds
 from tests.factories import BudgetFactory, UserFactory
+from tests.races.test_races import COST, EXACTLY, FIT, MAX_TOKENS, USAGE
 from tests.support.agents import Agent, eventually, upstream
 from tests.support.agents import audit as audit_of
 from tests.support.api import operator
@@ -65,7 +66,6 @@ from tests.support.environment import ROOT
 from tests.support.history import NOW, hold_of, made_history, place_call
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
-from tests.test_races import COST, EXACTLY, FIT, MAX_TOKENS, USAGE
 
 KEPT = 93
 DAYS = 130

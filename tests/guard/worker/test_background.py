@@ -78,7 +78,7 @@ def test_a_job_is_queued_when_it_is_due_and_not_before() -> None:
     assert beat([JOB], now + timedelta(minutes=59)) == []
     DBTaskResult.objects.all().delete()
     assert beat([JOB], now + timedelta(minutes=61)) == ["test job"]
-    assert DBTaskResult.objects.get().task_path == "tests.test_background.note_run"
+    assert DBTaskResult.objects.get().task_path == "tests.guard.worker.test_background.note_run"
 
 
 @pytest.mark.django_db

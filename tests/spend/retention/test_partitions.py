@@ -18,13 +18,13 @@ from spend.retention import partitions, retention
 from spend.retention.partitions import DEFAULT, TABLE, Kept, Month, keep_months
 from spend.retention.retention import retain
 from spend.summaries.daily import catch_up
+from tests.spend.retention.test_retention import StartServer
 from tests.support.agents import audit as audit_of
 from tests.support.agents import eventually
 from tests.support.books import assert_the_books_balance
 from tests.support.commands import TODAY, limit_of, reserve_of, settle_of
 from tests.support.history import NOW, made_history, place_call
 from tests.support.race import on_postgres
-from tests.test_retention import StartServer
 
 KEPT = 93
 db = pytest.mark.django_db

@@ -18,11 +18,11 @@ from spend.models import Call, DailyRollup, Outcome, Rollup, RollupMark
 from spend.summaries.daily import catch_up, misfits
 from spend.summaries.reports import GroupBy, Selection, report
 from tests.factories import TenantFactory, UserFactory
+from tests.guard.telemetry.test_metrics import TOKEN, scrape
 from tests.support.agents import audit as audit_of
 from tests.support.books import assert_the_books_balance
 from tests.support.commands import NOON, caller_of, record_of, reserve_of, settle_of
 from tests.support.server import GuardServer
-from tests.test_metrics import TOKEN, scrape
 
 db = pytest.mark.django_db
 many = pytest.mark.django_db(transaction=True)

@@ -11,12 +11,12 @@ from guard.telemetry.telemetry import is_exporting
 from spend.models import Call
 from tenants.money import TICKS_PER_USD, usd_string
 from tests.factories import BudgetFactory
+from tests.guard.chat.test_chat import ledger_away
+from tests.guard.telemetry.test_telemetry import CONTEXT, attributes_of, metrics_in, spans_in
 from tests.support.agents import Agent, Json, chunks_of, eventually, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 from tests.support.sink import Sink, http_sink
-from tests.test_chat import ledger_away
-from tests.test_telemetry import CONTEXT, attributes_of, metrics_in, spans_in
 
 StartServer = Callable[..., GuardServer]
 TOOL: Json = {"id": "call_1", "type": "function", "function": {"name": "refund", "arguments": "{}"}}

@@ -13,11 +13,11 @@ import openai
 import pytest
 
 from spend.models import LedgerEntry
+from tests.clients.test_clients import CLIENTS, PYTHON, skip_unless_installed
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.agents import audit
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
-from tests.test_clients import CLIENTS, PYTHON, skip_unless_installed
 
 GROK, GPT = "grok-4.3", "gpt-6-luna"
 LIMIT_TICKS = 40_000_000
