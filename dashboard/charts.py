@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from dashboard.date_spans import Span, hour_of
 from dashboard.queries.sums import Bucket, Row
-from dashboard.spans import Span, hour_of
 from tenants.money import usd_rounded, usd_string
 
 MOST_SERIES = 6

@@ -10,8 +10,8 @@ from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.dateparse import parse_datetime
 
+from dashboard.date_spans import midnight
 from dashboard.queries.calls import CallFilter, Cursor
-from dashboard.spans import midnight
 from spend.models import Outcome, Route
 
 FIRST_DAY = date(2000, 1, 1)

@@ -6,7 +6,7 @@ from django.views.decorators.cache import never_cache
 
 from dashboard import views
 from dashboard.access import strict
-from dashboard.exports import files
+from dashboard.exports import csv_views
 from tenants.sign_in.login import SignInForm
 
 
@@ -31,7 +31,7 @@ new_password = PasswordChangeView.as_view(
 urlpatterns = [
     path("", views.overview, name="overview"),
     path("live/", views.live, name="live"),
-    path("overview.csv", files.overview_csv, name="overview_csv"),
+    path("overview.csv", csv_views.overview_csv, name="overview_csv"),
     path("find/", views.find, name="find"),
     path(
         "login/",
@@ -41,16 +41,16 @@ urlpatterns = [
     path("password/", strict(never_cache(new_password)), name="password"),
     path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
     path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
-    path("tenants/<str:tenant_id>/days.csv", files.days_csv, name="days_csv"),
-    path("tenants/<str:tenant_id>/hours.csv", files.hours_csv, name="hours_csv"),
-    path("tenants/<str:tenant_id>/budgets.csv", files.budgets_csv, name="budgets_csv"),
-    path("tenants/<str:tenant_id>/savings.csv", files.savings_csv, name="savings_csv"),
-    path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", files.subjects_csv, name="subjects_csv"),
+    path("tenants/<str:tenant_id>/days.csv", csv_views.days_csv, name="days_csv"),
+    path("tenants/<str:tenant_id>/hours.csv", csv_views.hours_csv, name="hours_csv"),
+    path("tenants/<str:tenant_id>/budgets.csv", csv_views.budgets_csv, name="budgets_csv"),
+    path("tenants/<str:tenant_id>/savings.csv", csv_views.savings_csv, name="savings_csv"),
+    path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", csv_views.subjects_csv, name="subjects_csv"),
     path("tenants/<str:tenant_id>/calls/", views.calls, name="calls"),
-    path("tenants/<str:tenant_id>/calls.csv", files.calls_csv, name="calls_csv"),
+    path("tenants/<str:tenant_id>/calls.csv", csv_views.calls_csv, name="calls_csv"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/", views.call, name="call"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/content/", views.content, name="content"),
     path("tenants/<str:tenant_id>/statement/", views.statement, name="statement"),
-    path("tenants/<str:tenant_id>/ledger.csv", files.entries_csv, name="entries_csv"),
-    path("tenants/<str:tenant_id>/focus.csv", files.focus_csv, name="focus_csv"),
+    path("tenants/<str:tenant_id>/ledger.csv", csv_views.entries_csv, name="entries_csv"),
+    path("tenants/<str:tenant_id>/focus.csv", csv_views.focus_csv, name="focus_csv"),
 ]

@@ -8,20 +8,20 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 
 from dashboard.access import may_read_content, page, tenant_page, visible_tenants
-from dashboard.asked import filter_of, month_of, page_number_of, removed_of, search_of, span_of
+from dashboard.date_spans import next_month, previous_month, spans_at
 from dashboard.forms import cursor_text, read_cursor
+from dashboard.page_reports import overview as overview_of
+from dashboard.page_reports import statement as statement_of
+from dashboard.page_reports import tenant_report
 from dashboard.queries.calls import attempts_of, page_of_calls
 from dashboard.queries.status import services
-from dashboard.reports import overview as overview_of
-from dashboard.reports import statement as statement_of
-from dashboard.reports import tenant_report
-from dashboard.said import lines_of
-from dashboard.spans import next_month, previous_month, spans_at
-from dashboard.story import reason_of, story_of
+from dashboard.request_params import filter_of, month_of, page_number_of, removed_of, search_of, span_of
+from dashboard.step_sentences import reason_of, story_of
+from dashboard.transcript import lines_of
 from spend.models import Call, CallContent
-from spend.privacy.contents import kept as kept_contents
-from spend.privacy.contents import said_in
-from spend.privacy.sealing import UnreadableError
+from spend.privacy.encryption import UnreadableError
+from spend.privacy.stored_content import kept as kept_contents
+from spend.privacy.stored_content import said_in
 from spend.summaries.removed import removed_before
 from tenants.models import Tenant
 from tenants.trail import note_look

@@ -12,7 +12,7 @@ class GuardConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        from guard.config import checks  # noqa: F401  registers the system checks
+        from guard.config import deploy_checks  # noqa: F401  registers the system checks
 
 
 class AdminConfig(SimpleAdminConfig):

@@ -22,8 +22,8 @@ from django.conf import settings  # noqa: E402  after the setup
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponseBase  # noqa: E402
 
-from guard.chat.chat_urls import CHAT_VIEWS  # noqa: E402
-from guard.chat.streams import Relay, Streamed  # noqa: E402
+from guard.chat.streaming import Relay, Streamed  # noqa: E402
+from guard.chat.urls import CHAT_VIEWS  # noqa: E402
 from guard.http.error_pages import bad_request  # noqa: E402
 from guard.http.errors import RequestTimedOut, envelope  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Any
 from guard.http.request_log import Line
 from guard.policy.policy import Pace, TenantPolicy
 from guard.policy.routing import Ask
-from spend.ledger.ledger import Caller
+from spend.ledger.rules import Caller
 
 
 @dataclass(frozen=True, slots=True)

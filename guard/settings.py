@@ -13,6 +13,7 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
 from environ import Env
 
+from guard.config.admin_site import UNFOLD  # noqa: F401
 from guard.config.environment import (
     LAST_PORT,
     database,
@@ -28,8 +29,7 @@ from guard.config.environment import (
     whole_number,
     yes_or_no,
 )
-from guard.config.logs import log_config, log_level
-from guard.config.operators import UNFOLD  # noqa: F401
+from guard.config.log_format import log_config, log_level
 from tenants.configured import read_daily_budget, read_tenant_budgets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -209,7 +209,7 @@ WHITENOISE_USE_FINDERS = True
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["guard.http.parsers.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["guard.http.strict_json.StrictJSONParser"],
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "guard.http.authentication.ApiKeyAuthentication",
         "rest_framework.authentication.TokenAuthentication",

@@ -6,13 +6,13 @@ from django.urls import include, path, re_path
 admin.autodiscover()  # in the order of the apps: our own admin takes back what others' registered
 
 from guard.http.error_pages import API_ADDRESSES, no_such_address  # noqa: E402
-from guard.simulation.rehearsal_page import rehearsal_page  # noqa: E402
-from guard.telemetry.metrics import metrics  # noqa: E402
+from guard.simulation.page import rehearsal_page  # noqa: E402
+from guard.telemetry.prometheus import metrics  # noqa: E402
 
 urlpatterns = [
     path("admin/tenants/tenant/<str:tenant_id>/rehearsal/", admin.site.admin_view(rehearsal_page), name="rehearsal"),
     path("admin/", admin.site.urls),
-    path("", include("guard.chat.chat_urls")),
+    path("", include("guard.chat.urls")),
     path("", include("guard.api.urls")),
     re_path(API_ADDRESSES, no_such_address),
     path("metrics", metrics),

@@ -8,7 +8,7 @@ class SpendConfig(AppConfig):
 
     def ready(self) -> None:
         from spend import models
-        from spend.retention.room import make_small
+        from spend.retention.sqlite_space import make_small
         from tenants.roles import create_roles
         from tenants.trail import watch
 

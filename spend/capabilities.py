@@ -1,7 +1,8 @@
 """What a model takes and refuses, as data, and what is known of today's families. Pure.
 
-A catalogue model begins with the capabilities of its family (`of_family`), which an operator may change; what
-a provider's refusals taught since is kept beside them (`spend.pricing.lessons`) and counts as well (`with_lesson`).
+A catalogue model begins with the capabilities of its family (`of_family`), which an operator may change; what a
+provider's refusals taught since is kept beside them (`spend.pricing.learned_capabilities`) and counts as well
+(`with_lesson`).
 A family that nobody here knows is taken to refuse nothing until it does.
 
 The price list's package, genai-prices, has contexts and prices but not these facts, so they stand here with their

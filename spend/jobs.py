@@ -11,13 +11,13 @@ from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
 from spend.alerts import deliveries
-from spend.alerts.alerts import look_at_all, look_at_changed
+from spend.alerts.detection import look_at_all, look_at_changed
 from spend.ledger.leases import expire_reservations
-from spend.pricing import allowances, lessons
-from spend.privacy import contents
-from spend.retention import room
+from spend.pricing import learned_bounds, learned_capabilities
+from spend.privacy import stored_content
+from spend.retention import sqlite_space
 from spend.retention.partitions import keep_months
-from spend.retention.retention import retain
+from spend.retention.removal import retain
 from spend.schedule import Job, uses_database_queue
 from spend.summaries.daily import MarkMovedError, catch_up
 
@@ -80,7 +80,7 @@ def keep_ledger_months() -> str:
 
 @task
 def forget_content() -> str:
-    return f"what was said in {contents.forget(timezone.now())} calls is forgotten"
+    return f"what was said in {stored_content.forget(timezone.now())} calls is forgotten"
 
 
 @task
@@ -92,18 +92,18 @@ def forget_alerts() -> str:
 def give_room_back() -> str:
     if connection.vendor != "sqlite":
         return "Postgres vacuums by itself"
-    if not room.gives_back():
+    if not sqlite_space.gives_back():
         return "the file was made without auto_vacuum: run manage.py vacuum once"
-    return f"{room.give_back(LONGEST_GIVING_BACK.total_seconds()):,} bytes given back"
+    return f"{sqlite_space.give_back(LONGEST_GIVING_BACK.total_seconds()):,} bytes given back"
 
 
 @task
 def forget_lessons() -> str:
-    return f"what {len(lessons.forget(timezone.now()))} models refused long ago is forgotten"
+    return f"what {len(learned_capabilities.forget(timezone.now()))} models refused long ago is forgotten"
 
 
 def forget_allowances() -> str:
-    return f"what was learned of {len(allowances.forget(timezone.now()))} models' input is forgotten"
+    return f"what was learned of {len(learned_bounds.forget(timezone.now()))} models' input is forgotten"
 
 
 @task

@@ -9,8 +9,8 @@ from django.conf import settings
 from django.db.models import Q, Sum
 
 from dashboard.queries.sums import Figures, TenantSums
-from spend.budgets.budgets import Use
-from spend.budgets.refusals import REFUSING, mostly_over_budget, state_told
+from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
+from spend.budgets.usage import Use
 from spend.models import Window
 from tenants.budgets import EffectiveBudget, effective_budgets
 from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from dashboard.date_spans import Span, midnight
 from dashboard.queries.sums import Row
-from dashboard.spans import Span, midnight
-from spend.pricing.prices import load_history
+from spend.pricing.rates import load_history
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from spend.models import Call, LedgerEntry, Outcome, Price, Reservation, Route
-from spend.pricing.prices import price_list_of
-from spend.pricing.pricing import PriceList, TierPrice
+from spend.pricing.cost import PriceList, TierPrice
+from spend.pricing.rates import price_list_of
 from tenants.models import Tenant
 
 PAGE_SIZE = 50

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from django.db.models import Sum
 
+from dashboard.date_spans import Span
 from dashboard.queries.sums import summed_range
-from dashboard.spans import Span
 from spend.models import DailyDowngrade, LedgerEntry
 from spend.summaries.daily import downgrades
 from tenants.models import Tenant

@@ -12,8 +12,8 @@ from typing import Any
 from django.db import connection
 from django.db.models import Count, Min, QuerySet, Sum
 
+from dashboard.date_spans import Span
 from dashboard.queries.sums import at_mark, summed_range
-from dashboard.spans import Span
 from spend.models import ConversationTotal, LedgerEntry
 from tenants.models import Tenant
 from tenants.periods import BEGINNING

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db.models import Case, Min, Q, Sum, When
 from django.db.models.functions import TruncDate
 
-from dashboard.spans import Span, midnight
+from dashboard.date_spans import Span, midnight
 from spend.models import DailyRollup, Rollup, RollupMark, Route
 from spend.summaries.daily import MEASURES
 from tenants.models import Tenant

@@ -10,7 +10,7 @@ from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils import timezone
 
 from dashboard.queries.budgets import used_ppm
-from spend.budgets.budgets import Use
+from spend.budgets.usage import Use
 from tenants.models import Tenant
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
 

@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from guard.api.permissions import IsOperator
 from guard.http.authentication import ApiKeyAuthentication, OperatorSession
 from guard.http.errors import InvalidRequest, LedgerUnavailable
-from guard.http.requests import request_id_of
+from guard.http.request_ids import request_id_of
 
 
 class ApiView(APIView):

@@ -13,9 +13,9 @@ from rest_framework import serializers
 from guard.api.fields import Choice, Instant, StrictSerializer, Text, Usd
 from guard.api.schema import WHEN
 from guard.api.serializers import BUDGET_STATES, ErrorSerializer, OpenAIErrorSerializer
+from guard.chat.request.field_checks import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
 from guard.chat.request.messages import MOST_MESSAGES
 from guard.chat.request.parameters import MOST_CHOICES
-from guard.chat.request.values import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
 from spend.models import Route
 
 Schema = dict[str, Any]
@@ -279,14 +279,14 @@ COMPLETION_SCHEMA = described(
 
 
 class ChatEndpointSchema(OpenApiViewExtension):  # type: ignore[no-untyped-call]
-    target_class = "guard.chat.chat_views.ChatEndpoint"
+    target_class = "guard.chat.endpoints.ChatEndpoint"
 
     def view_replacement(self) -> type:
         return documented(self.target_class, CHAT_SCHEMA)
 
 
 class CompletionsEndpointSchema(OpenApiViewExtension):  # type: ignore[no-untyped-call]
-    target_class = "guard.chat.chat_views.CompletionsEndpoint"
+    target_class = "guard.chat.endpoints.CompletionsEndpoint"
 
     def view_replacement(self) -> type:
         return documented(self.target_class, COMPLETION_SCHEMA)

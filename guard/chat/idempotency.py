@@ -17,10 +17,10 @@ from django.db.models import Exists, OuterRef, Q
 from guard.call import Claim
 from guard.chat.types import Answer
 from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
-from guard.policy.budget import BudgetStatus
+from guard.policy.budget_status import BudgetStatus
 from spend.models import IdempotentCall, Reservation, ReservationState, Route
-from spend.pricing.pricing import Usage
-from spend.privacy.sealing import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
+from spend.pricing.cost import Usage
+from spend.privacy.encryption import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
 from spend.retention.replays import KEPT
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guard.policy.budget import BudgetStatus
+from guard.policy.budget_status import BudgetStatus
 from spend.models import Route
-from spend.pricing.pricing import Usage
+from spend.pricing.cost import Usage
 
 
 @dataclass(frozen=True, slots=True)

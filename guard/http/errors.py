@@ -34,8 +34,8 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 
-from guard.http.requests import request_id_of
-from spend.ledger.ledger import LedgerError
+from guard.http.request_ids import request_id_of
+from spend.ledger.rules import LedgerError
 
 OPENAI_PATH = re.compile(r"^/+(v1|openai)(/|\Z)|^/*(chat/completions|completions|embeddings|responses|models)/*\Z")
 

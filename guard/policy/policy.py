@@ -21,10 +21,10 @@ from django.db import Error, connection
 from django.utils import timezone
 
 from spend.capabilities import UNKNOWN, Capabilities, Lesson, with_lessons
-from spend.ledger.ledger import CallGroup, CallLimit, Limit, WindowKey
+from spend.ledger.rules import CallGroup, CallLimit, Limit, WindowKey
 from spend.models import Breaker, CatalogueModel, LearnedCapability
-from spend.pricing.prices import PricePeriod, load_history, price_at
-from spend.pricing.pricing import PriceList
+from spend.pricing.cost import PriceList
+from spend.pricing.rates import PricePeriod, load_history, price_at
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
 from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp
 from tenants.periods import Bounds, Period, bounds

@@ -18,13 +18,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from guard.policy.adapt import effort_for, unfit
-from guard.policy.conversations import LastServed
+from guard.policy.last_served import LastServed
 from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
 from spend.capabilities import NO_REASONING
-from spend.ledger.ledger import Offer
+from spend.ledger.rules import Offer
 from spend.models import AUTO, Route, is_shut_down
-from spend.pricing.allowances import NOTED_EVERY, bound_tokens
-from spend.pricing.pricing import PriceList, Usage, WorstCase, cost_ticks, worst_case
+from spend.pricing.cost import PriceList, Usage, WorstCase, cost_ticks, worst_case
+from spend.pricing.learned_bounds import NOTED_EVERY, bound_tokens
 
 BYTES_PER_TOKEN = 4
 """Of usual text, of which the bound is one token a byte."""

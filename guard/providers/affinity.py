@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from spend.ledger.ledger import Caller
+from spend.ledger.rules import Caller
 from spend.models import Provider
 
 KEY_CHARACTERS = 32

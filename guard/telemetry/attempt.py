@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spend.ledger.ledger import Bill, Reserved
+from spend.ledger.rules import Bill, Reserved
 
 
 @dataclass(slots=True)

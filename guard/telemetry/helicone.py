@@ -21,8 +21,8 @@ from django.conf import settings
 
 from guard.call import ChatCall
 from guard.telemetry.attempt import Attempt
-from guard.telemetry.queues import BoundedQueue, size_of
-from guard.telemetry.said import answer_of
+from guard.telemetry.bounded_queue import BoundedQueue, size_of
+from guard.telemetry.transcript import answer_of
 from tenants.money import usd_string
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from guard.call import ChatCall
 from guard.telemetry.attempt import Attempt
-from spend.ledger.ledger import Offer, Record
+from spend.ledger.rules import Offer, Record
 from spend.models import Outcome
 from tenants.money import usd_string
 

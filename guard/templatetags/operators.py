@@ -7,7 +7,7 @@ from django import template
 from django.db.models import Model
 from django.utils.text import capfirst
 
-from guard.config.operators import UNFOLD
+from guard.config.admin_site import UNFOLD
 
 register = template.Library()
 

@@ -20,20 +20,20 @@ from django.utils import timezone
 
 from guard.http.errors import GuardError
 from guard.policy import breaker
-from guard.policy.conversations import Conversations
+from guard.policy.last_served import Conversations
 from guard.policy.policy import Policy, PolicyKeeper
 from guard.policy.routing import Length
 from guard.providers.failures import demo_stands_in
-from guard.telemetry.content import Contents
-from guard.telemetry.telemetry import Telemetry
+from guard.telemetry.content_capture import Contents
+from guard.telemetry.trace import Telemetry
 from spend.failure_words import OPERATORS_TO_MEND, words_of
 from spend.ledger.leases import expire_reservations
-from spend.ledger.ledger import LedgerError, Reserved
+from spend.ledger.rules import LedgerError, Reserved
 from spend.ledger.writer import Writer
 from spend.retention.replays import forget_old
 
 if TYPE_CHECKING:
-    from guard.providers.providers import Providers
+    from guard.providers.client import Providers
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Runtime:
 
 def connect_providers(demo_url: str | None = None) -> "Providers":
     """The clients, whose package is imported only by a process that is to serve calls."""
-    from guard.providers.providers import Providers
+    from guard.providers.client import Providers
 
     return Providers(demo_url)
 

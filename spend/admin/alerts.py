@@ -13,8 +13,8 @@ from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 from unfold.views import ChangeList
 
+from spend.alerts.channels import subject_of, text_of, zones_of
 from spend.alerts.deliveries import resend
-from spend.alerts.telling import subject_of, text_of, zones_of
 from spend.models import Alert, Delivery
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.models import AlertChannel

@@ -8,8 +8,8 @@ from typing import Any
 from django.utils.timezone import localtime
 
 from spend.budgets.attention import TenantUse
-from spend.budgets.budgets import Use
-from spend.budgets.refusals import REFUSING
+from spend.budgets.refusing import REFUSING
+from spend.budgets.usage import Use
 from tenants.models import Scope
 from tenants.money import TICKS_PER_USD, usd_rounded
 from tenants.periods import Period

@@ -14,8 +14,8 @@ from unfold.views import ChangeList
 
 from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of, effect_of
 from spend.budgets.attention import tightest_uses
-from spend.budgets.budgets import current_uses
-from spend.budgets.refusals import REFUSING, mostly_over_budget, state_told
+from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
+from spend.budgets.usage import current_uses
 from tenants.admin import BudgetInline, TenantAdmin
 from tenants.models import Budget, Scope, Tenant
 

@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 from django_tasks import task
 
-from spend.alerts.telling import UndeliveredError, send
+from spend.alerts.channels import UndeliveredError, send
 from spend.models import Alert, Delivery, DeliveryState
 from spend.schedule import enqueue
 

@@ -14,8 +14,8 @@ from django.conf import settings
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
-from spend.budgets.budgets import Use
-from spend.budgets.refusals import REFUSING, mostly_over_budget, state_told
+from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
+from spend.budgets.usage import Use
 from spend.failure_words import OPERATORS_TO_MEND
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
 from spend.pricing.catalogue import prices_in_force

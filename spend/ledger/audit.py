@@ -62,7 +62,7 @@ FIGURES = ["cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens",
 OUTCOMES = ["served", "refused", "failed"]
 SUMS = ["attempts", *FIGURES, *OUTCOMES]
 
-# What fell in window w by its scope and period, as `spend.ledger.opening` sums it; each read off an index.
+# What fell in window w by its scope and period, as `spend.ledger.window_opening` sums it; each read off an index.
 END = "coalesce(w.ends_at, '9999-12-31')"
 ENTRIES = f"""SELECT coalesce(sum(e.cost_ticks), 0) FROM spend_ledgerentry e
     WHERE e.tenant_id = w.tenant_id AND e.at >= w.starts_at AND e.at < {END}"""

@@ -8,10 +8,10 @@ from dataclasses import fields
 
 from django.utils import timezone
 
-from spend.ledger.ledger import Caller, Ended, Expire, Offer, Reserved
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Caller, Ended, Expire, Offer, Reserved
 from spend.models import Reservation, ReservationState, Route
-from spend.pricing.pricing import PriceList
+from spend.pricing.cost import PriceList
 
 MOST_AT_ONCE = 500
 

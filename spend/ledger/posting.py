@@ -15,7 +15,8 @@ import orjson
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Count, F, Sum
 
-from spend.ledger.ledger import (
+from spend.ledger.erased_names import Names, renamed
+from spend.ledger.rules import (
     INTERRUPTED,
     Balance,
     Book,
@@ -39,8 +40,7 @@ from spend.ledger.ledger import (
     correction_id,
     scopes_of,
 )
-from spend.ledger.names import Names, renamed
-from spend.ledger.opening import INSTALLATION, Ends, open_windows
+from spend.ledger.window_opening import INSTALLATION, Ends, open_windows
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.sql import Insert, Matching, Sql, Update, added
 from spend.summaries.daily import reopen

@@ -21,8 +21,8 @@ from django.db import DEFAULT_DB_ALIAS, DataError, Error, IntegrityError, connec
 from django.utils import timezone
 
 from spend.ledger.leases import reserved_of
-from spend.ledger.ledger import Command, Held, LedgerError, Renew, Reserve, Reserved, Result, Void
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Command, Held, LedgerError, Renew, Reserve, Reserved, Result, Void
 from spend.models import Reservation, ReservationState
 
 logger = logging.getLogger(__name__)

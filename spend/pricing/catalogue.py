@@ -1,4 +1,4 @@
-"""The model catalogue, filled from a price list (`spend.pricing.price_list`).
+"""The model catalogue, filled from a price list (`spend.pricing.price_list_sync`).
 
 `sync` brings the database in line. What an operator set stays: a model that stands keeps its fields, and
 an operator's price wins by its source. What a call was billed at stays too: a price that has begun is never

@@ -87,7 +87,7 @@ class Conversations:
         entries.update(conversation=_renamed("conversation", pseudonyms))
         for counting in COUNTING.values():
             self._counting(counting, names).update(subject=_renamed("subject", pseudonyms))
-        self._in(CallContent, names).delete()  # after the calls: see guard.telemetry.content.store
+        self._in(CallContent, names).delete()  # after the calls: see guard.telemetry.content_capture.store
 
     def _counting(self, model: type[Model], names: Iterable[str]) -> QuerySet[Any]:
         counted = {"tenant_id": self.tenant_id, "scope": Scope.CONVERSATION, "subject__in": names}

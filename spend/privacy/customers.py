@@ -26,8 +26,8 @@ from spend.models import (
     RollupMark,
     Window,
 )
-from spend.privacy.contents import answer_if_readable, said_if_readable
 from spend.privacy.conversations import Conversations
+from spend.privacy.stored_content import answer_if_readable, said_if_readable
 from tenants.models import Scope
 
 
@@ -107,7 +107,7 @@ def erase(customer: Customer) -> dict[str, int]:
             "answers": customer.answers().delete()[0],
             **_rename_attempts(customer, pseudonym),
             "calls": customer.calls().update(customer=pseudonym),
-            "contents": customer.contents().delete()[0],  # after the calls: see guard.telemetry.content.store
+            "contents": customer.contents().delete()[0],  # after the calls: see guard.telemetry.content_capture.store
             "windows": customer.windows().update(subject=pseudonym),
             "alerts": customer.alerts().update(subject=pseudonym),
             "days": customer.days().update(customer=pseudonym),

@@ -7,7 +7,7 @@ came after the mark from the rollups and the ledger itself. So a page is never w
 where the job has not run for long, it only has more to add.
 
 A tenant whose time zone was edited has other days: its sums are dropped and made anew. Where single
-calls were removed (see `spend.retention.retention`), the days before that stay as they were summed, and what comes
+calls were removed (see `spend.retention.removal`), the days before that stay as they were summed, and what comes
 after it counts on no earlier day, whatever the date in the new zone: so it can be dropped again.
 """
 
@@ -37,8 +37,8 @@ from spend.models import (
     RollupMark,
     Route,
 )
-from spend.pricing.prices import PriceHistory, load_history
-from spend.pricing.pricing import Usage, cost_ticks
+from spend.pricing.cost import Usage, cost_ticks
+from spend.pricing.rates import PriceHistory, load_history
 from spend.sql import Insert, Sql, added
 from tenants.models import Scope, Tenant
 from tenants.periods import BEGINNING

@@ -1,4 +1,4 @@
-"""Which single calls were removed (`spend.retention.retention`), so that only their sums can be told."""
+"""Which single calls were removed (`spend.retention.removal`), so that only their sums can be told."""
 
 from datetime import datetime
 

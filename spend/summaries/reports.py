@@ -4,7 +4,7 @@ Days and models are read from the rollups, which count in quarters of an hour. A
 within a quarter is read from the ledger and the calls themselves, as are customers and conversations.
 Cost and tokens are those of every attempt that was billed; calls are those that were answered, or charged though
 they were not: they have a model.
-Where single calls were removed (see `spend.retention.retention`), only what the rollups know can be told.
+Where single calls were removed (see `spend.retention.removal`), only what the rollups know can be told.
 """
 
 from dataclasses import dataclass, field

@@ -11,9 +11,9 @@ import pytest
 import requests
 from django.db import transaction
 
-from spend.ledger.ledger import INTERRUPTED
+from spend.ledger.rules import INTERRUPTED
 from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState
-from spend.pricing.pricing import bound_input_tokens
+from spend.pricing.cost import bound_input_tokens
 from spend.summaries.reports import GroupBy, Selection, report
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.books import assert_the_books_balance

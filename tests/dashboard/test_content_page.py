@@ -10,13 +10,13 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from guard.telemetry.content import Said, store
+from guard.telemetry.content_capture import Said, store
 from spend.models import Call, CallContent
 from tenants.history import history_of
 from tenants.models import Tenant
 from tenants.roles import role
 from tests.factories import ApiKeyFactory, TenantFactory, UserFactory
-from tests.guard.telemetry.test_content import new_key
+from tests.guard.telemetry.test_content_capture import new_key
 from tests.support.history import place_call
 
 pytestmark = pytest.mark.django_db

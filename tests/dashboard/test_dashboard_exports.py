@@ -18,11 +18,11 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from dashboard.exports.exports import ROWS_AT_ONCE, csv_response
-from dashboard.exports.focus import COLUMNS
-from dashboard.reports import tenant_report
-from dashboard.spans import spans_at
-from spend.budgets.budgets import MOST_TEMPLATE_WINDOWS
+from dashboard.date_spans import spans_at
+from dashboard.exports.csv_response import ROWS_AT_ONCE, csv_response
+from dashboard.exports.focus_export import COLUMNS
+from dashboard.page_reports import tenant_report
+from spend.budgets.usage import MOST_TEMPLATE_WINDOWS
 from spend.models import Call, LedgerEntry, Window
 from tenants.models import Scope, Tenant
 from tenants.money import TICKS_PER_USD

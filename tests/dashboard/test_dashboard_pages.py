@@ -13,11 +13,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from dashboard.date_spans import spans_at
+from dashboard.page_reports import overview, statement, tenant_report
 from dashboard.queries.calls import PAGE_SIZE, CallFilter, every_call, page_of_calls
-from dashboard.reports import overview, statement, tenant_report
-from dashboard.spans import spans_at
-from spend.budgets.budgets import current_uses
-from spend.budgets.refusals import MOST_COUNTED, mostly_over_budget
+from spend.budgets.refusing import MOST_COUNTED, mostly_over_budget
+from spend.budgets.usage import current_uses
 from spend.models import Breaker, Call, Outcome, ReservationState, Route, Window
 from spend.summaries.daily import catch_up
 from tenants.models import ApiKey, Budget, Scope, Tenant

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.charts import MOST_SERIES, OTHERS, Line, by_day, by_hour
+from dashboard.date_spans import Span, hour_of, midnight, month_span, spans_at
 from dashboard.forecast import Pace, forecast, pace_since
 from dashboard.queries.sums import Bucket, Figures, Row
-from dashboard.spans import Span, hour_of, midnight, month_span, spans_at
-from dashboard.story import reason_of, story_of
+from dashboard.step_sentences import reason_of, story_of
 from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
-from guard.simulation.rehearsal_words import LABELS
+from guard.simulation.wording import LABELS
 from tenants.money import TICKS_PER_USD
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -14,11 +14,11 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboard.date_spans import Span, spans_at
 from dashboard.queries.cached import CachedSaving, cached_saving
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
 from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
-from dashboard.spans import Span, spans_at
 from spend.ids import new_id
 from spend.models import (
     Call,

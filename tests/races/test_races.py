@@ -16,10 +16,10 @@ from django.db.models import F, Sum
 from pytest_django import DjangoDbBlocker
 
 from guard.policy.policy import limits_of, load
-from spend.ledger.ledger import Held, Limit
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Held, Limit
 from spend.models import LedgerEntry, Reservation, Window
-from spend.pricing.pricing import bound_input_tokens
+from spend.pricing.cost import bound_input_tokens
 from tenants.models import Budget, Scope
 from tenants.periods import Period
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory

@@ -3,14 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from guard.chat.chat import ChatCall
+from guard.chat.flow import ChatCall
 from guard.policy.policy import TenantPolicy
 from guard.policy.routing import Ask
-from guard.telemetry.telemetry import Attempt
+from guard.telemetry.trace import Attempt
 from spend.ids import new_id
-from spend.ledger.ledger import Bill, Caller, Offer, Record, Reserved
+from spend.ledger.rules import Bill, Caller, Offer, Record, Reserved
 from spend.models import Outcome, Route
-from spend.pricing.pricing import PriceList, Usage
+from spend.pricing.cost import PriceList, Usage
 from tenants.models import Tenant
 from tests.factories import TenantFactory
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spend.ids import new_id
-from spend.ledger.ledger import Bill, Caller, Limit, Offer, Record, Reserve, Reserved, Settle, WindowKey
+from spend.ledger.rules import Bill, Caller, Limit, Offer, Record, Reserve, Reserved, Settle, WindowKey
 from spend.models import Outcome, Route
-from spend.pricing.pricing import PriceList, TierPrice, Usage, cost_ticks
+from spend.pricing.cost import PriceList, TierPrice, Usage, cost_ticks
 
 NOON = datetime(2025, 6, 15, 12, 0, tzinfo=UTC)
 MIDNIGHT = datetime(2025, 6, 16, tzinfo=UTC)

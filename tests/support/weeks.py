@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from itertools import islice
 
-from guard.chat.bills import read_bill
-from guard.chat.chat import ChatCall, Story, note_offers
+from guard.chat.billing import read_bill
+from guard.chat.flow import ChatCall, Story, note_offers
 from guard.policy.policy import KeyPolicy, Policy, limits_of, load
 from guard.policy.routing import Ask, plan
-from guard.telemetry.telemetry import Trace
+from guard.telemetry.trace import Trace
 from spend.ids import new_id
-from spend.ledger.ledger import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
 from spend.models import Outcome
 from spend.summaries.daily import catch_up
 from tenants.models import ApiKey, Tenant

@@ -36,7 +36,7 @@ from spend.models import (
     Reservation,
     Window,
 )
-from spend.pricing.lessons import learn
+from spend.pricing.learned_capabilities import learn
 from spend.pricing.operator_prices import price_in_force
 from tenants.history import Edit, history_of
 from tenants.models import AlertChannel, ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of

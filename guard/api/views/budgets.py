@@ -13,7 +13,7 @@ from guard.api.permissions import IsAgent, permissions_on
 from guard.api.schema import describe
 from guard.api.serializers import BudgetNameSerializer, BudgetSerializer, BudgetsSerializer, OwnBudgetSerializer
 from guard.http.authentication import agent_of
-from spend.budgets.budgets import current_uses
+from spend.budgets.usage import current_uses
 from tenants.budgets import locked_budgets, replace_budgets, set_budget
 from tenants.models import Budget, Tenant
 

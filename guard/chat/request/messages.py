@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guard.chat.request.parameters import CACHE_HINT, CACHE_LIFETIME, without_hints
-from guard.chat.request.values import (
+from guard.chat.request.field_checks import (
     Check,
     a_list,
     an_object,
@@ -19,6 +18,7 @@ from guard.chat.request.values import (
     text,
     with_a,
 )
+from guard.chat.request.parameters import CACHE_HINT, CACHE_LIFETIME, without_hints
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 MOST_MESSAGES = 2048

@@ -9,7 +9,7 @@ openai package's own type of the request, so that a parameter it adds waits here
 from collections.abc import Mapping
 from typing import Any
 
-from guard.chat.request.values import (
+from guard.chat.request.field_checks import (
     NOT_BOUNDED,
     Check,
     a_list,

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from spend.retention.retention import retain
+from spend.retention.removal import retain
 
 
 class Command(BaseCommand):

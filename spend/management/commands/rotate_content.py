@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from spend.privacy.contents import rotate
-from spend.privacy.sealing import can_seal
+from spend.privacy.encryption import can_seal
+from spend.privacy.stored_content import rotate
 
 
 class Command(BaseCommand):

@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from spend.pricing.catalogue import sync
-from spend.pricing.price_list import listed_models
+from spend.pricing.price_list_sync import listed_models
 from tenants.trail import changed_by
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from spend.retention.room import file_bytes, rebuild
+from spend.retention.sqlite_space import file_bytes, rebuild
 
 
 class Command(BaseCommand):

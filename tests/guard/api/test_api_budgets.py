@@ -10,9 +10,9 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spend.budgets.budgets import MOST_TEMPLATE_WINDOWS, remaining_ticks, state_of
-from spend.ledger.ledger import Held
+from spend.budgets.usage import MOST_TEMPLATE_WINDOWS, remaining_ticks, state_of
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Held
 from spend.models import Window
 from tenants.budgets import EffectiveBudget
 from tenants.models import Budget, Scope, Tenant, TopUp

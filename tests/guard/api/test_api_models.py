@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 
 from spend.capabilities import Lesson, LessonKind
 from spend.models import CatalogueModel, Price, PriceTier
-from spend.pricing.lessons import FORGOTTEN_AFTER, MOST_LESSONS, forget, learn
+from spend.pricing.learned_capabilities import FORGOTTEN_AFTER, MOST_LESSONS, forget, learn
 from tests.factories import (
     CatalogueModelFactory,
     DowngradeRuleFactory,

@@ -8,15 +8,15 @@ import pytest
 from django.db import Error, connection
 from django.utils import timezone
 
-from guard.chat.chat import ChatCall, first_to_serve
+from guard.chat.flow import ChatCall, first_to_serve
 from guard.http.errors import LedgerUnavailable
 from guard.policy.routing import Ask
+from guard.providers.client import Provider
 from guard.providers.failures import Failed
-from guard.providers.providers import Provider
 from guard.worker.runtime import Runtime
 from spend.ids import new_id
 from spend.ledger.audit import audit
-from spend.ledger.ledger import Caller, LedgerError
+from spend.ledger.rules import Caller, LedgerError
 from spend.models import Breaker, Call, LedgerEntry, Reservation
 from tests.factories import ApiKeyFactory, RouteStepFactory
 from tests.support.agents import HELLO

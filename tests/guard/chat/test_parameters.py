@@ -16,11 +16,11 @@ from openai.types.chat.completion_create_params import (
 )
 
 from guard.chat.request import parameters
-from guard.chat.request.asked import Asked, read_chat, read_completion
+from guard.chat.request.field_checks import MOST_CHARACTERS, anything
 from guard.chat.request.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
-from guard.chat.request.values import MOST_CHARACTERS, anything
+from guard.chat.request.reader import Asked, read_chat, read_completion
 from guard.http.errors import InvalidRequest
-from guard.http.parsers import MOST_DEPTH, parse_json
+from guard.http.strict_json import MOST_DEPTH, parse_json
 from tests.support.environment import ROOT
 
 PAGE = (ROOT / "docs" / "parameters.md").read_text()

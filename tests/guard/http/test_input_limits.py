@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from guard.http.parsers import MOST_DEPTH
+from guard.http.strict_json import MOST_DEPTH
 from spend.models import Call, LedgerEntry, Reservation
 from tests.factories import ApiKeyFactory, RouteStepFactory
 from tests.support.provider import Provider

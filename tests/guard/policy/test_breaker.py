@@ -19,7 +19,7 @@ from guard.policy.breaker import (
 )
 from guard.worker.runtime import Runtime
 from spend.ids import new_id
-from spend.ledger.ledger import Reserved
+from spend.ledger.rules import Reserved
 from spend.models import Breaker
 from tests.factories import CatalogueModelFactory
 from tests.support.commands import caller_of, offer_of

@@ -1,7 +1,7 @@
 """What a refusal says of the budget: of its own windows the one that binds, and never that others are spent."""
 
-from guard.policy.budget import refusing
-from spend.ledger.ledger import Standing
+from guard.policy.budget_status import refusing
+from spend.ledger.rules import Standing
 from tests.support.commands import limit_of
 
 ALL, DAY, ADA = limit_of(100, "", scope="installation"), limit_of(900), limit_of(50, scope="customer", subject="ada")

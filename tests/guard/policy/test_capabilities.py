@@ -11,7 +11,7 @@ from django.db import transaction
 
 from spend.capabilities import Capabilities, of_family
 from spend.models import Breaker, CatalogueModel, LearnedCapability, LedgerEntry, PriceTier
-from spend.pricing.pricing import bound_input_tokens
+from spend.pricing.cost import bound_input_tokens
 from tenants.models import Budget
 from tenants.money import TICKS_PER_USD
 from tenants.trail import raise_revision

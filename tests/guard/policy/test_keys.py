@@ -13,7 +13,7 @@ from guard.policy.policy import PolicyKeeper
 from tenants.models import KEY_PREFIX, Tenant
 from tenants.money import TICKS_PER_USD
 from tests.factories import ApiKeyFactory
-from tests.guard.chat.test_chat import by_every_worker, error_of, make_agent
+from tests.guard.chat.test_flow import by_every_worker, error_of, make_agent
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.policy.conversations import LastServed
+from guard.policy.last_served import LastServed
 from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
 from guard.policy.routing import Ask, Length, Plan, plan
 from spend.capabilities import Capabilities
-from spend.ledger.ledger import Offer
+from spend.ledger.rules import Offer
 from spend.models import Route
-from spend.pricing.prices import PricePeriod
-from spend.pricing.pricing import PriceList, TierPrice, Usage, cost_ticks
+from spend.pricing.cost import PriceList, TierPrice, Usage, cost_ticks
+from spend.pricing.rates import PricePeriod
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 ASK = Ask(model="auto", input_tokens=100)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from responses import RequestsMock
 
-from guard.chat.chat import ChatCall
+from guard.chat.flow import ChatCall
 from guard.http.sse import encode
 from guard.telemetry.helicone import MOST_QUEUED, Helicone, body_of, log_of
-from guard.telemetry.telemetry import Telemetry
+from guard.telemetry.trace import Telemetry
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.agents import Json, eventually
 from tests.support.calls import attempt_of, chat_call

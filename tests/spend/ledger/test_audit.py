@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from spend.ledger.audit import MOST_SHOWN
 from spend.ledger.leases import expire_reservations
-from spend.ledger.ledger import Bill, Command, Held, Record, Reserved, Void
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Bill, Command, Held, Record, Reserved, Void
 from spend.models import LedgerEntry, Outcome, Reservation, Window
-from spend.pricing.pricing import Usage
+from spend.pricing.cost import Usage
 from tests.factories import CatalogueModelFactory, PriceFactory, PriceTierFactory
 from tests.support.commands import (
     LEASE,

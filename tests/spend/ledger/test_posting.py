@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from spend.ids import new_id
 from spend.ledger.leases import expire_reservations
-from spend.ledger.ledger import (
+from spend.ledger.posting import Posting, bucket_of
+from spend.ledger.rules import (
     Command,
     DoesNotFit,
     Ended,
@@ -31,10 +32,9 @@ from spend.ledger.ledger import (
     Standing,
     Void,
 )
-from spend.ledger.opening import spent_in
-from spend.ledger.posting import Posting, bucket_of
+from spend.ledger.window_opening import spent_in
 from spend.models import Call, DailyCustomer, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
-from spend.pricing.pricing import Usage
+from spend.pricing.cost import Usage
 from spend.privacy.customers import Customer, InFlightError, erase
 from spend.summaries.daily import catch_up, misfits
 from tests.factories import CatalogueModelFactory, PriceFactory, TenantFactory

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from guard.policy.policy import Policy, limits_of, load
 from spend.ledger.audit import audit
-from spend.ledger.ledger import (
+from spend.ledger.posting import Posting
+from spend.ledger.rules import (
     Book,
     Caller,
     Command,
@@ -30,8 +31,7 @@ from spend.ledger.ledger import (
     WindowKey,
     scopes_of,
 )
-from spend.ledger.opening import key_of, open_windows
-from spend.ledger.posting import Posting
+from spend.ledger.window_opening import key_of, open_windows
 from spend.models import Window
 from spend.sql import Sql, Update
 from tenants.budgets import set_budget

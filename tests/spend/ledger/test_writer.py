@@ -14,8 +14,8 @@ import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
 
-from spend.ledger.ledger import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Command, Ended, Held, LedgerError, NotPending, Record, Reserved, Result, Standing
 from spend.ledger.writer import Writer
 from spend.models import Call, Outcome, Reservation, ReservationState, Rollup, Window
 from tests.support.books import assert_the_books_balance

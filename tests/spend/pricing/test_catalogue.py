@@ -33,8 +33,8 @@ from spend.pricing.operator_prices import (
     change_price,
     price_in_force,
 )
-from spend.pricing.price_list import is_chat_model, listed_models, read_model
-from spend.pricing.prices import load_history
+from spend.pricing.price_list_sync import is_chat_model, listed_models, read_model
+from spend.pricing.rates import load_history
 from tenants.models import Revision
 from tenants.periods import BEGINNING
 from tests.factories import PriceFactory

@@ -28,7 +28,7 @@ from spend.models import (
     Reservation,
     Window,
 )
-from spend.retention.room import PAGES, PAUSE_S, give_back
+from spend.retention.sqlite_space import PAGES, PAUSE_S, give_back
 from tenants.models import Scope
 from tenants.money import TICKS_PER_USD
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, RouteStepFactory

@@ -11,14 +11,14 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from spend.ledger.ledger import Held, NotPending, Reserved
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Held, NotPending, Reserved
 from spend.models import LedgerEntry, RollupMark
-from spend.retention import partitions, retention
+from spend.retention import partitions, removal
 from spend.retention.partitions import DEFAULT, TABLE, Kept, Month, keep_months
-from spend.retention.retention import retain
+from spend.retention.removal import retain
 from spend.summaries.daily import catch_up
-from tests.spend.retention.test_retention import StartServer
+from tests.spend.retention.test_removal import StartServer
 from tests.support.agents import audit as audit_of
 from tests.support.agents import eventually
 from tests.support.books import assert_the_books_balance
@@ -268,8 +268,8 @@ def test_who_is_busy_with_the_ledger_is_not_waited_for(statement: str) -> None:
 @many
 def test_calls_and_retention_meanwhile_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Months are made of a full default partition, and dropped, while calls come and go."""
-    monkeypatch.setattr(retention, "PAUSE_S", 0)
-    monkeypatch.setattr(retention, "STEP", 40)
+    monkeypatch.setattr(removal, "PAUSE_S", 0)
+    monkeypatch.setattr(removal, "STEP", 40)
     made_history(entries=600, tenants=2, days=130)
     is_done = threading.Event()
 

@@ -12,13 +12,13 @@ from django.utils import timezone
 
 from spend.ledger.audit import audit
 from spend.ledger.leases import expire_reservations
-from spend.ledger.ledger import Held, Record, Reserved
 from spend.ledger.posting import Posting
+from spend.ledger.rules import Held, Record, Reserved
 from spend.models import Call, DailyRollup, Outcome, Rollup, RollupMark
 from spend.summaries.daily import catch_up, misfits
 from spend.summaries.reports import GroupBy, Selection, report
 from tests.factories import TenantFactory, UserFactory
-from tests.guard.telemetry.test_metrics import TOKEN, scrape
+from tests.guard.telemetry.test_prometheus import TOKEN, scrape
 from tests.support.agents import audit as audit_of
 from tests.support.books import assert_the_books_balance
 from tests.support.commands import NOON, caller_of, record_of, reserve_of, settle_of

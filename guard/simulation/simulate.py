@@ -1,0 +1,165 @@
+"""A rehearsal: what would happen to a call now, found out without making it.
+
+It goes the way of `guard.chat.flow` as far as one can without spending: the same parser, checks, plan and
+limits, and then the ledger's own `apply`, on copies of the windows that are thrown away.  Nothing is
+written, and no provider is called.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from time import time
+from typing import Any
+
+from django.conf import settings
+
+from guard.chat.endpoints import check_model
+from guard.chat.request.reader import Asked, read_chat
+from guard.http.errors import Forbidden, RateLimited
+from guard.policy import breaker
+from guard.policy.policy import KeyPolicy, Pace, Policy, limits_of, load
+from guard.policy.rate_limits import NOBODY, PerMinute
+from guard.policy.routing import plan
+from guard.providers.failures import demo_stands_in
+from spend.ids import new_id
+from spend.ledger.rules import (
+    Balance,
+    Book,
+    Caller,
+    CallGroup,
+    DoesNotFit,
+    Held,
+    Limit,
+    Offer,
+    Reserve,
+    Standing,
+    TooMany,
+    apply,
+)
+from spend.ledger.window_opening import spent_in
+from spend.models import AUTO, Breaker, Reservation, ReservationState, Window
+from tenants.models import ApiKey, Tenant
+
+Reservable = Held | DoesNotFit | TooMany
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One offer by itself against the windows as they are.
+
+    `max_tokens` is the output it would be held for, None where it does not fit; `why_not` is the ledger's
+    code for that, and `in_the_way` are the limits that it does not fit even one by one.
+    """
+
+    offer: Offer
+    max_tokens: int | None
+    why_not: str
+    in_the_way: tuple[int, ...]
+
+    @property
+    def hold_ticks(self) -> int:
+        return self.offer.hold_ticks(self.offer.max_tokens if self.max_tokens is None else self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was found. `result` is None where no model on the route can be called at all.
+
+    `standings` are those of `limits` before the call; `left_out` names models with why they are not offered.
+    """
+
+    at: datetime
+    asked: Asked
+    wanted: str
+    limits: tuple[Limit, ...]
+    standings: tuple[Standing, ...]
+    verdicts: tuple[Verdict, ...]
+    left_out: tuple[tuple[str, str], ...]
+    result: Reservable | None
+
+
+def rehearse(tenant: Tenant, key: ApiKey, request: Mapping[str, Any], now: datetime) -> Rehearsal:
+    """Of a `request` in the shape of `POST /api/chat`, with one of `tenant`'s keys (an unsaved one is a new one).
+
+    Raises the GuardError that would refuse the call before anything was planned for it.
+    """
+    policy = load()
+    caller_key = KeyPolicy(key.id or 0, policy.tenants[tenant.id], key.expires_at, key.revoked_at, Pace.of(key, tenant))
+    if not tenant.is_active:
+        raise Forbidden("This tenant is disabled.")
+    asked = read_chat({"tenantId": tenant.id, **request})
+    check_model(asked.ask.model, caller_key, policy)
+    refuse_too_many_a_minute(caller_key.pace)
+    return _plan_and_reserve(asked, caller_key, policy, now)
+
+
+def refuse_too_many_a_minute(pace: Pace) -> None:
+    """As `guard.policy.rate_limits.take_turn`, but the call is not counted."""
+    for limit in pace.per_minute:
+        if not PerMinute(limit, time).allow_request(NOBODY, NOBODY):
+            raise RateLimited(f"There were {limit.most:,} calls in the last minute, which is the limit.")
+
+
+def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
+    tenant = key.tenant
+    circuits = breaker.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
+    limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
+    standings = tuple(_standing_of(limit) for limit in limits)
+    wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model
+    planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key())
+    reserve = Reserve(
+        new_id(), _caller(asked, key, wanted), limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight
+    )
+    result = _try(reserve, standings) if planned.offers else None
+    verdicts = tuple(_verdict(replace(reserve, offers=(offer,)), standings) for offer in planned.offers)
+    return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result)
+
+
+def _caller(asked: Asked, key: KeyPolicy, wanted: str) -> Caller:
+    return Caller(new_id(), "", key.tenant.id, key.id, asked.customer, asked.conversation, wanted)
+
+
+def _standing_of(limit: Limit) -> Standing:
+    """A window's balance, or what one would open with that no call has needed yet."""
+    window = Window.objects.filter(**limit.key._asdict()).values_list("spent_ticks", "held_ticks").first()
+    return Standing(*window) if window else Standing(spent_in(limit.key, limit.ends_at), 0)
+
+
+def _try(reserve: Reserve, standings: tuple[Standing, ...]) -> Reservable:
+    """What the ledger would answer now. The book it answers from is made for this, and forgotten."""
+    book = Book(
+        windows={number: Balance(number, *standing) for number, standing in enumerate(standings)},
+        window_ids={limit.key: number for number, limit in enumerate(reserve.limits)},
+        pending={},
+        in_flight={limit.group: _in_flight(limit.group) for limit in reserve.in_flight_limits},
+    )
+    (result,) = apply([reserve], book)
+    assert isinstance(result, Held | DoesNotFit | TooMany)  # noqa: S101
+    return result
+
+
+def _in_flight(group: CallGroup) -> int:
+    pending = Reservation.objects.filter(tenant_id=group.tenant_id, state=ReservationState.PENDING)
+    return (pending if group.key_id is None else pending.filter(key_id=group.key_id)).count()
+
+
+def _verdict(reserve: Reserve, standings: tuple[Standing, ...]) -> Verdict:
+    """Of a reserve with one offer: whether it fits all limits, and if not, which of them it does not fit."""
+    alone = replace(reserve, in_flight_limits=())
+    result, offer = _try(alone, standings), reserve.offers[0]
+    if isinstance(result, Held):
+        return Verdict(offer, result.reserved.max_tokens, "", ())
+    assert isinstance(result, DoesNotFit)  # noqa: S101
+    each = enumerate(zip(alone.limits, standings, strict=True))
+    in_the_way = [
+        number
+        for number, (limit, standing) in each
+        if not isinstance(_try(replace(alone, limits=(limit,)), (standing,)), Held)
+    ]
+    return Verdict(offer, None, result.passed_over[0], tuple(in_the_way))
+
+
+def providers_with_key() -> set[str]:
+    """Whom a call can be sent to; where the demo provider stands in, it does so for all."""
+    keys = {"xai": settings.XAI_API_KEY, "openai": settings.OPENAI_API_KEY}
+    return {*keys, "demo"} if demo_stands_in() else {name for name, key in keys.items() if key}

@@ -1,0 +1,135 @@
+"""Prompts and answers: kept where the tenant asks for it, by a thread of its own from a bounded queue.
+
+A served call only puts what was said into the queue, which takes microseconds and cannot fail.  The
+thread encrypts and stores it, some calls at a time.  What the database does not take is lost, and
+said so in the log, without a word of it: a record to read is worth less than the calls themselves.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from queue import Empty
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from django.db import close_old_connections, connection, transaction
+
+from guard.call import ChatCall
+from guard.policy.policy import TenantPolicy
+from guard.telemetry.bounded_queue import BoundedQueue, size_of
+from guard.telemetry.transcript import body_of
+from spend.models import Call, CallContent
+from spend.privacy.encryption import can_seal, seal
+
+logger = logging.getLogger(__name__)
+
+MOST_QUEUED = 1_000
+MOST_QUEUED_BYTES = 64 * 1024 * 1024
+MOST_AT_ONCE = 100
+POLL_S = 0.2
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    call_id: UUID
+    customer: str
+    conversation: str
+    messages: Any
+    completion: Mapping[str, Any]
+    size: int = 0
+
+    def is_of(self, call: Call) -> bool:
+        """Whether the call's row still names who said it."""
+        return (call.customer, call.conversation) == (self.customer, self.conversation)
+
+
+def keeps_content(tenant: TenantPolicy) -> bool:
+    return tenant.content_days > 0 and can_seal()
+
+
+class Contents:
+    """A worker's thread that stores what was said."""
+
+    def __init__(self) -> None:
+        line = "what was said in %d calls was dropped: its queue is full"
+        self.queue: BoundedQueue[Said] = BoundedQueue(MOST_QUEUED, MOST_QUEUED_BYTES, logger, line)
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="contents", daemon=True)
+
+    def start(self) -> None:
+        if can_seal():
+            self.thread.start()
+
+    def stop(self) -> None:
+        """Store what is queued, for a few seconds at most."""
+        deadline = monotonic() + STOP_S
+        self.stopping.set()
+        if self.thread.is_alive():
+            self.thread.join(max(0.0, deadline - monotonic()))
+        if left := self.queue.qsize():
+            logger.warning("what was said in %d calls was not stored before the stop", left)
+
+    def keep(self, call: ChatCall, completion: Mapping[str, Any]) -> None:
+        """Queue what was said in a served call whose record is written. Neither waits nor raises."""
+        if not keeps_content(call.tenant):
+            return
+        caller, messages = call.caller, call.body.get("messages")
+        size = size_of(messages, completion)
+        self.queue.offer(Said(caller.call_id, caller.customer, caller.conversation, messages, completion, size))
+
+    def _run(self) -> None:
+        try:
+            while not (self.stopping.is_set() and self.queue.empty()):
+                if some := self._next():
+                    _store_safely(some)
+        finally:
+            connection.close()
+
+    def _next(self) -> list[Said]:
+        some: list[Said] = []
+        try:
+            some.append(self.queue.get(timeout=POLL_S))
+            while len(some) < MOST_AT_ONCE:
+                some.append(self.queue.get_nowait())
+        except Empty:
+            pass
+        return some
+
+
+def _store_safely(some: list[Said]) -> None:
+    close_old_connections()
+    try:
+        store(some)
+    except Exception as error:  # noqa: BLE001  only its kind is told: its text may show what was said
+        logger.warning("what was said in %d calls was not stored: %s", len(some), type(error).__name__)
+        connection.close()
+
+
+def store(some: Iterable[Said]) -> None:
+    """Encrypt and store what was said in calls. Raises django.db.Error; then none of it is stored.
+
+    Left out is what the tenant does not keep any more, and what a customer said who was erased
+    meanwhile: the call's row then has another name, or is locked by the erasure, which deletes what
+    was said after it has renamed the calls.
+    """
+    said = {each.call_id: each for each in some}
+    sealed = {call_id: seal(body_of(each.messages, each.completion)) for call_id, each in said.items()}
+    with transaction.atomic():
+        calls = Call.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            pk__in=said, tenant__content_days__gt=0
+        )
+        CallContent.objects.bulk_create(_row(call, sealed[call.id]) for call in calls if said[call.id].is_of(call))
+
+
+def _row(call: Call, body: str) -> CallContent:
+    return CallContent(
+        call_id=call.id,
+        tenant_id=call.tenant_id,
+        customer=call.customer,
+        conversation=call.conversation,
+        at=call.at,
+        body=body,
+    )

@@ -1,0 +1,133 @@
+"""Budgets as they stand: what was used of them, and the state that follows from it.
+
+A state is derived from the window each time it is asked for, never stored.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+
+from django.db.models import F, Q, QuerySet, Sum
+from django.utils import timezone
+
+from spend.ledger.rules import WindowKey
+from spend.ledger.window_opening import spent_in
+from spend.models import Window
+from tenants.budgets import EffectiveBudget, effective_budgets
+from tenants.models import Scope, Tenant
+from tenants.periods import bounds
+
+MOST_TEMPLATE_WINDOWS = 200
+"""Windows of keys, customers and conversations in one answer; a tenant may have very many."""
+
+
+def state_of(limit_ticks: int, soft_ticks: int, hard_ticks: int, spent: int, held: int, can_downgrade: bool) -> str:
+    """`active`, `warned`, `degraded` or `stopped`; all amounts in ticks.
+
+    Holds count towards the soft cap, since they steer the next call, but do not stop a budget: they may
+    come back.
+    """
+    if spent >= hard_ticks:
+        return "stopped"
+    if spent + held >= soft_ticks:
+        return "degraded" if can_downgrade else "warned"
+    return "active"
+
+
+def remaining_ticks(hard_ticks: int, spent_ticks: int, held_ticks: int) -> int:
+    """What the next call's hold may take; never below zero, though an overrun may have passed the cap."""
+    return max(0, hard_ticks - spent_ticks - held_ticks)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A budget with one of its windows."""
+
+    budget: EffectiveBudget
+    window: Window
+    can_downgrade: bool
+
+    @property
+    def scope_id(self) -> str:
+        return self.window.subject or self.window.tenant_id
+
+    @property
+    def remaining_ticks(self) -> int:
+        return remaining_ticks(self.budget.hard_ticks, self.window.spent_ticks, self.window.held_ticks)
+
+    @property
+    def state(self) -> str:
+        budget, window = self.budget, self.window
+        return state_of(
+            limit_ticks=budget.limit_ticks,
+            soft_ticks=budget.soft_ticks,
+            hard_ticks=budget.hard_ticks,
+            spent=window.spent_ticks,
+            held=window.held_ticks,
+            can_downgrade=self.can_downgrade,
+        )
+
+
+@dataclass(frozen=True)
+class Uses:
+    """The windows of a tenant's budgets; `omitted` counts those of keys, customers and so on left out."""
+
+    windows: list[Use]
+    omitted: int
+
+
+def current_uses(tenant: Tenant, now: datetime | None = None) -> Uses:
+    """Every window that bounds the tenant's calls now; the installation's, which others fill too, are not shown.
+
+    A window of the tenant's own scope is there before its first call; one of a key, a customer or a
+    conversation once a call made it, the most used first, `MOST_TEMPLATE_WINDOWS` at most.
+    """
+    now = now or timezone.now()
+    budgets = budgets_in_force(tenant, now)
+    others = _template_windows(tenant, budgets, now)
+    shown = list(others[:MOST_TEMPLATE_WINDOWS])
+    uses = list(_uses(tenant, budgets, [*_own_windows(tenant, budgets, now), *shown]))
+    return Uses(uses, omitted=others.count() - len(shown) if len(shown) == MOST_TEMPLATE_WINDOWS else 0)
+
+
+def every_use(tenant: Tenant, now: datetime) -> Iterator[Use]:
+    """As `current_uses`, and none left out; read as they are asked for."""
+    budgets = budgets_in_force(tenant, now)
+    others = _template_windows(tenant, budgets, now).iterator()
+    return _uses(tenant, budgets, chain(_own_windows(tenant, budgets, now), others))
+
+
+def _uses(tenant: Tenant, budgets: Iterable[EffectiveBudget], windows: Iterable[Window]) -> Iterator[Use]:
+    by_key, can_downgrade = {(each.scope, each.period): each for each in budgets}, bool(tenant.effective_downgrades())
+    return (Use(by_key[window.scope, window.period], window, can_downgrade) for window in windows)
+
+
+def budgets_in_force(tenant: Tenant, now: datetime) -> list[EffectiveBudget]:
+    """The tenant's own budgets, or the default, with the top-ups that run now."""
+    top_up_ticks = tenant.top_ups.running_at(now).aggregate(ticks=Sum("amount_ticks"))["ticks"] or 0
+    return effective_budgets(tenant, tenant.budgets.all(), top_up_ticks)
+
+
+def _own_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: datetime) -> list[Window]:
+    return [_own_window(tenant, budget, now) for budget in budgets if budget.scope == Scope.TENANT]
+
+
+def _own_window(tenant: Tenant, budget: EffectiveBudget, now: datetime) -> Window:
+    """The tenant's window, or, before its first call, the one that call would make."""
+    starts_at, ends_at = bounds(budget.period, tenant.zone, now)
+    key = WindowKey(tenant.id, budget.scope, "", budget.period, starts_at)
+    if window := Window.objects.filter(**key._asdict()).first():
+        return window
+    opening = spent_in(key, ends_at)
+    return Window(**key._asdict(), ends_at=ends_at, opening_ticks=opening, spent_ticks=opening)
+
+
+def _template_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: datetime) -> QuerySet[Window]:
+    matching = Q(pk__in=[])
+    for budget in budgets:
+        if budget.scope != Scope.TENANT:
+            starts_at = bounds(budget.period, tenant.zone, now).starts_at
+            matching |= Q(scope=budget.scope, period=budget.period, starts_at=starts_at)
+    windows = Window.objects.filter(matching, tenant_id=tenant.id)
+    return windows.order_by(-(F("spent_ticks") + F("held_ticks")), "id")

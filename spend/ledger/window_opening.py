@@ -1,0 +1,131 @@
+"""A window's opening: what its scope had already spent in the period when the window was first needed.
+
+A budget made in the middle of a month so counts the month's spend, not only what comes after it.
+Calls that are in flight at that moment join the window with their holds, and end in it, too.
+From then on the ledger counts in it whatever falls in it, whether its budget is there or not (`spend.ledger.posting`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import Q, Subquery, Sum, Value
+from django.db.models.functions import Coalesce
+
+from spend.ledger.rules import OpenWindow, ScopeKey, WindowKey, scopes_of
+from spend.models import ArchivedSpend, LedgerEntry, Reservation, ReservationState, Rollup, Window
+from spend.sql import Insert, Sql, Update
+from tenants.models import Scope
+
+WINDOW_FIELDS = [*WindowKey._fields, "ends_at", "opening_ticks", "spent_ticks", "held_ticks"]
+Ends = Mapping[WindowKey, datetime | None]
+"""Windows, each with the end of its period."""
+
+INSTALLATION = ""
+"""Whose windows count the calls of all tenants."""
+
+
+def open_windows(sql: Sql, ends: Ends, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Make those of the windows that are missing, and bring all of them to what fell in them until now.
+
+    Inside a transaction, which owns the books of these tenants first: nobody holds or settles anything of
+    theirs meanwhile, and whoever does so next finds the windows. Two workers may open one at once: insert or
+    ignore, then sum. A window that another zone gave an earlier end gets the later one.
+    """
+    sql.own_books({key.tenant_id for key in ends})
+    in_flight = _in_flight(ends, using)
+    rows = [(*key, ends[key], 0, 0, 0) for key in sorted(ends)]
+    sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
+    windows = [_lasting(Window.objects.using(using).get(**key._asdict()), ends[key]) for key in ends]
+    sql.lock(Window, ["id"], sorted(window.id for window in windows))
+    _sum_anew(sql, windows, using)
+    _join(sql, windows, in_flight)
+
+
+def _lasting(window: Window, ends_at: datetime | None) -> Window:
+    if window.ends_at and (ends_at is None or ends_at > window.ends_at):
+        window.ends_at = ends_at
+    return window
+
+
+def _sum_anew(sql: Sql, windows: Sequence[Window], using: str) -> None:
+    """What counts against a window stays so; what does not is its opening."""
+    rows = []
+    for window in windows:
+        ticks = spent_in(key_of(window), window.ends_at, using)
+        rows.append((window.id, window.ends_at, window.opening_ticks + ticks - window.spent_ticks, ticks))
+    sql.write(Update(Window, ["ends_at", "opening_ticks", "spent_ticks"], rows))
+
+
+def key_of(window: Window) -> WindowKey:
+    return WindowKey(*(getattr(window, name) for name in WindowKey._fields))
+
+
+def spent_in(key: WindowKey, ends_at: datetime | None, using: str = DEFAULT_DB_ALIAS) -> int:
+    """What fell in a window, in ticks, whatever is removed of it: rollups stay, and no entry of an open period goes.
+
+    Every period begins and ends on the edge of a rollup's bucket.
+    """
+    if key.scope in (Scope.INSTALLATION, Scope.TENANT):
+        rollups = Rollup.objects.using(using).filter(bucket__gte=key.starts_at, **_scope(key))
+        if ends_at is not None:
+            rollups = rollups.filter(bucket__lt=ends_at)
+        return int(rollups.aggregate(ticks=Sum("cost_ticks", default=0))["ticks"])
+    entries = LedgerEntry.objects.using(using).filter(at__gte=key.starts_at, **_scope(key))
+    if ends_at is not None:
+        entries = entries.filter(at__lt=ends_at)
+    # In one statement, which sees one state: what moves from the entries to the archive is counted once.
+    return int(entries.aggregate(ticks=Sum("cost_ticks", default=0) + _archived(key, ends_at))["ticks"])
+
+
+def _archived(key: WindowKey, ends_at: datetime | None) -> Coalesce | Value:
+    if ends_at is not None:
+        return Value(0)
+    archived = ArchivedSpend.objects.filter(tenant_id=key.tenant_id, scope=key.scope, subject=key.subject)
+    return Coalesce(Subquery(archived.values("cost_ticks")), 0)
+
+
+def _scope(key: WindowKey) -> dict[str, Any]:
+    """What an attempt that the window counts has in its fields."""
+    match key.scope:
+        case Scope.INSTALLATION:
+            return {}
+        case Scope.TENANT:
+            return {"tenant_id": key.tenant_id}
+        case Scope.KEY:
+            return {"tenant_id": key.tenant_id, "key_id": int(key.subject)}
+    return {"tenant_id": key.tenant_id, key.scope: key.subject}
+
+
+def _in_flight(ends: Iterable[WindowKey], using: str) -> list[Reservation]:
+    """The pending reservations that any of the windows may count, locked in the order of their ids."""
+    counted = Q()
+    for key in ends:
+        counted |= Q(created_at__gte=key.starts_at, **_scope(key))
+    pending = Reservation.objects.using(using).filter(counted, state=ReservationState.PENDING)
+    return list(pending.select_for_update().order_by("id"))
+
+
+def _join(sql: Sql, windows: Iterable[Window], in_flight: Iterable[Reservation]) -> None:
+    """Count the holds in the windows that do not count them yet."""
+    by_scope: defaultdict[ScopeKey, list[OpenWindow]] = defaultdict(list)
+    for window in windows:
+        key = key_of(window)
+        by_scope[key.scope_key].append(OpenWindow(window.id, key, window.ends_at))
+    joined: defaultdict[int, int] = defaultdict(int)
+    rows = []
+    for hold in in_flight:
+        counting = [window for scope in scopes_of(hold) for window in by_scope.get(scope, ())]
+        new = [each.id for each in counting if each.counts(hold.created_at) and each.id not in hold.window_ids]
+        for window_id in new:
+            joined[window_id] += hold.hold_ticks
+        if new:
+            rows.append((hold.id, orjson.dumps([*hold.window_ids, *new]).decode()))
+    held = sql.lock(Window, ["id", "held_ticks"], sorted(joined))
+    sql.write(
+        Update(Window, ["held_ticks"], [(window_id, ticks + joined[window_id]) for window_id, ticks in held]),
+        Update(Reservation, ["window_ids"], rows),
+    )

@@ -1,0 +1,167 @@
+"""What `manage.py check --deploy` says."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from guard.config.deploy_checks import (
+    check_mail_server,
+    check_provider_keys,
+    check_routes,
+    check_secret_key,
+    check_sqlite,
+)
+from spend.models import CatalogueModel, Price
+from tenants.models import AlertChannel, ChannelKind
+from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory
+from tests.support.server import manage
+
+
+def ids(messages: Iterable[CheckMessage]) -> list[str | None]:
+    return [message.id for message in messages]
+
+
+@pytest.mark.parametrize(("key", "found"), [("insecure", ["guard.E001"]), ("short", ["guard.E001"]), ("x" * 32, [])])
+def test_secret_key(settings: Any, key: str, found: list[str]) -> None:
+    settings.SECRET_KEY = settings.INSECURE_KEY if key == "insecure" else key
+    assert ids(check_secret_key()) == found
+
+
+@pytest.mark.parametrize(
+    ("workers", "hosts", "found"),
+    [
+        (1, ["localhost", "127.0.0.1", "guard.example"], []),
+        (2, ["localhost"], ["guard.W002"]),
+        (1, ["a.example", "b.example"], ["guard.W003"]),
+        (1, ["*"], ["guard.W003"]),
+        (1, [".example.com"], ["guard.W003"]),
+        (1, ["localhost", ".localhost", "guard.example"], []),
+    ],
+)
+def test_sqlite(settings: Any, workers: int, hosts: list[str], found: list[str]) -> None:
+    settings.WORKERS, settings.ALLOWED_HOSTS = workers, hosts
+    assert ids(check_sqlite()) == (found if connection.vendor == "sqlite" else [])
+
+
+@pytest.mark.parametrize(("xai", "openai", "found"), [("", "", ["guard.W004"]), ("x", "", []), ("", "y", [])])
+def test_provider_keys(settings: Any, xai: str, openai: str, found: list[str]) -> None:
+    settings.XAI_API_KEY, settings.OPENAI_API_KEY = xai, openai
+    assert ids(check_provider_keys()) == found
+
+
+@pytest.mark.parametrize(
+    ("debug", "said"), [(True, "the demo provider answers every call"), (False, "no call can be answered")]
+)
+def test_what_no_provider_key_means(settings: Any, debug: bool, said: str) -> None:
+    settings.XAI_API_KEY, settings.OPENAI_API_KEY, settings.DEBUG = "", "", debug
+    (warning,) = check_provider_keys()
+    assert said in warning.msg
+
+
+@pytest.mark.django_db
+def test_email_channels_want_a_mail_server(settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+    AlertChannel.objects.create(kind=ChannelKind.WEBHOOK, target="https://hook.example/")
+    assert check_mail_server() == []
+    AlertChannel.objects.create(kind=ChannelKind.EMAIL, target="ann@example.com")
+    assert ids(check_mail_server()) == ["guard.W010"]
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    assert check_mail_server() == []
+
+
+@pytest.fixture
+def model(settings: Any) -> CatalogueModel:
+    """The one model that the default route leads to."""
+    settings.DEFAULT_ROUTE, settings.DEFAULT_DOWNGRADES = ["only"], []
+    return CatalogueModelFactory.create(id="only")
+
+
+def said() -> str:
+    return "\n".join(f"{message.id} {message.msg}" for message in check_routes())
+
+
+@pytest.mark.django_db
+def test_a_sound_route_is_passed_over(model: CatalogueModel) -> None:
+    RouteStepFactory.create(model=model)
+    assert said() == ""
+
+
+@pytest.mark.django_db
+def test_the_default_route_is_checked(model: CatalogueModel, settings: Any) -> None:
+    settings.DEFAULT_DOWNGRADES = [("*", "nowhere")]
+    assert said() == (
+        "guard.E006 nowhere is not in the catalogue, and is used by the default route: its calls will be refused."
+    )
+
+
+@pytest.mark.django_db
+def test_a_model_without_a_price(model: CatalogueModel) -> None:
+    Price.objects.all().delete()
+    assert "guard.E006 only has no price" in said()
+
+
+@pytest.mark.django_db
+def test_a_price_that_has_not_begun_is_none(model: CatalogueModel) -> None:
+    Price.objects.update(starts_at=timezone.now() + timedelta(hours=1))
+    assert "only has no price" in said()
+
+
+@pytest.mark.django_db
+def test_a_disabled_model_on_a_tenants_route_and_downgrade(model: CatalogueModel) -> None:
+    off = CatalogueModelFactory.create(id="off", is_enabled=False)
+    RouteStepFactory.create(tenant=TenantFactory.create(id="acme"), model=off)
+    DowngradeRuleFactory.create(tenant=TenantFactory.create(id="bakery"), to_model=off)
+    assert "guard.E006 off is disabled, and is used by acme, bakery" in said()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [(-1, "guard.E006 only was shut down"), (0, "guard.W007 only ends on"), (29, "guard.W007 only ends on"), (31, "")],
+)
+def test_a_shutdown(model: CatalogueModel, days: int, found: str) -> None:
+    model.shutdown_on = (timezone.now() + timedelta(days=days)).date()
+    model.save()
+    assert said().startswith(found)
+    assert bool(said()) is bool(found)
+
+
+@pytest.mark.django_db
+def test_a_downgrade_that_saves_nothing(model: CatalogueModel) -> None:
+    dear = CatalogueModelFactory.create(id="dear", price__tier__input_ticks=99_999)
+    DowngradeRuleFactory.create(tenant=TenantFactory.create(id="acme"), from_model=model, to_model=dear)
+    assert "guard.W008 The downgrade from only to dear of acme saves nothing" in said()
+    cheap = CatalogueModelFactory.create(id="cheap", price__tier__output_ticks=1)
+    DowngradeRuleFactory.create(tenant=TenantFactory.create(id="bakery"), from_model=model, to_model=cheap)
+    assert "cheap" not in said()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_before_the_migrations_it_says_so_and_goes_on(model: CatalogueModel) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE tenants_routestep RENAME TO elsewhere")
+    try:
+        assert "guard.W005 The routes were not checked" in said()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE elsewhere RENAME TO tenants_routestep")
+
+
+def test_a_page_over_https_and_no_other_is_to_be_fetched_by_https_again(client: Client) -> None:
+    assert client.get("/login/", secure=True)["Strict-Transport-Security"] == "max-age=3600"
+    assert client.get("/login/", headers={"x-forwarded-proto": "https"})["Strict-Transport-Security"] == "max-age=3600"
+    assert "Strict-Transport-Security" not in client.get("/login/")
+
+
+@pytest.mark.parametrize(("environment", "is_warned"), [({}, False), ({"HSTS_SECONDS": "0"}, True)])
+def test_nothing_of_security_is_left_to_say(environment: dict[str, str], is_warned: bool) -> None:
+    said = manage("check", "--deploy", environment={"DATABASE_URL": "sqlite://:memory:", **environment}).stderr
+    assert "guard.W005" in said
+    assert ("security.W004" in said) == is_warned
+    assert said.count("security.W") == is_warned
