@@ -292,6 +292,6 @@ class CompletionsEndpointSchema(OpenApiViewExtension):  # type: ignore[no-untype
         return documented(self.target_class, COMPLETION_SCHEMA)
 
 
-def documented(view: type, schema: dict[str, Any]) -> type:
+def documented(view: Any, schema: dict[str, Any]) -> type:
     """A view of its own for the document, so that the one that serves does not know of it."""
     return extend_schema_view(post=extend_schema(**schema))(type(view.__name__, (view,), {}))

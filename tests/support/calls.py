@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from guard.chat.flow import ChatCall
+from guard.call import ChatCall
 from guard.policy.policy import TenantPolicy
 from guard.policy.routing import Ask
-from guard.telemetry.trace import Attempt
+from guard.telemetry.attempt import Attempt
 from spend.ids import new_id
 from spend.ledger.rules import Bill, Caller, Offer, Record, Reserved
 from spend.models import Outcome, Route

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from itertools import islice
 
+from guard.call import ChatCall
 from guard.chat.billing import read_bill
-from guard.chat.flow import ChatCall, Story, note_offers
+from guard.chat.flow import Story, note_offers
 from guard.policy.policy import KeyPolicy, Policy, limits_of, load
 from guard.policy.routing import Ask, plan
 from guard.telemetry.trace import Trace

@@ -13,12 +13,12 @@ from guard.chat.request.field_checks import (
     identifier,
     one_of_kinds,
     only,
-    refuse,
     refused,
     text,
     with_a,
 )
 from guard.chat.request.parameters import CACHE_HINT, CACHE_LIFETIME, without_hints
+from guard.http.errors import refuse
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 MOST_MESSAGES = 2048

@@ -23,7 +23,6 @@ from guard.chat.request.field_checks import (
     number,
     one_of_kinds,
     only,
-    refuse,
     refused,
     text,
     tokens,
@@ -31,6 +30,7 @@ from guard.chat.request.field_checks import (
     whole_number,
     with_a,
 )
+from guard.http.errors import refuse
 
 MOST_CHOICES = 128
 # The one lifetime whose price the catalogue knows; writing to the cache is in the hold.

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unicodedata import normalize
 
-from guard.chat.request.field_checks import Check, anything, check_fields, identifier, refuse, tokens, true_or_false
+from guard.chat.request.field_checks import Check, anything, check_fields, identifier, tokens, true_or_false
 from guard.chat.request.messages import as_sent, check_messages, count_images, taken_back, without_images
 from guard.chat.request.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
+from guard.http.errors import refuse
 from guard.policy.adapt import needs_of
 from guard.policy.routing import Ask
 from spend.models import AUTO

@@ -8,7 +8,8 @@ import pytest
 from django.db import Error, connection
 from django.utils import timezone
 
-from guard.chat.flow import ChatCall, first_to_serve
+from guard.call import ChatCall
+from guard.chat.flow import first_to_serve
 from guard.http.errors import LedgerUnavailable
 from guard.policy.routing import Ask
 from guard.providers.client import Provider

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.http.sse import BOM, DONE, MOST_BYTES, Event, Splitter, encode, parse_event, to_json
+from guard.providers.failures import is_error
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -117,8 +118,8 @@ def test_an_event_without_an_end_is_garbage_before_it_fills_the_memory() -> None
 
 
 @pytest.mark.parametrize(
-    ("chunk", "is_error"),
+    ("chunk", "is_one"),
     [({"error": {"message": "m"}}, True), ({"error": "m"}, True), ({"error": None}, False), ({}, False)],
 )
-def test_errors_are_told_apart(chunk: dict[str, object], is_error: bool) -> None:
-    assert is_error(parse_event(b"data: " + orjson.dumps(chunk)).chunk) is is_error
+def test_errors_are_told_apart(chunk: dict[str, object], is_one: bool) -> None:
+    assert is_error(parse_event(b"data: " + orjson.dumps(chunk)).chunk) is is_one

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from responses import RequestsMock
 
-from guard.chat.flow import ChatCall
+from guard.call import ChatCall
 from guard.http.sse import encode
 from guard.telemetry.helicone import MOST_QUEUED, Helicone, body_of, log_of
 from guard.telemetry.trace import Telemetry

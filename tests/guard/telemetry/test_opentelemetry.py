@@ -12,9 +12,10 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from guard.http.request_ids import context_of
 from guard.providers.failures import Failed, ProviderError, Rejected
 from guard.telemetry.otel import STOP_S, OpenTelemetry
-from guard.telemetry.trace import NOTHING, Telemetry, Trace, WatchedTrace, context_of, is_exporting
+from guard.telemetry.trace import NOTHING, Telemetry, Trace, WatchedTrace, is_exporting
 from spend.models import Outcome
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.calls import OFFER, attempt_of, chat_call, record_of

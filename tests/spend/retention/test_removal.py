@@ -48,9 +48,10 @@ from spend.models import (
 )
 from spend.privacy.customers import Customer, erase, export
 from spend.retention import removal
-from spend.retention.removal import RemovedError, cut_of, removed_before, retain
+from spend.retention.removal import cut_of, retain
 from spend.sql import Sql
 from spend.summaries.daily import MarkMovedError, catch_up, misfits, rebuild
+from spend.summaries.removed import RemovedError, removed_before
 from tenants.models import Scope, Tenant
 from tenants.money import usd_string
 from tenants.periods import BEGINNING, Period, bounds
