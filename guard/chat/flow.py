@@ -52,6 +52,7 @@ from guard.providers.failures import ContentRefused, Failed, Rejected
 from guard.telemetry.trace import Trace
 from guard.worker.runtime import Runtime
 from spend.capabilities import Capabilities, Lesson, LessonKind, with_lessons
+from spend.codes import FailureCode, StepCode, Worded
 from spend.ids import new_id
 from spend.ledger.rules import (
     Bill,
@@ -89,7 +90,14 @@ MOST_TURNS = 4
 RETRY_AFTER_FAILURE_S = 5
 RETRY_AFTER_MENDING_S = 60
 LASTING = frozenset(
-    {"unknown_model", "model_disabled", "shut_down", "no_price", "images_not_priced", "no_provider_key"}
+    {
+        StepCode.UNKNOWN_MODEL,
+        StepCode.MODEL_DISABLED,
+        StepCode.SHUT_DOWN,
+        StepCode.NO_PRICE,
+        StepCode.IMAGES_NOT_PRICED,
+        StepCode.NO_PROVIDER_KEY,
+    }
 )
 """Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""
 
@@ -111,7 +119,7 @@ class Story:
     started: float = field(default_factory=monotonic)
     started_at: datetime = field(default_factory=timezone.now)
     steps: list[dict[str, Any]] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, FailureCode] = field(default_factory=dict)
     refused: dict[str, InvalidRequest] = field(default_factory=dict)
     """What each model that refused the request said of it."""
     learned: dict[str, tuple[Lesson, ...]] = field(default_factory=dict)
@@ -128,7 +136,7 @@ class Story:
     sent: "Hold | None" = None
     """The last hold under which a provider was called."""
 
-    def note(self, model: str, decision: str, **facts: Any) -> None:
+    def note(self, model: str, decision: StepCode, **facts: Any) -> None:
         self.steps.append({"model": model, "decision": decision, **facts})
 
     def note_left_out(self, planned: Plan) -> None:
@@ -241,7 +249,7 @@ async def bill_of(raw_usage: Any, texts: Sequence[str], sent: Sent, reserved: Re
     """Like `guard.chat.billing.bill_of`; operators are told what could not be believed."""
     bill, impossible = await billing.bill_of(raw_usage, texts, sent, reserved, story.duration_ms)
     if impossible:
-        story.note(reserved.offer.model, "usage_not_believed", **impossible)
+        story.note(reserved.offer.model, StepCode.USAGE_NOT_BELIEVED, **impossible)
         logger.warning("%s: figures of its provider's usage are impossible: %s", reserved.offer.model, impossible)
     return bill
 
@@ -277,7 +285,9 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
             except (GuardError, LedgerError):  # its hold has ended, or will
                 raise
             except Exception:
-                await end_unserved(hold, "internal_error", None if story.sent is hold else False, story, runtime)
+                await end_unserved(
+                    hold, FailureCode.INTERNAL_ERROR, None if story.sent is hold else False, story, runtime
+                )
                 raise
     except Exception as error:
         record = story.record(*outcome_of(error), story.charged)
@@ -338,7 +348,7 @@ async def reserve(story: Story, runtime: Runtime) -> Hold:
         if isinstance(result, Held):
             story.note_left_out(planned)
             note_offers(story, planned.offers, result.passed_over)
-            story.note(result.reserved.offer.model, "held", hold_ticks=result.reserved.hold_ticks)
+            story.note(result.reserved.offer.model, StepCode.HELD, hold_ticks=result.reserved.hold_ticks)
             return Hold(result.reserved, limits, result.standings)
         if isinstance(result, TooMany):
             raise RateLimited(f"{result.limit.most:,} calls are in flight, which is the limit.", retry_after_s=1)
@@ -357,7 +367,7 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
     resting_s = runtime.rests.by_model()
     planned = plan(
         call.ask, call.tenant, runtime.policy, now, failed=story.failed, again=story.refused,
-        spared={**runtime.open_circuits(call.tenant.id), **dict.fromkeys(resting_s, "rate_limited")},
+        spared={**runtime.open_circuits(call.tenant.id), **dict.fromkeys(resting_s, StepCode.RATE_LIMITED)},
         providers=runtime.providers.by_name, lengths=runtime.lengths.known, last=story.last,
     )  # fmt: skip
     if not planned.offers:
@@ -369,16 +379,20 @@ def plan_attempt(story: Story, runtime: Runtime, now: datetime) -> Plan:
 
 
 UNFIT = {
-    "no_tools": ("tools", "can call functions as this request wants it"),
-    "no_json_schema": ("response_format", "answers by a JSON schema"),
-    "no_images": ("messages", "takes pictures"),
-    "no_choices": ("n", "gives several choices"),
+    StepCode.NO_TOOLS: ("tools", "can call functions as this request wants it"),
+    StepCode.NO_JSON_SCHEMA: ("response_format", "answers by a JSON schema"),
+    StepCode.NO_IMAGES: ("messages", "takes pictures"),
+    StepCode.NO_CHOICES: ("n", "gives several choices"),
 }
 """What of the request no model can serve, where that is why: its field, and what none does."""
 
 
 def no_offer(
-    reasons: list[tuple[str, str]], refused: Mapping[str, InvalidRequest], *, is_charged: bool, rest_s: float = 0
+    reasons: list[tuple[str, Worded]],
+    refused: Mapping[str, InvalidRequest],
+    *,
+    is_charged: bool,
+    rest_s: float = 0,
 ) -> GuardError:
     """Of the (model, code) of every model on the route: whose it is to mend, and whether to come again for it.
 
@@ -386,15 +400,16 @@ def no_offer(
     """
     codes = {code for _, code in reasons}
     attempts = [{"model": model, "code": code} for model, code in reasons]
-    if refused and codes <= LASTING | UNFIT.keys() | {"rejected"}:
+    if refused and codes <= LASTING | UNFIT.keys() | {FailureCode.REJECTED}:
         return next(iter(refused.values()))
-    if unfit := [code for _, code in reasons if code in UNFIT and codes <= LASTING | UNFIT.keys()]:
-        param, what = UNFIT[unfit[0]]
+    unfit = [UNFIT[code] for _, code in reasons if isinstance(code, StepCode) and code in UNFIT]
+    if unfit and codes <= LASTING | UNFIT.keys():
+        param, what = unfit[0]
         return InvalidRequest(f"{param}: no model on the route {what}.", param=param)
     if not codes <= LASTING:
         message = CHARGED if is_charged else None
         return AllModelsFailed(message, retry_after_s=ceil(rest_s) or RETRY_AFTER_FAILURE_S, attempts=attempts)
-    if "images_not_priced" in codes:
+    if StepCode.IMAGES_NOT_PRICED in codes:
         return InvalidRequest("messages: no model on the route has a price for pictures.", param="messages")
     return AllModelsFailed(
         "No model on the route can be called until an operator changes that.",
@@ -404,7 +419,7 @@ def no_offer(
     )
 
 
-def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[str, ...]) -> None:
+def note_offers(story: Story, offers: tuple[Offer, ...], passed_over: tuple[StepCode, ...]) -> None:
     for offer, why in zip(offers, passed_over, strict=False):
         story.note(offer.model, why, hold_ticks=offer.hold_ticks(offer.max_tokens))
 
@@ -419,7 +434,7 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
     for limit in binding:  # which `spend.alerts.detection` reads: whose budget it was, and under which bounds
         scope, period, starts_at = limit.key.scope, limit.key.period, limit.key.starts_at.isoformat()
         bounds = {"limit_ticks": limit.limit_ticks, "hard_ticks": limit.hard_ticks}
-        story.note("", "refused", scope=scope, period=period, starts_at=starts_at, **bounds)
+        story.note("", StepCode.REFUSED, scope=scope, period=period, starts_at=starts_at, **bounds)
     status = refusing(limits, result.standings, result.binding, can_downgrade=bool(tenant.downgrades))
     # Several may bind, and all of them must turn over; a budget in total never does.
     ends = [limit.ends_at for limit in binding]
@@ -432,7 +447,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
     offer = hold.reserved.offer
     state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now(), story.call.tenant.id)
     if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
-        raise Failed("circuit_open")
+        raise Failed(FailureCode.CIRCUIT_OPEN)
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
     story.adapted = made_fit(story, model, chosen=story.call.ask.model != offer.model)
     payload = {
@@ -441,7 +456,7 @@ async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]
         "max_completion_tokens": hold.reserved.max_tokens,
     }
     if story.adapted.names:
-        story.note(offer.model, "adapted", parameters=", ".join(story.adapted.names))
+        story.note(offer.model, StepCode.ADAPTED, parameters=", ".join(story.adapted.names))
     with story.trace.sending(hold.reserved, payload):
         story.sent = hold
         affine = affinity.headers_for(offer.provider, story.call.caller, story.call.body)
@@ -483,10 +498,10 @@ async def turn_to_another(hold: Hold, rejection: Rejected, story: Story, runtime
     if is_callers(model.id, lessons, story):
         raise refusal
     story.refused[model.id] = refusal
-    story.note(model.id, "rejected", parameter=rejection.param or "")
+    story.note(model.id, StepCode.REJECTED, parameter=rejection.param or "")
     story.learned[model.id] = (*story.learned.get(model.id, ()), *lessons)
     if made_fit(story, model, chosen=model.id != call.ask.model).body == story.adapted.body:
-        story.failed[model.id] = "rejected"  # it would refuse it again
+        story.failed[model.id] = FailureCode.REJECTED  # it would refuse it again
 
 
 def is_callers(model_id: str, lessons: tuple[Lesson, ...], story: Story) -> bool:
@@ -510,11 +525,11 @@ async def give_up(hold: Hold, failure: Failed, story: Story, runtime: Runtime) -
     """End a failed attempt's hold, and remember not to try its model again for this call."""
     model = hold.reserved.offer.model
     story.failed[model] = failure.code
-    story.note(model, "failed", code=failure.code)
+    story.note(model, StepCode.FAILED, code=failure.code)
     if failure.is_throttled:
         runtime.rests.note(model, failure.retry_after_s)
         story.retry_after_s = max(story.retry_after_s, failure.retry_after_s or 0)
-    elif failure.code != "circuit_open":
+    elif failure.code != FailureCode.CIRCUIT_OPEN:
         await runtime.record_failure(hold.reserved, failure.code)
     await end_unserved(hold, failure.code, failure.billed, story, runtime)
 
@@ -543,7 +558,7 @@ async def settle(hold: Hold, bill: Bill, completion: Mapping[str, Any], story: S
     reserved, tenant = hold.reserved, story.call.tenant
     known_cost_ticks = reserved.hold_ticks if bill.cost_ticks is None else bill.cost_ticks
     story.cost_ticks += known_cost_ticks
-    story.note(reserved.offer.model, "served", cost_ticks=known_cost_ticks)
+    story.note(reserved.offer.model, StepCode.SERVED, cost_ticks=known_cost_ticks)
     budget = hold.status_after(known_cost_ticks, tenant)
     served, request_id = reserved.offer, story.call.caller.request_id
     answer = Answer(

@@ -22,6 +22,7 @@ from guard.http.sse import Event, Splitter, encode
 from guard.providers.failures import Failed
 from guard.telemetry.content_capture import keeps_content
 from guard.worker.runtime import Runtime
+from spend.codes import FailureCode, StepCode
 from spend.ledger.rules import Bill, LedgerError
 
 SOURCES = ("annotations", "citations", "search_results", "sources")
@@ -134,7 +135,7 @@ class Relay:
                 if self.is_finished:
                     self.opened.stream.expect_end(has_usage=self.tally.has_last_usage)
             if not self.is_finished:
-                raise Failed("connection_failed", billed=None)
+                raise Failed(FailureCode.CONNECTION_FAILED, billed=None)
         except Failed as failure:
             if not self.is_finished:
                 yield await self._break_off(failure)
@@ -176,7 +177,7 @@ class Relay:
         """Settle what came of it. The headers have gone, so the client is told by an event, which its SDK raises."""
         story = self.opened.story
         story.failed[self.model] = failure.code
-        story.note(self.model, "broke_off", code=failure.code)
+        story.note(self.model, StepCode.BROKE_OFF, code=failure.code)
         self.billed_nothing = failure.billed is False and not self.tally.has_begun
         await self.aclose()
         await self.runtime.record_failure(self.opened.hold.reserved, failure.code)

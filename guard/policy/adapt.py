@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any
 
 from spend.capabilities import EFFORTS, IMAGES, JSON_SCHEMA, NO_REASONING, Capabilities, Lesson, LessonKind
+from spend.codes import StepCode
 
 FLAVOUR = frozenset(
     {
@@ -29,17 +30,17 @@ FLAVOUR = frozenset(
 """Parameters without which an answer is still one to this request."""
 
 MEANINGS = {
-    "tools": "no_tools",
-    "functions": "no_tools",
-    "tool_choice": "no_tools",
-    "function_call": "no_tools",
-    "parallel_tool_calls": "no_tools",
-    JSON_SCHEMA: "no_json_schema",
-    "response_format": "no_json_schema",
-    IMAGES: "no_images",
-    "n": "no_choices",
-    "logprobs": "no_logprobs",
-    "top_logprobs": "no_logprobs",
+    "tools": StepCode.NO_TOOLS,
+    "functions": StepCode.NO_TOOLS,
+    "tool_choice": StepCode.NO_TOOLS,
+    "function_call": StepCode.NO_TOOLS,
+    "parallel_tool_calls": StepCode.NO_TOOLS,
+    JSON_SCHEMA: StepCode.NO_JSON_SCHEMA,
+    "response_format": StepCode.NO_JSON_SCHEMA,
+    IMAGES: StepCode.NO_IMAGES,
+    "n": StepCode.NO_CHOICES,
+    "logprobs": StepCode.NO_LOGPROBS,
+    "top_logprobs": StepCode.NO_LOGPROBS,
 }
 """What a model that refuses it cannot serve, and the code for why it is passed over."""
 
@@ -70,7 +71,7 @@ def needs_of(body: Mapping[str, Any], images: int) -> frozenset[str]:
     return frozenset(needs | {IMAGES} if images else needs)
 
 
-def unfit(needs: frozenset[str], effort: str, known: Capabilities) -> str | None:
+def unfit(needs: frozenset[str], effort: str, known: Capabilities) -> StepCode | None:
     """The code for why a model of these capabilities cannot serve such a request, or None where it can."""
     if not needs:
         return None

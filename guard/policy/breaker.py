@@ -18,12 +18,15 @@ from enum import StrEnum
 
 from django.db.models import F, Q
 
+from spend.codes import FailureCode, StepCode
 from spend.models import Breaker
 
 FAILURES_TO_OPEN = 5
 OPEN_S = 60
 PROBES = 3
-TENANTS_OWN = frozenset({"bad_answer", "error_within_answer", "server_error", "timeout"})
+TENANTS_OWN = frozenset(
+    {FailureCode.BAD_ANSWER, FailureCode.ERROR_WITHIN_ANSWER, FailureCode.SERVER_ERROR, FailureCode.TIMEOUT}
+)
 """Failures that a single prompt can cause."""
 
 
@@ -44,10 +47,10 @@ def _is_of_another(breaker: Breaker, tenant_id: str | None) -> bool:
     return tenant_id is not None and breaker.only_tenant_id not in ("", tenant_id)
 
 
-def open_circuits(breakers: Mapping[str, Breaker], now: datetime, tenant_id: str) -> dict[str, str]:
+def open_circuits(breakers: Mapping[str, Breaker], now: datetime, tenant_id: str) -> dict[str, StepCode]:
     """The models that are spared for this tenant, each with the code for why."""
     is_open = (model for model, breaker in breakers.items() if state_of(breaker, now, tenant_id) is State.OPEN)
-    return dict.fromkeys(is_open, "circuit_open")
+    return dict.fromkeys(is_open, StepCode.CIRCUIT_OPEN)
 
 
 def needs_success(breaker: Breaker | None) -> bool:

@@ -21,6 +21,7 @@ from guard.policy.adapt import effort_for, unfit
 from guard.policy.last_served import LastServed
 from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
 from spend.capabilities import NO_REASONING
+from spend.codes import StepCode
 from spend.ledger.rules import Offer
 from spend.models import AUTO, Route, is_shut_down
 from spend.pricing.cost import PriceList, Usage, WorstCase, cost_ticks, worst_case
@@ -65,7 +66,7 @@ class Ask:
     """Whether there is an answer in it already."""
 
 
-RELUCTANT = frozenset({"no_logprobs", "too_long"})
+RELUCTANT = frozenset({StepCode.NO_LOGPROBS, StepCode.TOO_LONG})
 """Why a model serves only where no other does: it can leave these out, or may turn out to have room after all."""
 
 
@@ -89,7 +90,7 @@ class Plan:
     """The offers in order, and the models that were left out, with why."""
 
     offers: tuple[Offer, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, StepCode], ...]
 
 
 def plan(
@@ -100,7 +101,7 @@ def plan(
     *,
     failed: Collection[str] = (),
     again: Collection[str] = (),
-    spared: Mapping[str, str] = NOTHING,
+    spared: Mapping[str, StepCode] = NOTHING,
     providers: Collection[str] | None = None,
     lengths: Lengths = NOTHING,
     last: LastServed | None = None,
@@ -116,12 +117,12 @@ def plan(
     order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
     candidates: dict[str, Candidate] = {}
     reluctant: dict[str, Candidate] = {}
-    left_out: list[tuple[str, str]] = []
+    left_out: list[tuple[str, StepCode]] = []
     for name in order:
         candidate = _candidate(name, ask, tenant, policy, now, lengths, last)
         if name in failed:
             continue
-        why = candidate if isinstance(candidate, str) else _why_not(candidate, ask, wanted, spared, providers)
+        why = candidate if isinstance(candidate, StepCode) else _why_not(candidate, ask, wanted, spared, providers)
         if why:
             left_out.append((name, why))
         if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
@@ -129,16 +130,16 @@ def plan(
     keeps = last if ask.model == AUTO else None
     offers = _offers(wanted, order, candidates or reluctant, tenant, keeps)
     if offers and keeps and offers[0].model == keeps.model != wanted and wanted in candidates:
-        left_out.append((wanted, "conversation_kept"))
+        left_out.append((wanted, StepCode.CONVERSATION_KEPT))
     return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
 
 
 def _why_not(
-    candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, str], providers: Collection[str] | None
-) -> str | None:
+    candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, StepCode], providers: Collection[str] | None
+) -> StepCode | None:
     model = candidate.model
     if providers is not None and model.provider not in providers:
-        return "no_provider_key"
+        return StepCode.NO_PROVIDER_KEY
     if why := spared.get(model.id):
         return why
     if model.id == ask.model:  # its own word counts, and goes to the caller
@@ -147,9 +148,9 @@ def _why_not(
     if why := unfit(ask.needs, ask.effort, known):
         return why
     if model.id != wanted and candidate.thinking_tokens > candidate.max_tokens:
-        return "thinks_longer"
+        return StepCode.THINKS_LONGER
     contexts = [tokens for tokens in (model.context_tokens, known.context_tokens) if tokens]
-    return "too_long" if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
+    return StepCode.TOO_LONG if contexts and ask.input_tokens // BYTES_PER_TOKEN > min(contexts) else None
 
 
 def _offers(
@@ -202,17 +203,17 @@ def _candidate(
     now: datetime,
     lengths: Lengths,
     last: LastServed | None,
-) -> Candidate | str:
+) -> Candidate | StepCode:
     """The model priced for this call, or why it cannot serve."""
     model = policy.models.get(name)
     if model is None or not model.is_enabled:
-        return "unknown_model" if model is None else "model_disabled"
+        return StepCode.UNKNOWN_MODEL if model is None else StepCode.MODEL_DISABLED
     if is_shut_down(model.shutdown_on, now):
-        return "shut_down"
+        return StepCode.SHUT_DOWN
     if (price := model.price_at(now)) is None:
-        return "no_price"
+        return StepCode.NO_PRICE
     if ask.images and model.image_allowance_tokens is None:
-        return "images_not_priced"
+        return StepCode.IMAGES_NOT_PRICED
     worst = worst_case(
         price,
         input_tokens=_bound_input(ask, model),

@@ -33,6 +33,7 @@ from guard.providers.failures import (
     meaning_of_status,
 )
 from guard.providers.stream_shapes import completion_of, events_of
+from spend.codes import FailureCode
 
 CONNECTIONS = 4096
 CONNECT_TIMEOUT_S = 10.0
@@ -210,11 +211,11 @@ class ProviderStream:
             if any(event.is_done for event in events):
                 break
         if not self.has_begun:  # nothing was said: at most that somebody is there
-            raise Failed("bad_answer", billed=False if self.first else None)
+            raise Failed(FailureCode.BAD_ANSWER, billed=False if self.first else None)
 
     def _meaning_of(self, event: Event) -> ProviderError:
         if event.is_garbage or event.chunk is None:
-            return Failed("bad_answer", billed=None)
+            return Failed(FailureCode.BAD_ANSWER, billed=None)
         meaning = meaning_of_error_within(event.chunk)
         if self.is_opened:  # too late to send the call elsewhere, or to call it the caller's error
             return Failed(meaning.code, billed=None if self.has_begun else False)
@@ -278,14 +279,14 @@ async def _rest_of(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
     async for piece in pieces:
         rest += piece
         if len(rest) > most_bytes:
-            raise Failed("bad_answer", billed=None)
+            raise Failed(FailureCode.BAD_ANSWER, billed=None)
     return rest
 
 
 def completion_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
     """The chat completion in an answer with status 200, streamed or not. Raises Rejected or Failed."""
     if is_page(headers, content):
-        raise Failed("answered_with_page")
+        raise Failed(FailureCode.ANSWERED_WITH_PAGE)
     try:
         answer = orjson.loads(content.strip(BLANK))
     except ValueError:
@@ -293,7 +294,7 @@ def completion_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
     if is_error(answer) and not answer.get("choices"):
         raise meaning_of_error_within(answer)
     if not _is_completion(answer):
-        raise Failed("bad_answer", billed=None)
+        raise Failed(FailureCode.BAD_ANSWER, billed=None)
     return cast(dict[str, Any], answer)
 
 
@@ -302,7 +303,7 @@ def _completion_of_stream(content: bytes) -> dict[str, Any] | None:
     splitter = Splitter()
     events = [*splitter.feed(content), *splitter.end()]
     if events and all(event.chunk is None and not event.is_garbage for event in events):
-        raise Failed("bad_answer", billed=False)
+        raise Failed(FailureCode.BAD_ANSWER, billed=False)
     if (first := next((event for event in events if event.chunk is not None), None)) and is_error(first.chunk):
         raise meaning_of_error_within(first.chunk or {})
     return completion_of(takewhile(_is_sound, events))
@@ -343,8 +344,11 @@ def _meaning_of(error: BaseException) -> ProviderError:
     if isinstance(error, openai.APIConnectionError):
         return _connection_error(error)
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return Failed("timeout", billed=None)
-    return Failed("connection_failed" if isinstance(error, httpx2.TransportError) else "bad_answer", billed=None)
+        return Failed(FailureCode.TIMEOUT, billed=None)
+    return Failed(
+        FailureCode.CONNECTION_FAILED if isinstance(error, httpx2.TransportError) else FailureCode.BAD_ANSWER,
+        billed=None,
+    )
 
 
 def _connection_error(error: openai.APIConnectionError) -> Failed:
@@ -354,7 +358,7 @@ def _connection_error(error: openai.APIConnectionError) -> Failed:
     """
     root = error.__cause__ and error.__cause__.__cause__
     never_sent = isinstance(root, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    code = "timeout" if isinstance(root, aiohttp.ServerTimeoutError) else "connection_failed"
+    code = FailureCode.TIMEOUT if isinstance(root, aiohttp.ServerTimeoutError) else FailureCode.CONNECTION_FAILED
     return Failed(code, billed=False if never_sent else None)
 
 
@@ -376,7 +380,7 @@ class Providers:
         try:
             return self.by_name[name]
         except KeyError:
-            raise Failed("no_provider_key") from None
+            raise Failed(FailureCode.NO_PROVIDER_KEY) from None
 
     async def close(self) -> None:
         for provider in self.by_name.values():

@@ -22,16 +22,18 @@ from typing import Any
 import orjson
 from django.conf import settings
 
+from spend.codes import FailureCode
+
 CALLERS_ERRORS = {400, 413, 415, 422}
 FAILURE_CODES = {
-    401: "provider_refused_key",
-    402: "provider_out_of_money",
-    403: "provider_refused_key",
-    404: "model_not_found",
-    408: "timeout",
-    429: "rate_limited",
-    504: "timeout",
-    524: "timeout",
+    401: FailureCode.PROVIDER_REFUSED_KEY,
+    402: FailureCode.PROVIDER_OUT_OF_MONEY,
+    403: FailureCode.PROVIDER_REFUSED_KEY,
+    404: FailureCode.MODEL_NOT_FOUND,
+    408: FailureCode.TIMEOUT,
+    429: FailureCode.RATE_LIMITED,
+    504: FailureCode.TIMEOUT,
+    524: FailureCode.TIMEOUT,
 }
 GAVE_UP_WAITING = {408, 504, 524}
 """Somebody on the way did, while the model may have answered, and billed."""
@@ -68,13 +70,13 @@ STATUSES_OF_TYPES = {
 class ProviderError(Exception):
     """Something went wrong at the provider; `code` is what the call's story says of it."""
 
-    code: str
+    code: FailureCode
 
 
 class Rejected(ProviderError):
     """The provider's own words for what is wrong with the request, and the field it names."""
 
-    code = "rejected"
+    code = FailureCode.REJECTED
 
     def __init__(self, message: str, param: str | None = None, refusal: str | None = None) -> None:
         """`refusal` is the provider's code for why, such as unsupported_parameter."""
@@ -84,11 +86,11 @@ class Rejected(ProviderError):
 
 
 class ContentRefused(Rejected):
-    code = "content_filter"
+    code = FailureCode.CONTENT_FILTER
 
 
 class Failed(ProviderError):
-    def __init__(self, code: str, *, billed: bool | None = False, retry_after_s: float | None = None) -> None:
+    def __init__(self, code: FailureCode, *, billed: bool | None = False, retry_after_s: float | None = None) -> None:
         super().__init__(code)
         self.code = code
         self.billed = billed
@@ -96,7 +98,7 @@ class Failed(ProviderError):
 
     @property
     def is_throttled(self) -> bool:
-        return self.code == "rate_limited"
+        return self.code == FailureCode.RATE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,9 @@ def words_of_error(body: Any) -> ErrorWords:
 def meaning_of_status(status: int, headers: Mapping[str, str], content: bytes, now: datetime) -> ProviderError:
     """What an answer of this status means, 2xx aside."""
     if status < 400:
-        return Failed("redirected")
+        return Failed(FailureCode.REDIRECTED)
     if status in PAGES_INSTEAD and is_page(headers, content):
-        return Failed("answered_with_page")
+        return Failed(FailureCode.ANSWERED_WITH_PAGE)
     try:
         words = words_of_error(orjson.loads(content))
     except ValueError:
@@ -163,14 +165,14 @@ def meaning_of_error_within(body: Mapping[str, Any]) -> ProviderError:
     words = words_of_error(body)
     meaning = meaning_of_words(words.status, words)
     is_callers = isinstance(meaning, Rejected) and not isinstance(meaning, ContentRefused)
-    return Failed("error_within_answer") if is_callers else meaning
+    return Failed(FailureCode.ERROR_WITHIN_ANSWER) if is_callers else meaning
 
 
 def meaning_of_words(status: int, words: ErrorWords, retry_after_s: float | None = None) -> ProviderError:
     if words.names & CONTENT_CODES or (status in CONTENT_STATUSES and CONTENT_WORDS.search(words.message)):
         return ContentRefused(words.message or "The provider refused the content of this request.", words.param)
     if words.names & MONEY_CODES or (status in MONEY_STATUSES and MONEY_WORDS.search(words.message)):
-        return Failed("provider_out_of_money")
+        return Failed(FailureCode.PROVIDER_OUT_OF_MONEY)
     # xAI answers 400, not 401, to a key that it does not know.
     if status == 400 and "api key" in words.message.lower():
         return Failed(FAILURE_CODES[401])
@@ -178,7 +180,7 @@ def meaning_of_words(status: int, words: ErrorWords, retry_after_s: float | None
         refusal = words.code if isinstance(words.code, str) else None
         return Rejected(words.message or "The provider rejected the request.", words.param, refusal)
     billed = None if status in GAVE_UP_WAITING else False
-    return Failed(FAILURE_CODES.get(status, "server_error"), billed=billed, retry_after_s=retry_after_s)
+    return Failed(FAILURE_CODES.get(status, FailureCode.SERVER_ERROR), billed=billed, retry_after_s=retry_after_s)
 
 
 def is_page(headers: Mapping[str, str], content: bytes) -> bool:

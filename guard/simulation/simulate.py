@@ -21,6 +21,7 @@ from guard.policy.policy import KeyPolicy, Pace, Policy, limits_of, load
 from guard.policy.rate_limits import NOBODY, PerMinute
 from guard.policy.routing import plan
 from guard.providers.failures import demo_stands_in
+from spend.codes import StepCode
 from spend.ids import new_id
 from spend.ledger.rules import (
     Balance,
@@ -53,7 +54,7 @@ class Verdict:
 
     offer: Offer
     max_tokens: int | None
-    why_not: str
+    why_not: StepCode | None
     in_the_way: tuple[int, ...]
 
     @property
@@ -74,7 +75,7 @@ class Rehearsal:
     limits: tuple[Limit, ...]
     standings: tuple[Standing, ...]
     verdicts: tuple[Verdict, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, StepCode], ...]
     result: Reservable | None
 
 
@@ -148,7 +149,7 @@ def _verdict(reserve: Reserve, standings: tuple[Standing, ...]) -> Verdict:
     alone = replace(reserve, in_flight_limits=())
     result, offer = _try(alone, standings), reserve.offers[0]
     if isinstance(result, Held):
-        return Verdict(offer, result.reserved.max_tokens, "", ())
+        return Verdict(offer, result.reserved.max_tokens, None, ())
     assert isinstance(result, DoesNotFit)  # noqa: S101
     each = enumerate(zip(alone.limits, standings, strict=True))
     in_the_way = [

@@ -11,6 +11,7 @@ from django.utils.timezone import localtime
 from guard.http.errors import GuardError
 from guard.simulation.simulate import Rehearsal, Verdict
 from spend.budgets.usage import remaining_ticks, state_of
+from spend.codes import StepCode
 from spend.ledger.rules import DoesNotFit, Held, Limit, TooMany, WindowKey
 from spend.models import AUTO, Route
 from tenants.models import Scope
@@ -25,24 +26,28 @@ PERIOD_BUDGETS = {
     Period.TOTAL: "the budget in total",
 }
 LEFT_OUT = {
-    "unknown_model": "{} is not in the catalogue",
-    "model_disabled": "{} is switched off",
-    "shut_down": "{} was shut down by its provider",
-    "no_price": "{} has no price",
-    "no_tools": "{} does not call functions as this request wants it",
-    "no_json_schema": "{} does not answer by a JSON schema",
-    "no_images": "{} takes no images",
-    "no_choices": "{} does not give several choices",
-    "no_logprobs": "{} gives no log probabilities",
-    "conversation_kept": "another model than {} served this conversation before",
-    "thinks_longer": "{} usually thinks for longer than the maximum that is asked for",
-    "too_long": "the prompt is longer than {}'s context",
-    "images_not_priced": "{} has no price for images",
-    "circuit_open": "{} failed several times in a row and is being spared for a minute",
-    "rate_limited": "{}'s provider asked to be left alone for a moment",
-    "no_provider_key": "there is no key for {}'s provider",
+    StepCode.UNKNOWN_MODEL: "{} is not in the catalogue",
+    StepCode.MODEL_DISABLED: "{} is switched off",
+    StepCode.SHUT_DOWN: "{} was shut down by its provider",
+    StepCode.NO_PRICE: "{} has no price",
+    StepCode.NO_TOOLS: "{} does not call functions as this request wants it",
+    StepCode.NO_JSON_SCHEMA: "{} does not answer by a JSON schema",
+    StepCode.NO_IMAGES: "{} takes no images",
+    StepCode.NO_CHOICES: "{} does not give several choices",
+    StepCode.NO_LOGPROBS: "{} gives no log probabilities",
+    StepCode.CONVERSATION_KEPT: "another model than {} served this conversation before",
+    StepCode.THINKS_LONGER: "{} usually thinks for longer than the maximum that is asked for",
+    StepCode.TOO_LONG: "the prompt is longer than {}'s context",
+    StepCode.IMAGES_NOT_PRICED: "{} has no price for images",
+    StepCode.CIRCUIT_OPEN: "{} failed several times in a row and is being spared for a minute",
+    StepCode.RATE_LIMITED: "{}'s provider asked to be left alone for a moment",
+    StepCode.NO_PROVIDER_KEY: "there is no key for {}'s provider",
 }
-LABELS = {"past_soft_cap": "past the soft cap", "does_not_fit": "does not fit", "held_by_other_calls": "held by others"}
+LABELS = {
+    StepCode.PAST_SOFT_CAP: "past the soft cap",
+    StepCode.DOES_NOT_FIT: "does not fit",
+    StepCode.HELD_BY_OTHER_CALLS: "held by others",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _answer(found: Rehearsal, result: Held) -> Outcome:
 
 def _left_out(found: Rehearsal) -> Iterator[str]:
     for model, why in found.left_out:
-        yield LEFT_OUT.get(why, f"{{}}: {why}").format(model)
+        yield LEFT_OUT[why].format(model)
 
 
 def _passed_over(found: Rehearsal, count: int) -> Iterator[str]:
@@ -143,9 +148,9 @@ def _why_not(verdict: Verdict, found: Rehearsal) -> str:
     number = verdict.in_the_way[0]
     limit, standing = found.limits[number], found.standings[number]
     name, use = budget_name(limit.key), sum(standing)
-    if verdict.why_not == "held_by_other_calls":
+    if verdict.why_not == StepCode.HELD_BY_OTHER_CALLS:
         return f"calls in flight hold what {model} needs of {name}"
-    if verdict.why_not == "does_not_fit":
+    if verdict.why_not == StepCode.DOES_NOT_FIT:
         return f"{model} does not fit what is left of {name} ({_left(found, number)} USD)"
     figures = f"{usd(use)} of {usd(limit.limit_ticks)} USD"
     if use >= limit.soft_ticks:
@@ -162,7 +167,7 @@ def offer_rows(found: Rehearsal) -> list[dict[str, Any]]:
 def _offer_row(number: int, verdict: Verdict, found: Rehearsal, served: int | None) -> dict[str, Any]:
     offer = verdict.offer
     tier = offer.price.tier_of(found.asked.ask.input_tokens)
-    label, colour = ("fits", "") if verdict.max_tokens is not None else (LABELS[verdict.why_not], "warning")
+    label, colour = (LABELS[verdict.why_not], "warning") if verdict.why_not else ("fits", "")
     return {
         "model": offer.model,
         "place": place_of(number, found),

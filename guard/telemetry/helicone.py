@@ -23,6 +23,7 @@ from guard.call import ChatCall
 from guard.telemetry.attempt import Attempt
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import answer_of
+from spend.codes import FailureCode
 from tenants.money import usd_string
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,17 @@ STOP_S = 5.0
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 EDGES = re.compile("^ +| +$")
 
-STATUSES = {
-    "timeout": 408, "rate_limited": 429, "provider_refused_key": 401, "provider_out_of_money": 402,
-    "model_not_found": 404, "rejected": 400, "content_filter": 400, "redirected": 302,
-}  # fmt: skip
-NOT_SENT = frozenset({"circuit_open", "no_provider_key"})
+STATUSES: dict[str, int] = {
+    FailureCode.TIMEOUT: 408,
+    FailureCode.RATE_LIMITED: 429,
+    FailureCode.PROVIDER_REFUSED_KEY: 401,
+    FailureCode.PROVIDER_OUT_OF_MONEY: 402,
+    FailureCode.MODEL_NOT_FOUND: 404,
+    FailureCode.REJECTED: 400,
+    FailureCode.CONTENT_FILTER: 400,
+    FailureCode.REDIRECTED: 302,
+}
+NOT_SENT = frozenset({FailureCode.CIRCUIT_OPEN, FailureCode.NO_PROVIDER_KEY})
 SETTINGS = frozenset(
     {
         "frequency_penalty", "logprobs", "max_completion_tokens", "n", "parallel_tool_calls", "presence_penalty",

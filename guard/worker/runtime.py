@@ -26,7 +26,7 @@ from guard.policy.routing import Length
 from guard.providers.failures import demo_stands_in
 from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry
-from spend.failure_words import OPERATORS_TO_MEND, words_of
+from spend.codes import OPERATORS_TO_MEND, StepCode, words_of
 from spend.ledger.leases import expire_reservations
 from spend.ledger.rules import LedgerError, Reserved
 from spend.ledger.writer import Writer
@@ -198,7 +198,7 @@ class Runtime:
         except Exception:
             logger.exception("could not note what became of a call")
 
-    def open_circuits(self, tenant_id: str) -> dict[str, str]:
+    def open_circuits(self, tenant_id: str) -> dict[str, StepCode]:
         return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
 
     async def record_failure(self, reserved: Reserved, code: str) -> None:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
 from spend.budgets.usage import Use
-from spend.failure_words import OPERATORS_TO_MEND
+from spend.codes import OPERATORS_TO_MEND
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
 from spend.pricing.catalogue import prices_in_force
 from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets

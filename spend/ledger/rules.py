@@ -22,11 +22,12 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid5
 
+from spend.codes import FailureCode, StepCode
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing.cost import PriceList, Usage
 from tenants.models import Scope
 
-INTERRUPTED = "interrupted"
+INTERRUPTED = FailureCode.INTERRUPTED
 """The code of a call whose lease was over before it had a record."""
 
 CROWD = 8
@@ -269,7 +270,7 @@ class Held:
 
     reserved: Reserved
     standings: tuple[Standing, ...]
-    passed_over: tuple[str, ...]
+    passed_over: tuple[StepCode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,7 @@ class DoesNotFit:
     by_holds: bool
     binding: tuple[int, ...]
     standings: tuple[Standing, ...]
-    passed_over: tuple[str, ...]
+    passed_over: tuple[StepCode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +419,7 @@ def _record_interrupted(reserved: Reserved, book: Book) -> None:
     if caller.call_id in book.recorded:
         return
     book.recorded.add(caller.call_id)
-    step = {"model": offer.model, "decision": "failed", "code": INTERRUPTED, "hold_ticks": reserved.hold_ticks}
+    step = {"model": offer.model, "decision": StepCode.FAILED, "code": INTERRUPTED, "hold_ticks": reserved.hold_ticks}
     book.records.append(
         Record(
             caller=caller,
@@ -438,7 +439,7 @@ def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
         if book.in_flight[limit.group] >= limit.most:
             return TooMany(limit)
     balances = [book.windows[book.window_ids[limit.key]] for limit in command.limits]
-    passed_over: list[str] = []
+    passed_over: list[StepCode] = []
     for offer in command.offers:
         max_tokens = _fit(offer, command.limits, balances, may_wait=command.may_wait)
         if max_tokens is None:
@@ -491,10 +492,10 @@ def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, 
     return fitting if fitting >= least else None
 
 
-def _why_not(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance]) -> str:
+def _why_not(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance]) -> StepCode:
     if _fit(offer, limits, balances, count_holds=False) is not None:
-        return "held_by_other_calls"
-    return "past_soft_cap" if offer.only_below_soft else "does_not_fit"
+        return StepCode.HELD_BY_OTHER_CALLS
+    return StepCode.PAST_SOFT_CAP if offer.only_below_soft else StepCode.DOES_NOT_FIT
 
 
 def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balance], book: Book) -> Reserved:
@@ -541,7 +542,7 @@ def _count_in_flight(caller: Caller, change: int, book: Book) -> None:
             book.in_flight[group] += change
 
 
-def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[str, ...]) -> DoesNotFit:
+def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[StepCode, ...]) -> DoesNotFit:
     """An offer bound to the soft cap alone does not decide: it has its twin under the hard cap, or a cheaper model."""
     offers = [offer for offer in command.offers if not offer.only_below_soft]
     by_holds = any(_fit(offer, command.limits, balances, count_holds=False) is not None for offer in offers)

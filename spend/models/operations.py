@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from spend.failure_words import words_of
+from spend.codes import words_of
 from spend.models.catalogue import CatalogueModel
 
 

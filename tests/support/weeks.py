@@ -16,6 +16,7 @@ from guard.chat.flow import Story, note_offers
 from guard.policy.policy import KeyPolicy, Policy, limits_of, load
 from guard.policy.routing import Ask, plan
 from guard.telemetry.trace import Trace
+from spend.codes import StepCode
 from spend.ids import new_id
 from spend.ledger.posting import Posting
 from spend.ledger.rules import Caller, Command, DoesNotFit, Held, Limit, Reserve, Result, Settle
@@ -128,7 +129,7 @@ def story_of(turn: Turn, key: KeyPolicy) -> Story:
 
 def reserve_of(turn: Turn, story: Story, policy: Policy) -> Reserve:
     call, caller = story.call, story.call.caller
-    down = dict.fromkeys(OUTAGE if turn.is_outage else (), "circuit_open")
+    down = dict.fromkeys(OUTAGE if turn.is_outage else (), StepCode.CIRCUIT_OPEN)
     planned = plan(call.ask, call.tenant, policy, turn.at, spared=down)
     story.note_left_out(planned)
     limits: tuple[Limit, ...] = limits_of(
@@ -149,8 +150,8 @@ def end_of(turn: Turn, story: Story, reserve: Reserve, result: Result, duration_
     cached = {"prompt_tokens_details": {"cached_tokens": turn.prompt_tokens // 3}}
     bill = read_bill({**usage, **cached}, reserved, duration_ms)
     assert bill.cost_ticks is not None
-    story.note(reserved.offer.model, "held", hold_ticks=reserved.hold_ticks)
-    story.note(reserved.offer.model, "served", cost_ticks=bill.cost_ticks)
+    story.note(reserved.offer.model, StepCode.HELD, hold_ticks=reserved.hold_ticks)
+    story.note(reserved.offer.model, StepCode.SERVED, cost_ticks=bill.cost_ticks)
     story.cost_ticks = bill.cost_ticks
     record = replace(story.record(Outcome.SERVED, offer=reserved.offer), duration_ms=duration_ms)
     return [Settle(reserved, bill, turn.at + timedelta(milliseconds=duration_ms)), record]

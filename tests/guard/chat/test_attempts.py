@@ -15,6 +15,7 @@ from guard.policy.routing import Ask
 from guard.providers.client import Provider
 from guard.providers.failures import Failed
 from guard.worker.runtime import Runtime
+from spend.codes import FailureCode
 from spend.ids import new_id
 from spend.ledger.audit import audit
 from spend.ledger.rules import Caller, LedgerError
@@ -102,7 +103,7 @@ def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
             provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str], wait_s: float | None
         ) -> None:
             await runtime.query(rename, "spend_reservation", "elsewhere")
-            raise Failed("server_error", billed=billed)
+            raise Failed(FailureCode.SERVER_ERROR, billed=billed)
 
         with pytest.raises(LedgerUnavailable, match="A model was called") as raised:
             await first_to_serve(call_of(key, runtime), runtime, fail)

@@ -14,6 +14,7 @@ from guard.policy.last_served import LastServed
 from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
 from guard.policy.routing import Ask, Length, Plan, plan
 from spend.capabilities import Capabilities
+from spend.codes import StepCode
 from spend.ledger.rules import Offer
 from spend.models import Route
 from spend.pricing.cost import PriceList, TierPrice, Usage, cost_ticks
@@ -79,7 +80,7 @@ def planned(
     providers: Collection[str] | None = None,
 ) -> Plan:
     policy = Policy({}, {}, {model.id: model for model in models}, (), revision=1)
-    spared = dict.fromkeys(open_circuits, "circuit_open")
+    spared = dict.fromkeys(open_circuits, StepCode.CIRCUIT_OPEN)
     return plan(ask, tenant, policy, NOW, failed=failed, spared=spared, providers=providers)
 
 

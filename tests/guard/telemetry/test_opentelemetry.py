@@ -16,6 +16,7 @@ from guard.http.request_ids import context_of
 from guard.providers.failures import Failed, ProviderError, Rejected
 from guard.telemetry.otel import STOP_S, OpenTelemetry
 from guard.telemetry.trace import NOTHING, Telemetry, Trace, WatchedTrace, is_exporting
+from spend.codes import FailureCode
 from spend.models import Outcome
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.calls import OFFER, attempt_of, chat_call, record_of
@@ -161,7 +162,7 @@ def test_a_failed_attempt_has_its_code_on_its_step_and_in_the_call(collector: Si
     otel = OpenTelemetry()
     call = chat_call()
     trace = WatchedTrace(call, otel.start_call(call), None)
-    for failure in (Failed("rate_limited"), Rejected("your secret words are bad", None)):
+    for failure in (Failed(FailureCode.RATE_LIMITED), Rejected("your secret words are bad", None)):
         with pytest.raises(ProviderError), trace.sending(attempt_of(call).reserved, {}):
             raise failure
         trace.failed(failure.code, 0)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from spend.codes import StepCode
 from spend.ledger.rules import (
     CROWD,
     Balance,
@@ -216,7 +217,7 @@ def test_where_there_is_plenty_it_gets_its_maximum_among_others_too() -> None:
 def test_it_waits_for_the_holds_of_others_and_makes_do_with_the_rest_in_the_end() -> None:
     comes_again = replace(reserve_of([DAY], [MODEST]), may_wait=True)
     refusal = refused(apply([comes_again], book_of(DAY, held=900))[0])
-    assert (refusal.by_holds, refusal.passed_over) == (True, ("held_by_other_calls",))
+    assert (refusal.by_holds, refusal.passed_over) == (True, (StepCode.HELD_BY_OTHER_CALLS,))
     assert held(apply([replace(comes_again, may_wait=False)], book_of(DAY, held=900))[0]).max_tokens == 9
 
 
@@ -236,7 +237,7 @@ def test_a_call_that_named_its_maximum_takes_what_there_is() -> None:
 def test_what_only_holds_keep_away_is_said_to_be_held_and_not_spent() -> None:
     book = book_of(DAY, CUSTOMER, spent=100, held=450)
     refusal = refused(apply([reserve_of([DAY, CUSTOMER], 200)], book)[0])
-    assert refusal == DoesNotFit(True, (1,), (Standing(100, 450), Standing(100, 450)), ("held_by_other_calls",))
+    assert refusal == DoesNotFit(True, (1,), (Standing(100, 450), Standing(100, 450)), (StepCode.HELD_BY_OTHER_CALLS,))
 
 
 def test_what_is_spent_is_said_to_be_spent_whatever_is_held() -> None:
