@@ -1,18 +1,19 @@
 """Whether the service works: the database, and each provider's models by their circuit breakers.
 
-The breaker's rules are `guard.policy.breaker`'s; only what its row shows is read here.
+What a breaker's row means is `spend.breakers`' to say.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import InterfaceError, OperationalError
 
+from spend.breakers import State, needs_success, state_of
 from spend.models import Breaker, CatalogueModel, Provider
 
-OPEN_FOR = timedelta(seconds=60)
+TROUBLES = {State.OPEN: "paused", State.HALF_OPEN: "trying", State.CLOSED: "failing"}
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,9 @@ def _providers(models: Iterable[CatalogueModel], breakers: dict[str, Breaker], n
 
 
 def _model_status(model: str, breaker: Breaker | None, now: datetime) -> ModelStatus:
-    if breaker is None or (breaker.opened_at is None and not breaker.failures):
+    if breaker is None or not needs_success(breaker):
         return ModelStatus(model, "ok")
-    return ModelStatus(model, _trouble(breaker.opened_at, now), breaker.last_failure, breaker.last_failure_at)
-
-
-def _trouble(opened_at: datetime | None, now: datetime) -> str:
-    if opened_at is None:
-        return "failing"
-    return "paused" if now < opened_at + OPEN_FOR else "trying"
+    return ModelStatus(model, TROUBLES[state_of(breaker, now)], breaker.failure_words, breaker.last_failure_at)
 
 
 def _provider_status(provider: str, statuses: list[ModelStatus]) -> ServiceStatus:

@@ -40,7 +40,6 @@ from guard.http.errors import (
     LedgerUnavailable,
     RateLimited,
 )
-from guard.policy import breaker
 from guard.policy.adapt import Adapted, adapt, disproved, lessons_of
 from guard.policy.budget_status import STATE_HEADER, BudgetStatus, refusing, seconds_until, tightest
 from guard.policy.last_served import LastServed, last_in_ledger
@@ -51,6 +50,7 @@ from guard.providers import affinity
 from guard.providers.failures import ContentRefused, Failed, Rejected
 from guard.telemetry.trace import Trace
 from guard.worker.runtime import Runtime
+from spend import breakers
 from spend.capabilities import Capabilities, Lesson, LessonKind, with_lessons
 from spend.codes import FailureCode, StepCode, Worded
 from spend.ids import new_id
@@ -445,8 +445,9 @@ def refuse(story: Story, result: DoesNotFit, limits: tuple[Limit, ...], now: dat
 async def attempt(hold: Hold, story: Story, runtime: Runtime, send: Send[Served]) -> Served:
     """Send the call, made fit, to the model that was held for. Raises Failed or Rejected."""
     offer = hold.reserved.offer
-    state = breaker.state_of(runtime.keeper.breakers.get(offer.model), timezone.now(), story.call.tenant.id)
-    if state is not breaker.State.CLOSED and not await runtime.query(breaker.claim_probe, offer.model, timezone.now()):
+    breaker, now = runtime.keeper.breakers.get(offer.model), timezone.now()
+    is_closed = breakers.state_of(breaker, now, story.call.tenant.id) is breakers.State.CLOSED
+    if not is_closed and not await runtime.query(breakers.claim_probe, offer.model, now):
         raise Failed(FailureCode.CIRCUIT_OPEN)
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
     story.adapted = made_fit(story, model, chosen=story.call.ask.model != offer.model)

@@ -16,11 +16,11 @@ from django.conf import settings
 from guard.chat.endpoints import check_model
 from guard.chat.request.reader import Asked, read_chat
 from guard.http.errors import Forbidden, RateLimited
-from guard.policy import breaker
 from guard.policy.policy import KeyPolicy, Pace, Policy, limits_of, load
 from guard.policy.rate_limits import NOBODY, PerMinute
 from guard.policy.routing import plan
 from guard.providers.failures import demo_stands_in
+from spend import breakers
 from spend.codes import StepCode
 from spend.ids import new_id
 from spend.ledger.rules import (
@@ -103,7 +103,7 @@ def refuse_too_many_a_minute(pace: Pace) -> None:
 
 def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
     tenant = key.tenant
-    circuits = breaker.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
+    circuits = breakers.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
     standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model

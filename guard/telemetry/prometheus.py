@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from guard.policy import breaker
+from spend import breakers
 from spend.budgets.attention import installation_uses, uses_of
 from spend.budgets.usage import Use
 from spend.models import Breaker, Call, DailyRollup, Delivery, Outcome, Reservation, ReservationState, Rollup
@@ -30,6 +30,10 @@ SUMMED = (
     "served", "refused", "failed", "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens",
 )  # fmt: skip
 LABELS = ("tenant", "model", "route")
+CIRCUITS = {
+    breakers.State.OPEN: "open, so that it is spared",
+    breakers.State.HALF_OPEN: "half-open, so that it is being tried again",
+}
 STATES = ("active", "warned", "degraded", "stopped")
 
 Sums = dict[tuple[str, ...], dict[str, int]]
@@ -62,7 +66,9 @@ class GuardCollector(Collector):
             ["tenant", "code"],
             _refusals(),
         )
-        yield _gauge("guard_breaker_open", "Whether the model's circuit is open.", ["model"], _breakers())
+        for state, meaning in CIRCUITS.items():
+            name = f"guard_breaker_{state.name.lower()}"
+            yield _gauge(name, f"Whether the model's circuit is {meaning}.", ["model"], _breakers(state))
         yield _gauge("guard_holds_pending", "Holds of calls in flight.", [], [((), _pending_holds())])
         yield _gauge("guard_deliveries", "Alerts on their way, by state.", ["state"], _by(Delivery, "state"))
         yield _gauge("guard_tasks", "Background tasks, by status.", ["status"], _by(DBTaskResult, "status"))
@@ -133,10 +139,10 @@ def _refusals() -> Iterator[tuple[tuple[str, ...], int]]:
         yield (tenant, code), count
 
 
-def _breakers() -> Iterator[tuple[tuple[str, ...], int]]:
+def _breakers(state: breakers.State) -> Iterator[tuple[tuple[str, ...], int]]:
     now = timezone.now()
     for row in Breaker.objects.order_by("model_id"):
-        yield (row.model_id,), int(breaker.state_of(row, now) is not breaker.State.CLOSED)
+        yield (row.model_id,), int(breakers.state_of(row, now) is state)
 
 
 def _pending_holds() -> int:

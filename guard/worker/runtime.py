@@ -19,13 +19,13 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from guard.http.errors import GuardError
-from guard.policy import breaker
 from guard.policy.last_served import Conversations
 from guard.policy.policy import Policy, PolicyKeeper
 from guard.policy.routing import Length
 from guard.providers.failures import demo_stands_in
 from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry
+from spend import breakers
 from spend.codes import OPERATORS_TO_MEND, StepCode, words_of
 from spend.ledger.leases import expire_reservations
 from spend.ledger.rules import LedgerError, Reserved
@@ -199,7 +199,7 @@ class Runtime:
             logger.exception("could not note what became of a call")
 
     def open_circuits(self, tenant_id: str) -> dict[str, StepCode]:
-        return breaker.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
+        return breakers.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)
 
     async def record_failure(self, reserved: Reserved, code: str) -> None:
         """An attempt failed: the breaker counts it."""
@@ -208,7 +208,7 @@ class Runtime:
             logger.warning("%s: %s", reserved.offer.model, words_of(code, reserved.offer.provider))
 
         def record() -> None:
-            failed = breaker.record_failure(
+            failed = breakers.record_failure(
                 reserved.offer.model, code, reserved.created_at, timezone.now(), reserved.caller.tenant_id
             )
             self.keeper.learn_breaker(failed)
@@ -220,10 +220,10 @@ class Runtime:
         model = reserved.offer.model
 
         def record() -> None:
-            if succeeded := breaker.record_success(model, reserved.created_at, reserved.caller.tenant_id):
+            if succeeded := breakers.record_success(model, reserved.created_at, reserved.caller.tenant_id):
                 self.keeper.learn_breaker(succeeded)
 
-        if breaker.needs_success(self.keeper.breakers.get(model)):
+        if breakers.needs_success(self.keeper.breakers.get(model)):
             await self.note(record)
 
     async def _sweep(self) -> None:

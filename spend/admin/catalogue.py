@@ -16,6 +16,7 @@ from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from spend.breakers import state_of
 from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, PriceTier, is_shut_down
 from spend.pricing.catalogue import Rates, prices_in_force, tiers_of
 from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
@@ -171,10 +172,9 @@ class CatalogueModelAdmin(ModelAdmin):
         price = price_in_force(model.prices.all(), timezone.now())
         return _figures(tiers_of(price)[0]) if price else "no price: calls are refused"
 
-    @display(description="Circuit", label={"closed": "success", "open": "danger"})
+    @display(description="Circuit", label={"closed": "success", "half-open": "warning", "open": "danger"})
     def circuit(self, model: CatalogueModel) -> str:
-        breaker = getattr(model, "breaker", None)
-        return "open" if breaker and breaker.opened_at else "closed"
+        return state_of(getattr(model, "breaker", None), timezone.now()).value
 
     @display(description="Calls", label={"enabled": "success", "shut down": "danger"})
     def availability(self, model: CatalogueModel) -> str:

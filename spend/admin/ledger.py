@@ -17,6 +17,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
+from spend.breakers import state_of
 from spend.budgets.attention import to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
@@ -206,10 +207,11 @@ class RollupAdmin(History):
 
 @admin.register(Breaker)
 class BreakerAdmin(ReadOnly, ModelAdmin):
-    list_display: ClassVar = ["model", "failures", "only_tenant_id", "opened_at", "why", "last_failure_at"]
+    list_display: ClassVar = ["model", "state", "failures", "only_tenant_id", "opened_at", "why", "last_failure_at"]
     list_select_related = ("model",)
     fields: ClassVar = [
         "model",
+        "state",
         "failures",
         "only_tenant_id",
         "opened_at",
@@ -218,6 +220,10 @@ class BreakerAdmin(ReadOnly, ModelAdmin):
         "why",
         "last_failure_at",
     ]
+
+    @display(description="Circuit", label={"closed": "success", "half-open": "warning", "open": "danger"})
+    def state(self, breaker: Breaker) -> str:
+        return state_of(breaker, timezone.now()).value
 
     @display(description="Last failure")
     def why(self, breaker: Breaker) -> str:

@@ -21,7 +21,7 @@ class CacheEntry(models.Model):
 
 
 class Breaker(models.Model):
-    """A model's circuit breaker, shared by all workers; `guard.policy.breaker` has its rules."""
+    """A model's circuit breaker, shared by all workers; `spend.breakers` has its rules."""
 
     model = models.OneToOneField(CatalogueModel, primary_key=True, on_delete=models.CASCADE)
     failures = models.PositiveIntegerField(default=0, help_text="In a row.")

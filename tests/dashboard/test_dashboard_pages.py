@@ -206,7 +206,7 @@ def test_each_provider_is_shown_by_its_models_breakers(staff: Client) -> None:
     body = page(staff, "overview")
     assert "Database: <strong>working</strong>" in body
     assert "xAI: <strong>partly working</strong>" in body
-    assert "grok-a keeps failing and is spared for a minute (timeout" in body
+    assert "grok-a keeps failing and is spared for a minute (it did not answer in time" in body
     assert "grok-b failed lately" in body
     assert "grok-c is being tried again" in body
     assert "OpenAI: <strong>unavailable</strong>" in body

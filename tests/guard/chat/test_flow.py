@@ -18,7 +18,7 @@ from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from guard.http.errors import answer_to
-from guard.policy.breaker import FAILURES_TO_OPEN, OPEN_S, PROBES
+from spend.breakers import FAILURES_TO_OPEN, OPEN_S, PROBES
 from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Price, PriceSource, PriceTier, Reservation
 from spend.pricing.cost import bound_input_tokens
 from spend.pricing.operator_prices import back_to_catalogue

@@ -18,7 +18,7 @@ from django.db import transaction
 from openai.types.chat import ChatCompletionMessageParam
 from pytest_django import DjangoDbBlocker
 
-from guard.policy.breaker import FAILURES_TO_OPEN
+from spend.breakers import FAILURES_TO_OPEN
 from spend.models import Breaker, LedgerEntry, Outcome, Route
 from tenants.models import Tenant
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream

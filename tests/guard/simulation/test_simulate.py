@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from guard.http.errors import GuardError
-from guard.policy import breaker
 from guard.policy.rate_limits import take_turn
 from guard.simulation.simulate import rehearse
+from spend import breakers
 from spend.ids import new_id
 from spend.ledger.rules import CallGroup, CallLimit, DoesNotFit, Held, TooMany
 from spend.models import Breaker, Call, CatalogueModel, LedgerEntry, Reservation, Window
@@ -150,7 +150,7 @@ def test_a_model_whose_provider_has_no_key_is_passed_over_as_in_a_real_call(
     with pair.server.database():
         CatalogueModel.objects.filter(pk="large").update(provider="openai")
     pair.server.start()
-    for _ in range(breaker.FAILURES_TO_OPEN):
+    for _ in range(breakers.FAILURES_TO_OPEN):
         assert pair.foretold() == pair.happened() == (200, "other", "fallback", 1024)
     with pair.server.database():
         assert not Breaker.objects.exists()

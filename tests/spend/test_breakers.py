@@ -2,12 +2,17 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connections
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
-from guard.policy.breaker import (
+from dashboard.queries.status import services
+from guard.worker.runtime import Runtime
+from spend.breakers import (
     FAILURES_TO_OPEN,
     OPEN_S,
     PROBES,
@@ -17,7 +22,6 @@ from guard.policy.breaker import (
     record_success,
     state_of,
 )
-from guard.worker.runtime import Runtime
 from spend.ids import new_id
 from spend.ledger.rules import Reserved
 from spend.models import Breaker
@@ -144,3 +148,20 @@ def test_another_tenants_call_that_began_before_it_opened_says_nothing(model: st
 @pytest.mark.parametrize("code", ["connection_failed", "provider_out_of_money", "provider_refused_key"])
 def test_failures_of_the_account_or_the_connection_are_nobodys_own(model: str, code: str) -> None:
     assert states(fail_as(model, "a", FAILURES_TO_OPEN, code)) == {"a": State.OPEN, "b": State.OPEN}
+
+
+def test_half_open_is_half_open_wherever_it_is_shown(
+    model: str, client: Client, admin_client: Client, settings: Any
+) -> None:
+    settings.METRICS_TOKEN = "metrics"
+    fail(model, times=FAILURES_TO_OPEN)
+    Breaker.objects.update(opened_at=timezone.now() - timedelta(seconds=OPEN_S + 1))
+    catalogue = admin_client.get(reverse("admin:spend_cataloguemodel_changelist")).content.decode()
+    circuits = admin_client.get(reverse("admin:spend_breaker_changelist")).content.decode()
+    metrics = client.get("/metrics", headers={"Authorization": "Bearer metrics"}).content.decode()
+    (_, provider) = services(timezone.now())
+    assert "half-open" in catalogue
+    assert "half-open" in circuits
+    assert f'guard_breaker_open{{model="{model}"}} 0.0' in metrics
+    assert f'guard_breaker_half_open{{model="{model}"}} 1.0' in metrics
+    assert [(each.state, each.last_failure) for each in provider.troubled] == [("trying", "it did not answer in time")]
