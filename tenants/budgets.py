@@ -5,16 +5,24 @@ count and not by a budget's row, so it stays whatever happens here.
 """
 
 import math
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
-from tenants.models import Budget, Scope, Tenant, percents_of
+from tenants.models import Budget, Scope, Tenant, TopUp, percents_of
 from tenants.periods import Period
+
+DAILY = (Scope.TENANT, Period.DAY)
+"""The budget that a top-up raises."""
+MOST_NAMED = 500
+"""Of more tenants than this the rows of all are read: naming them would take longer, and databases have bounds."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,45 @@ class EffectiveBudget:
         return math.floor(self.limit_ticks * self.hard_cap)
 
 
-def effective_budgets(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int = 0) -> list[EffectiveBudget]:
-    """What binds `tenant`: `budgets` (its own, the installation's), and the default if none is on the tenant itself.
+@dataclass(frozen=True)
+class BudgetsInForce:
+    """What binds calls at one instant: every call, and those of each tenant that was asked for, by its id.
 
-    `top_up_ticks` is the sum of its running top-ups; it raises the tenant's daily limit.
+    `until` is when one of those tenants' top-ups begins or ends next.
     """
-    rows = list(budgets)
+
+    of_installation: list[EffectiveBudget]
+    of_tenants: dict[str, list[EffectiveBudget]]
+    until: datetime | None = None
+
+
+def budgets_in_force(now: datetime, tenants: Collection[Tenant]) -> BudgetsInForce:
+    """Of the installation and of `tenants`: by two queries, however many they are.
+
+    A tenant with no budget on itself has the default. Top-ups that run now raise a tenant's daily limit.
+    """
+    budgets, top_ups = Budget.objects.all(), TopUp.objects.filter(ends_at__gt=now)
+    if len(tenants) <= MOST_NAMED:
+        budgets = budgets.filter(Q(tenant__in=tenants) | Q(tenant__isnull=True))
+        top_ups = top_ups.filter(tenant__in=tenants)
+    rows: defaultdict[str | None, list[Budget]] = defaultdict(list)
+    for row in budgets:
+        rows[row.tenant_id].append(row)
+    running_ticks, turns = Counter[str](), set[datetime]()
+    for top_up in top_ups:
+        running_ticks[top_up.tenant_id] += top_up.amount_ticks if top_up.starts_at <= now else 0
+        turns |= {top_up.starts_at, top_up.ends_at}
+    return BudgetsInForce(
+        [_effective(row) for row in rows[None]],
+        {tenant.id: _of_tenant(tenant, rows[tenant.id], running_ticks[tenant.id]) for tenant in tenants},
+        min((turn for turn in turns if turn > now), default=None),
+    )
+
+
+def _of_tenant(tenant: Tenant, rows: list[Budget], top_up_ticks: int) -> list[EffectiveBudget]:
     if not any(row.scope == Scope.TENANT for row in rows):
-        rows.append(default_budget(tenant))
-    return [_effective(row, top_up_ticks if _is_daily(row) else 0) for row in rows]
+        rows = [*rows, default_budget(tenant)]
+    return [_effective(row, top_up_ticks if (row.scope, row.period) == DAILY else 0) for row in rows]
 
 
 def default_budget(tenant: Tenant) -> Budget:
@@ -62,11 +100,7 @@ def default_budget(tenant: Tenant) -> Budget:
     )
 
 
-def _is_daily(budget: Budget) -> bool:
-    return budget.scope == Scope.TENANT and budget.period == Period.DAY
-
-
-def _effective(budget: Budget, top_up_ticks: int) -> EffectiveBudget:
+def _effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
     return EffectiveBudget(
         scope=budget.scope,
         period=budget.period,
@@ -109,8 +143,3 @@ def _write(tenant: Tenant, row: Budget | None, wanted: Budget) -> None:
         setattr(row, name, value)
     if changes or row.pk is None:
         row.save()
-
-
-def installation_budgets(budgets: Iterable[Budget]) -> list[EffectiveBudget]:
-    """What binds every call, whoever's it is."""
-    return [_effective(row, 0) for row in budgets]

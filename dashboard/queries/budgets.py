@@ -1,19 +1,18 @@
 """Where tenants stand: the tightest budget of each, with its window of now."""
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Q, Sum
+from django.db.models import Q
 
 from dashboard.queries.sums import Figures, TenantSums
 from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
 from spend.budgets.usage import Use
 from spend.models import Window
-from tenants.budgets import EffectiveBudget, effective_budgets
-from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.budgets import EffectiveBudget, budgets_in_force
+from tenants.models import DowngradeRule, RouteStep, Scope, Tenant
 from tenants.periods import Period, bounds
 
 LONGEST = {Period.DAY: timedelta(days=2), Period.WEEK: timedelta(days=8), Period.MONTH: timedelta(days=32)}
@@ -50,23 +49,6 @@ def used_ppm(use: Use) -> int:
     return used * 1_000_000 // use.budget.limit_ticks if use.budget.limit_ticks else 1_000_000
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What decides the states of tenants' budgets, read for all of them at once."""
-
-    budgets: Mapping[str, Sequence[Budget]]
-    top_up_ticks: Mapping[str, int]
-    can_downgrade: Collection[str]
-
-    @classmethod
-    def of(cls, tenant_ids: Collection[str], now: datetime) -> "Rules":
-        budgets: dict[str, list[Budget]] = defaultdict(list)
-        for budget in Budget.objects.filter(tenant__in=tenant_ids, scope=Scope.TENANT):
-            budgets[str(budget.tenant_id)].append(budget)
-        top_ups = TopUp.objects.running_at(now).filter(tenant__in=tenant_ids).order_by().values_list("tenant_id")
-        return cls(budgets, dict(top_ups.annotate(Sum("amount_ticks"))), _downgrading(tenant_ids))
-
-
 def _downgrading(tenant_ids: Collection[str]) -> set[str]:
     """As `Tenant.effective_downgrades`: by rules of their own, or the default's on the default route."""
     ruled = set(DowngradeRule.objects.filter(tenant__in=tenant_ids).values_list("tenant_id", flat=True))
@@ -77,12 +59,19 @@ def _downgrading(tenant_ids: Collection[str]) -> set[str]:
 def standings(tenants: Sequence[Tenant], sums: Mapping[str, TenantSums], now: datetime) -> list[Standing]:
     """One for each of `tenants`, those that need a look first."""
     ids = [tenant.id for tenant in tenants]
-    rules, windows, over_budget = Rules.of(ids, now), _windows_of_now(ids, now), mostly_over_budget(ids, now)
+    budgets, downgrading = budgets_in_force(now, tenants).of_tenants, _downgrading(ids)
+    windows, over_budget = _windows_of_now(ids, now), mostly_over_budget(ids, now)
     found = [
         Standing(
             tenant,
             *sums[tenant.id],
-            tightest=_tightest(tenant, rules, windows, sums[tenant.id], now),
+            tightest=_tightest(
+                [
+                    Use(budget, _window(tenant, budget, windows, sums[tenant.id], now), tenant.id in downgrading)
+                    for budget in budgets[tenant.id]
+                    if budget.scope == Scope.TENANT
+                ]
+            ),
             is_over_budget=tenant.id in over_budget,
         )
         for tenant in tenants
@@ -101,11 +90,7 @@ def _windows_of_now(tenant_ids: Sequence[str], now: datetime) -> dict[WindowOf, 
     return {(window.tenant_id, window.period, window.starts_at): window for window in windows}
 
 
-def _tightest(tenant: Tenant, rules: Rules, windows: Mapping[WindowOf, Window], sums: TenantSums, now: datetime) -> Use:
-    budgets = effective_budgets(tenant, rules.budgets.get(tenant.id, ()), rules.top_up_ticks.get(tenant.id, 0))
-    uses = [
-        Use(budget, _window(tenant, budget, windows, sums, now), tenant.id in rules.can_downgrade) for budget in budgets
-    ]
+def _tightest(uses: Iterable[Use]) -> Use:
     return min(uses, key=lambda use: (SEVERITY.index(use.state), -used_ppm(use)))
 
 

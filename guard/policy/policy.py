@@ -25,8 +25,8 @@ from spend.ledger.rules import CallGroup, CallLimit, Limit, WindowKey
 from spend.models import Breaker, CatalogueModel, LearnedCapability
 from spend.pricing.cost import PriceList
 from spend.pricing.rates import PricePeriod, load_history, price_at
-from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
-from tenants.models import ApiKey, Budget, Revision, Scope, Tenant, TopUp
+from tenants.budgets import EffectiveBudget, budgets_in_force
+from tenants.models import ApiKey, Revision, Scope, Tenant
 from tenants.periods import Bounds, Period, bounds
 
 logger = logging.getLogger(__name__)
@@ -185,17 +185,9 @@ def load() -> Policy:
     """Read the whole configuration. The revision is read first: a change meanwhile is read again."""
     now = timezone.now()
     revision = Revision.current()
-    top_ups: dict[str, list[TopUp]] = defaultdict(list)
-    for top_up in TopUp.objects.filter(ends_at__gt=now):
-        top_ups[top_up.tenant_id].append(top_up)
-    budgets: dict[str | None, list[Budget]] = defaultdict(list)
-    for budget in Budget.objects.all():
-        budgets[budget.tenant_id].append(budget)
     rows = {tenant.id: tenant for tenant in Tenant.objects.prefetch_related("route_steps", "downgrade_rules")}
-    tenants = {
-        tenant.id: _tenant_policy(tenant, budgets[tenant.id], _running_ticks(top_ups[tenant.id], now))
-        for tenant in rows.values()
-    }
+    in_force = budgets_in_force(now, rows.values())
+    tenants = {tenant.id: _tenant_policy(tenant, in_force.of_tenants[tenant.id]) for tenant in rows.values()}
     keys = {
         key.digest: KeyPolicy(
             key.id, tenants[key.tenant_id], key.expires_at, key.revoked_at, Pace.of(key, rows[key.tenant_id])
@@ -203,17 +195,11 @@ def load() -> Policy:
         for key in ApiKey.objects.all()
         if key.tenant_id in tenants
     }
-    installation = tuple(BudgetPolicy.of(budget) for budget in installation_budgets(budgets[None]))
-    turns = [turn for some in top_ups.values() for top_up in some for turn in (top_up.starts_at, top_up.ends_at)]
-    good_until = min((turn for turn in turns if turn > now), default=None)
-    return Policy(tenants, keys, load_models(), installation, revision, good_until)
+    installation = tuple(BudgetPolicy.of(budget) for budget in in_force.of_installation)
+    return Policy(tenants, keys, load_models(), installation, revision, in_force.until)
 
 
-def _running_ticks(top_ups: Iterable[TopUp], now: datetime) -> int:
-    return sum(top_up.amount_ticks for top_up in top_ups if top_up.starts_at <= now)
-
-
-def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int) -> TenantPolicy:
+def _tenant_policy(tenant: Tenant, budgets: Iterable[EffectiveBudget]) -> TenantPolicy:
     return TenantPolicy(
         id=tenant.id,
         is_active=tenant.is_active,
@@ -225,7 +211,7 @@ def _tenant_policy(tenant: Tenant, budgets: Iterable[Budget], top_up_ticks: int)
         content_days=tenant.content_days,
         route=tuple(tenant.effective_route()),
         downgrades=tuple(tenant.effective_downgrades()),
-        budgets=tuple(BudgetPolicy.of(budget) for budget in effective_budgets(tenant, budgets, top_up_ticks)),
+        budgets=tuple(BudgetPolicy.of(budget) for budget in budgets),
     )
 
 

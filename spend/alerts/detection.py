@@ -21,8 +21,8 @@ from spend.ledger.posting import bucket_of
 from spend.ledger.rules import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
 from spend.sql import Sql, Update
-from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
-from tenants.models import AlertChannel, Budget, Scope, Tenant, TopUp
+from tenants.budgets import EffectiveBudget, budgets_in_force
+from tenants.models import AlertChannel, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 
@@ -206,17 +206,9 @@ def _spent(start: datetime, end: datetime, tenant_ids: Collection[str] | None = 
 
 def budgets_of(tenant_ids: Collection[str], now: datetime) -> Budgets:
     """The budgets in force of these tenants ("" is the installation), by a few queries for all."""
-    tenants = list(Tenant.objects.filter(pk__in=tenant_ids))
-    rows = list(Budget.objects.filter(Q(tenant__in=tenants) | Q(tenant__isnull=True)))
-    running = TopUp.objects.running_at(now).filter(tenant__in=tenants).order_by()
-    top_ups = dict(running.values_list("tenant_id").annotate(Sum("amount_ticks")))
-    whole = installation_budgets(row for row in rows if row.tenant_id is None)
-    found = {("", budget.scope, budget.period): budget for budget in whole}
-    for tenant in tenants:
-        own = [row for row in rows if row.tenant_id == tenant.id]
-        for budget in effective_budgets(tenant, own, top_ups.get(tenant.id, 0)):
-            found[tenant.id, budget.scope, budget.period] = budget
-    return found
+    in_force = budgets_in_force(now, list(Tenant.objects.filter(pk__in=tenant_ids)))
+    of_all = {"": in_force.of_installation, **in_force.of_tenants}
+    return {(owner, budget.scope, budget.period): budget for owner, budgets in of_all.items() for budget in budgets}
 
 
 def _bounded(windows: Sequence[Window], now: datetime) -> list[Looked]:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
@@ -19,8 +19,8 @@ from spend.budgets.usage import Use
 from spend.codes import OPERATORS_TO_MEND
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
 from spend.pricing.catalogue import prices_in_force
-from tenants.budgets import EffectiveBudget, effective_budgets, installation_budgets
-from tenants.models import Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.budgets import EffectiveBudget, budgets_in_force
+from tenants.models import DowngradeRule, RouteStep, Scope, Tenant
 from tenants.periods import bounds
 
 SHUTDOWN_NOTICE = timedelta(days=30)
@@ -101,12 +101,8 @@ def uses_of(tenants: Collection[Tenant], now: datetime) -> Iterator[tuple[Tenant
 
     A window that no call made yet is shown empty; the tenant's page works out what it opens with.
     """
-    by_tenant: dict[str, list[Budget]] = defaultdict(list)
-    for budget in Budget.objects.filter(tenant__in=tenants, scope=Scope.TENANT):
-        by_tenant[str(budget.tenant_id)].append(budget)
-    running = TopUp.objects.running_at(now).filter(tenant__in=tenants)
-    top_ups = dict(running.order_by().values_list("tenant_id").annotate(Sum("amount_ticks")))
-    budgets = {each.id: effective_budgets(each, by_tenant[each.id], top_ups.get(each.id, 0)) for each in tenants}
+    in_force = budgets_in_force(now, tenants).of_tenants
+    budgets = {tenant: [each for each in of_it if each.scope == Scope.TENANT] for tenant, of_it in in_force.items()}
     starts = {bounds(b.period, each.zone, now).starts_at for each in tenants for b in budgets[each.id]}
     windows = _windows([each.id for each in tenants], Scope.TENANT, starts)
     for tenant in tenants:
@@ -128,7 +124,7 @@ def _use(tenant: Tenant, budget: EffectiveBudget, windows: WindowsByKey, can_dow
 
 def installation_uses(now: datetime) -> list[Use]:
     whole = Tenant(id="", time_zone=UTC_ZONE.key)
-    budgets = installation_budgets(Budget.objects.filter(tenant__isnull=True))
+    budgets = budgets_in_force(now, []).of_installation
     starts = {bounds(budget.period, UTC_ZONE, now).starts_at for budget in budgets}
     windows = _windows([""], Scope.INSTALLATION, starts)
     return [_use(whole, budget, windows, can_downgrade=True, now=now) for budget in budgets]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from spend.ledger.rules import WindowKey
 from spend.ledger.window_opening import spent_in
 from spend.models import Window
-from tenants.budgets import EffectiveBudget, effective_budgets
+from tenants.budgets import EffectiveBudget, budgets_in_force
 from tenants.models import Scope, Tenant
 from tenants.periods import bounds
 
@@ -84,7 +84,7 @@ def current_uses(tenant: Tenant, now: datetime | None = None) -> Uses:
     conversation once a call made it, the most used first, `MOST_TEMPLATE_WINDOWS` at most.
     """
     now = now or timezone.now()
-    budgets = budgets_in_force(tenant, now)
+    budgets = budgets_in_force(now, [tenant]).of_tenants[tenant.id]
     others = _template_windows(tenant, budgets, now)
     shown = list(others[:MOST_TEMPLATE_WINDOWS])
     uses = list(_uses(tenant, budgets, [*_own_windows(tenant, budgets, now), *shown]))
@@ -93,7 +93,7 @@ def current_uses(tenant: Tenant, now: datetime | None = None) -> Uses:
 
 def every_use(tenant: Tenant, now: datetime) -> Iterator[Use]:
     """As `current_uses`, and none left out; read as they are asked for."""
-    budgets = budgets_in_force(tenant, now)
+    budgets = budgets_in_force(now, [tenant]).of_tenants[tenant.id]
     others = _template_windows(tenant, budgets, now).iterator()
     return _uses(tenant, budgets, chain(_own_windows(tenant, budgets, now), others))
 
@@ -101,12 +101,6 @@ def every_use(tenant: Tenant, now: datetime) -> Iterator[Use]:
 def _uses(tenant: Tenant, budgets: Iterable[EffectiveBudget], windows: Iterable[Window]) -> Iterator[Use]:
     by_key, can_downgrade = {(each.scope, each.period): each for each in budgets}, bool(tenant.effective_downgrades())
     return (Use(by_key[window.scope, window.period], window, can_downgrade) for window in windows)
-
-
-def budgets_in_force(tenant: Tenant, now: datetime) -> list[EffectiveBudget]:
-    """The tenant's own budgets, or the default, with the top-ups that run now."""
-    top_up_ticks = tenant.top_ups.running_at(now).aggregate(ticks=Sum("amount_ticks"))["ticks"] or 0
-    return effective_budgets(tenant, tenant.budgets.all(), top_up_ticks)
 
 
 def _own_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: datetime) -> list[Window]:
