@@ -23,6 +23,9 @@ from spend.pricing.cost import Usage
 from spend.privacy.encryption import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
 from spend.retention.replays import KEPT
 
+VERSION = 1
+"""Of an answer as it is kept: raised when an older guard could not read it, or this one not an older's."""
+
 
 def claim(tenant_id: str, key: str, body_digest: str, call_id: UUID, now: datetime) -> Claim | str:
     """Claim `key`, or return the packed answer of the call that had it.
@@ -67,7 +70,7 @@ def release(claim: Claim) -> None:
 def pack(answer: Answer) -> str | None:
     """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
     try:
-        packed = orjson.dumps(answer)
+        packed = orjson.dumps({"version": VERSION, "answer": answer})
     except TypeError:
         return None
     return seal(packed) if can_seal() else packed.decode()
@@ -76,9 +79,14 @@ def pack(answer: Answer) -> str | None:
 def unpack(packed: str) -> dict[str, Any]:
     """The fields of the Answer that `pack` was given. Raises IdempotencyConflict where it cannot be read."""
     try:
-        fields = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
+        kept = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
     except UnreadableError:
         raise IdempotencyConflict("The answer kept for this Idempotency-Key cannot be read any more.") from None
+    if kept.get("version", VERSION) != VERSION:
+        raise IdempotencyConflict(
+            "The answer kept for this Idempotency-Key is of another version of the guard, which alone can give it."
+        )
+    fields = kept.get("answer", kept)  # until 0.2 the fields stood by themselves
     budget = fields["budget"]
     if budget["resets_at"] is not None:
         budget["resets_at"] = datetime.fromisoformat(budget["resets_at"])

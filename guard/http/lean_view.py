@@ -1,8 +1,9 @@
 """DRF's view made lean and async, for the chat paths only.
 
 DRF's own dispatch negotiates content, wraps the request and renders a template response; that costs
-more than the rest of a call.  What stays is its contract: `as_view`, authenticators and permissions
-as classes, its exceptions answered by the project's handler, a schema that drf-spectacular can read.
+more than the rest of a call.  What stays is `as_view`, a method's name for its handler, exceptions answered
+by the project's handler, and a schema that drf-spectacular can read.  Its classes for authentication and
+permission are not asked: each endpoint finds its key in the policy, in memory.
 """
 
 from collections.abc import Awaitable, Callable

@@ -8,8 +8,6 @@ from guard.policy.adapt import MEANINGS
 from guard.simulation.wording import LABELS, LEFT_OUT
 from spend.codes import CALL_CODES, OPERATORS_TO_MEND, FailureCode, StepCode, words_of
 
-pytestmark = pytest.mark.pure
-
 BEFORE_A_CALL = {
     "invalid_api_key", "not_found", "method_not_allowed", "request_timeout", "request_too_large",
     "unsupported_media_type",

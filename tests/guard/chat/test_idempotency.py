@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 import requests
 from django.db import connection, transaction
@@ -16,9 +18,12 @@ from pytest_django import DjangoDbBlocker
 
 from guard.call import Claim
 from guard.chat import idempotency
+from guard.chat.types import Answer
 from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
+from guard.policy.budget_status import BudgetStatus
 from spend.ids import new_id
-from spend.models import IdempotentCall, LedgerEntry, Reservation
+from spend.models import IdempotentCall, LedgerEntry, Reservation, Route
+from spend.pricing.cost import Usage
 from spend.retention.replays import forget_old
 from tenants.models import Tenant
 from tests.factories import ApiKeyFactory, BudgetFactory
@@ -473,3 +478,34 @@ def test_where_keys_cannot_be_claimed_no_model_is_called(guard_server: StartServ
     assert provider.calls() == []
     with server.database():
         assert not LedgerEntry.objects.exists()
+
+
+# Answers across versions
+
+ANSWER = Answer(
+    request_id="req_1",
+    completion={"choices": []},
+    usage=Usage(input_tokens=7, output_tokens=3),
+    model="m",
+    route=Route.PRIMARY,
+    cost_ticks=5,
+    budget=BudgetStatus("active", 100, 5, 95, datetime(2026, 3, 4, tzinfo=UTC)),
+    adapted=("stop",),
+)
+
+
+def test_an_answer_is_read_as_it_was_kept() -> None:
+    packed = idempotency.pack(ANSWER)
+    assert packed
+    assert Answer(**idempotency.unpack(packed)) == replace(ANSWER, is_replay=True)
+
+
+def test_an_answer_kept_before_there_were_versions_is_still_given_again() -> None:
+    old = orjson.dumps(ANSWER).decode()
+    assert Answer(**idempotency.unpack(old)) == replace(ANSWER, is_replay=True)
+
+
+def test_an_answer_of_a_version_not_known_here_is_a_conflict_and_no_defect() -> None:
+    """A deploy is under way: the worker that can read it is another one."""
+    with pytest.raises(IdempotencyConflict, match="another version"):
+        idempotency.unpack('{"version": 2, "reply": {}}')
