@@ -39,17 +39,26 @@ def manage(*arguments: str, environment: Mapping[str, str] | None = None) -> sub
 
 
 class Client(requests.Session):
-    """A session whose addresses are paths on one server."""
+    """A session whose addresses are paths on one server. Its streams are closed with it, read to their end or not."""
 
     def __init__(self, url: str, secret: str | None = None) -> None:
         super().__init__()
         self.url = url
+        self.streamed: list[requests.Response] = []
         if secret:
             self.headers["Authorization"] = f"Bearer {secret}"
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs.setdefault("timeout", 60)
-        return super().request(method, f"{self.url}{url!s}", *args, **kwargs)
+        answer = super().request(method, f"{self.url}{url!s}", *args, **kwargs)
+        if kwargs.get("stream"):
+            self.streamed.append(answer)
+        return answer
+
+    def close(self) -> None:
+        for answer in self.streamed:
+            answer.close()
+        super().close()
 
 
 class GuardServer:
