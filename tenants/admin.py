@@ -26,12 +26,13 @@ from django.utils.timesince import timeuntil
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from rest_framework.authtoken.models import TokenProxy
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.paginator import InfinitePaginator
 
+from tenants.declared_filters import ModelAdmin
 from tenants.fields import TicksField
 from tenants.forms import ConfirmForm, IssueKeyForm, ShareInput, TopUpForm, UsdInput
 from tenants.history import Edit, change_of, history_of

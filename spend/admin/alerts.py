@@ -8,7 +8,6 @@ from django.contrib.messages import success
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 from unfold.views import ChangeList
@@ -17,6 +16,7 @@ from spend.alerts.channels import subject_of, text_of, zones_of
 from spend.alerts.deliveries import resend
 from spend.models import Alert, Delivery
 from tenants.admin import ReadOnly, ShowsUsd
+from tenants.declared_filters import ModelAdmin
 from tenants.models import AlertChannel
 
 STATE_COLOURS = {"pending": "warning", "delivered": "success", "failed": "danger"}

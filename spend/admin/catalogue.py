@@ -11,7 +11,7 @@ from django.core.validators import MinValueValidator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
@@ -21,6 +21,7 @@ from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, 
 from spend.pricing.catalogue import Rates, prices_in_force, tiers_of
 from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
+from tenants.declared_filters import ModelAdmin
 from tenants.fields import NamesField, UsdFormField
 from tenants.forms import ConfirmForm, UsdInput
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION

@@ -13,7 +13,6 @@ from django.contrib.messages import success
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
@@ -21,6 +20,7 @@ from spend.breakers import state_of
 from spend.budgets.attention import to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
+from tenants.declared_filters import ModelAdmin
 from tenants.models import Tenant
 from tenants.money import usd_rounded
 

@@ -9,12 +9,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django_tasks import TaskResultStatus
 from django_tasks_db.models import DBTaskResult
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
 from spend.models import Schedule
 from tenants.admin import ReadOnly
+from tenants.declared_filters import ModelAdmin
 
 STATUS_COLOURS = {"READY": "info", "RUNNING": "warning", "FAILED": "danger", "SUCCESSFUL": "success"}
 
