@@ -6,6 +6,7 @@ while any of its call's holds is pending or in its lease; after that its worker 
 may be claimed anew.
 """
 
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,7 @@ from spend.pricing.cost import Usage
 from spend.privacy.encryption import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
 from spend.retention.replays import KEPT
 
+FIELDS = tuple(field.name for field in fields(Answer))
 VERSION = 1
 """Of an answer as it is kept: raised when an older guard could not read it, or this one not an older's."""
 
@@ -70,7 +72,7 @@ def release(claim: Claim) -> None:
 def pack(answer: Answer) -> str | None:
     """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
     try:
-        packed = orjson.dumps({"version": VERSION, "answer": answer})
+        packed = orjson.dumps({"version": VERSION, **{name: getattr(answer, name) for name in FIELDS}})
     except TypeError:
         return None
     return seal(packed) if can_seal() else packed.decode()
@@ -79,22 +81,21 @@ def pack(answer: Answer) -> str | None:
 def unpack(packed: str) -> dict[str, Any]:
     """The fields of the Answer that `pack` was given. Raises IdempotencyConflict where it cannot be read."""
     try:
-        kept = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
+        answer = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
     except UnreadableError:
         raise IdempotencyConflict("The answer kept for this Idempotency-Key cannot be read any more.") from None
-    if kept.get("version", VERSION) != VERSION:
+    if answer.pop("version", VERSION) != VERSION:  # until 0.2 they had none
         raise IdempotencyConflict(
             "The answer kept for this Idempotency-Key is of another version of the guard, which alone can give it."
         )
-    fields = kept.get("answer", kept)  # until 0.2 the fields stood by themselves
-    budget = fields["budget"]
+    budget = answer["budget"]
     if budget["resets_at"] is not None:
         budget["resets_at"] = datetime.fromisoformat(budget["resets_at"])
     return {
-        **fields,
-        "usage": Usage(**fields["usage"]),
-        "route": Route(fields["route"]),
+        **answer,
+        "usage": Usage(**answer["usage"]),
+        "route": Route(answer["route"]),
         "budget": BudgetStatus(**budget),
-        "adapted": tuple(fields.get("adapted", ())),
+        "adapted": tuple(answer.get("adapted", ())),
         "is_replay": True,
     }
