@@ -68,7 +68,6 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.humanize",
     "rest_framework",
-    "rest_framework.authtoken",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "auditlog",
@@ -212,7 +211,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PARSER_CLASSES": ["guard.http.strict_json.StrictJSONParser"],
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "guard.http.authentication.ApiKeyAuthentication",
-        "rest_framework.authentication.TokenAuthentication",
+        "guard.http.authentication.OperatorTokenAuthentication",
         "guard.http.authentication.OperatorSession",
     ],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "guard.http.negotiation.AnswerAnyway",
@@ -247,6 +246,7 @@ OPENAI_BASE_URL = read("OPENAI_BASE_URL", "https://api.openai.com/v1", http_url)
 HELICONE_API_KEY = read("HELICONE_API_KEY", "", secret)
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
 CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)
+OPERATOR_TOKEN_DAYS = read("OPERATOR_TOKEN_DAYS", "90", whole_number(1, 3_650))
 METRICS_TOKEN = read("METRICS_TOKEN", "", secret)
 PROVIDER_TIMEOUT_SECONDS = read("PROVIDER_TIMEOUT_SECONDS", "300", seconds(0.01))
 STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds(0.01))

@@ -25,7 +25,6 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timeuntil
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
-from rest_framework.authtoken.models import TokenProxy
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
@@ -36,7 +35,7 @@ from tenants.declared_filters import ModelAdmin
 from tenants.fields import TicksField
 from tenants.forms import ConfirmForm, IssueKeyForm, ShareInput, TopUpForm, UsdInput
 from tenants.history import Edit, change_of, history_of
-from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.models import ApiKey, Budget, DowngradeRule, OperatorToken, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period, bounds
 from tenants.sign_in.login import unlock, with_tries
@@ -171,7 +170,7 @@ class ApiKeyInline(ReadOnly, TabularInline):
         return "" if key.revoked_at else dialog_link(reverse("admin:tenants_apikey_revoke", args=[key.pk]), "Revoke")
 
 
-def state_of_key(key: ApiKey, now: datetime) -> str:
+def state_of_key(key: ApiKey | OperatorToken, now: datetime) -> str:
     if key.revoked_at:
         return "revoked"
     return "valid" if key.is_valid_at(now) else "expired"
@@ -385,6 +384,45 @@ class ApiKeyAdmin(ModelAdmin):
         return back_to(Tenant, key.tenant_id)
 
 
+@admin.register(OperatorToken)
+class OperatorTokenAdmin(ReadOnly, ModelAdmin):
+    """Who may use the operators' API by a token; `manage.py create_operator_token` issues one."""
+
+    list_display = ("__str__", "user", "state", "created_at", "expires_at", "last_used_at")
+    list_select_related = ("user",)
+    search_fields = ("name", "hint", "user__username")
+    fields = ("user", "name", "hint", "state", "created_at", "expires_at", "last_used_at", "revoked_at",
+              "revoked_because")  # fmt: skip
+    actions = None
+    actions_detail: Sequence[Any] = ["revoke_token"]
+
+    @display(description="State", label={"valid": "success", "revoked": "danger", "expired": "warning"})
+    def state(self, token: OperatorToken) -> str:
+        return state_of_key(token, timezone.now())
+
+    def has_revoke_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("tenants.change_operatortoken")
+
+    @action(
+        description="Revoke",
+        url_path="revoke",
+        permissions=["revoke"],
+        icon="key_off",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Revoke this token?",
+            "description": "Requests with it are refused from now on, for good.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Revoke",
+        },
+    )
+    def revoke_token(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        token = OperatorToken.objects.get(pk=object_id)
+        token.revoke(timezone.now(), "revoked by hand")
+        success(request, f"{token} is revoked.")
+        return back_to(OperatorToken, object_id)
+
+
 @admin.register(Budget)
 class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
     """Budgets of the whole installation; a tenant's are on its page."""
@@ -426,7 +464,7 @@ class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
 
 
 admin.site.login_template = "tenants/login.html"
-admin.site.unregister([User, Group, LogEntry, TokenProxy, TOTPDevice, StaticDevice])
+admin.site.unregister([User, Group, LogEntry, TOTPDevice, StaticDevice])
 
 
 @admin.register(User)

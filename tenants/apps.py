@@ -6,8 +6,10 @@ class TenantsConfig(AppConfig):
     verbose_name = "Tenants"
 
     def ready(self) -> None:
-        from tenants import models
-        from tenants.trail import watch
+        from django.contrib.auth.models import Group, User
+
+        from tenants import models, token_ends
+        from tenants.trail import watch, watch_people
 
         watch(
             models.Tenant,
@@ -19,3 +21,7 @@ class TenantsConfig(AppConfig):
             models.AlertChannel,
             m2m={models.Tenant: {"members"}},
         )
+        watch_people(models.OperatorToken)
+        watch_people(Group, m2m={"permissions"})
+        watch_people(User, m2m={"groups", "user_permissions"})
+        token_ends.connect()

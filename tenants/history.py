@@ -74,6 +74,8 @@ def _edits(model: type[Model] | None, changes: Mapping[str, Any]) -> Iterator[Ed
             continue
         if isinstance(change, Mapping):
             yield Edit(capfirst(name), "", f"{change['operation']} {', '.join(change['objects'])}")
+        elif name == "password":
+            yield Edit("Password", "", "changed")
         elif not _equal(*change):
             field = _field(model, name)
             label = getattr(field, "verbose_name", name).removesuffix(" (USD)")

@@ -1,7 +1,7 @@
 """What is allowed: tenants, their members, API keys, budgets and routes."""
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import Self
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator, URLValidator, validate_email
 from django.db import models
@@ -21,6 +22,8 @@ from tenants.money import usd_rounded
 from tenants.periods import Period
 
 KEY_PREFIX = "grd_"
+TOKEN_PREFIX = "gop_"  # noqa: S105
+USE_NOTED_EVERY = timedelta(minutes=5)
 
 ANY_MODEL = "*"
 
@@ -189,6 +192,51 @@ class ApiKey(Limited):
 
     def is_valid_at(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class OperatorTokenManager(models.Manager["OperatorToken"]):
+    def issue(self, user: AbstractBaseUser, name: str, expires_at: datetime | None) -> tuple["OperatorToken", str]:
+        """A new token and its secret, which is returned here once and stored only as a hash."""
+        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        hint = secret[: len(TOKEN_PREFIX) + 4]
+        token = self.create(user=user, name=name, expires_at=expires_at, digest=digest_of(secret), hint=hint)
+        return token, secret
+
+
+class OperatorToken(models.Model):
+    """A login's credential for the operators' API. It may what the login may, until it ends."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="operator_tokens")
+    name = models.CharField(max_length=100, help_text="What uses it.")
+    hint = models.CharField(max_length=16, editable=False, help_text="The token's first characters.")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    revoked_because = models.CharField(max_length=50, blank=True)
+
+    objects = OperatorTokenManager()
+
+    class Meta:
+        ordering = ["user_id", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.hint}…"
+
+    def revoke(self, now: datetime, because: str) -> None:
+        """Stop the token for good. A second time changes nothing."""
+        if self.revoked_at is None:
+            self.revoked_at, self.revoked_because = now, because
+            self.save(update_fields=["revoked_at", "revoked_because"])
+
+    def is_valid_at(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def note_use(self, now: datetime) -> None:
+        """To some minutes, so that a busy token writes no row a call; an update, which leaves no trail."""
+        if self.last_used_at is None or self.last_used_at <= now - USE_NOTED_EVERY:
+            OperatorToken.objects.filter(pk=self.pk).update(last_used_at=now)
 
 
 class Scope(models.TextChoices):

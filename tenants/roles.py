@@ -30,7 +30,8 @@ def create_roles(**_signal: Any) -> None:
         editable |= Q(content_type__app_label=app_label, content_type__model__in=models)
     users = Q(content_type__app_label="auth", codename="view_user")
     lock_outs = Q(content_type__app_label="axes", codename__in=["view_accessattempt", "delete_accessattempt"])
-    _grant("operator", readable | editable | users | lock_outs | Q(codename="read_callcontent"))
+    tokens = Q(content_type__app_label="tenants", codename="change_operatortoken")  # to revoke one
+    _grant("operator", readable | editable | users | tokens | lock_outs | Q(codename="read_callcontent"))
     _grant("auditor", readable)
     _grant("manager", Q(pk__in=[]))
 

@@ -6,7 +6,7 @@ poll that one row instead of reading the configuration again and again.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,22 @@ def watch(*models: type[Model], m2m: Mapping[type[Model], set[str]] | None = Non
         post_delete.connect(raise_revision, sender=model)
         for field in m2m_fields:
             m2m_changed.connect(raise_revision, sender=getattr(model, field).through)
+
+
+def watch_people(model: type[Model], m2m: Collection[str] = ()) -> None:
+    """Record every change of who may what. Workers keep none of it, so the revision stays."""
+    auditlog.register(
+        model,
+        m2m_fields=set(m2m),
+        exclude_fields=[*_untold(model), "last_login", "last_used_at"],
+        mask_fields=["password"],
+        mask_callable="tenants.trail.without_password",
+    )
+
+
+def without_password(_hash: str) -> str:
+    """That there is one, or another, and nothing of it."""
+    return "***"
 
 
 def _untold(model: type[Model]) -> list[str]:
@@ -94,7 +110,7 @@ def changed_by(who: str) -> Iterator[None]:
 def trail_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], Any]:
     """Name the request's user as the author of its changes.
 
-    auditlog's own middleware asks for the user before the view runs, when a DRF token has not been
+    auditlog's own middleware asks for the user before the view runs, when a token has not been
     read yet; this one asks when the first change is written.
     """
 

@@ -3,14 +3,13 @@
 from typing import Any, ClassVar
 
 from django.db import IntegrityError, InterfaceError, OperationalError
-from rest_framework.authentication import TokenAuthentication
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from guard.api.permissions import IsOperator
-from guard.http.authentication import ApiKeyAuthentication, OperatorSession
+from guard.http.authentication import ApiKeyAuthentication, OperatorSession, OperatorTokenAuthentication
 from guard.http.errors import InvalidRequest, LedgerUnavailable
 from guard.http.request_ids import request_id_of
 
@@ -18,7 +17,7 @@ from guard.http.request_ids import request_id_of
 class ApiView(APIView):
     """Answers in the contract's envelope, and carries the request's id."""
 
-    authentication_classes = [ApiKeyAuthentication, TokenAuthentication, OperatorSession]
+    authentication_classes = [ApiKeyAuthentication, OperatorTokenAuthentication, OperatorSession]
     metadata_class = None
     operator_permissions: ClassVar[dict[str, list[str]]] = {}
 

@@ -47,3 +47,9 @@ def permissions_on(model: str, **needed: str) -> dict[str, list[str]]:
     """Permissions on a model of the tenants app by method; `needed` has each method's verbs, "change add"."""
     verbs = {"GET": "view change", "POST": "add", "PUT": "change", "PATCH": "change", "DELETE": "delete", **needed}
     return {method: [f"tenants.{verb}_{model}" for verb in words.split()] for method, words in verbs.items()}
+
+
+# Who may look at tenants may look at the models that their routes name; who may change one sets no price.
+READING_MODELS = {
+    "GET": ["spend.view_cataloguemodel", "spend.change_cataloguemodel", "tenants.view_tenant", "tenants.change_tenant"]
+}

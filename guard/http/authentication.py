@@ -1,17 +1,18 @@
-"""Who calls: an agent by its tenant's API key, an operator by a DRF token or a login's session."""
+"""Who calls: an agent by its tenant's API key, an operator by a token or a login's session."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
-from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, TokenAuthentication
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 
 from guard.http.errors import Forbidden, InvalidApiKey
-from tenants.models import ApiKey, Tenant, digest_of
+from tenants.models import ApiKey, OperatorToken, Tenant, digest_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,21 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
+
+
+class OperatorTokenAuthentication(TokenAuthentication):
+    """`Authorization: Token …`; `request.user` is its login, `request.auth` the OperatorToken.
+
+    Raises InvalidApiKey for a token that is wrong, revoked or expired, or whose login is not active.
+    """
+
+    def authenticate_credentials(self, key: str) -> tuple[AbstractBaseUser, OperatorToken]:  # type: ignore[override]
+        now = timezone.now()
+        token = OperatorToken.objects.select_related("user").filter(digest=digest_of(key)).first()
+        if token is None or not token.is_valid_at(now) or not token.user.is_active:
+            raise InvalidApiKey("This token is wrong, revoked or expired.")
+        token.note_use(now)
+        return token.user, token
 
 
 class OperatorSession(SessionAuthentication):

@@ -187,10 +187,13 @@ class CatalogueModelAdmin(ModelAdmin):
     def ends(self, model: CatalogueModel) -> str:
         return f"{model.shutdown_on}" if model.shutdown_on else ""
 
+    def has_price_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return bool(request.user.has_perms(["spend.change_cataloguemodel", "spend.add_price"]))
+
     @action(
         description="Set price",
         url_path="set-price",
-        permissions=["change"],
+        permissions=["price"],
         icon="payments",
         dialog={
             "title": "Set a price from now on",
@@ -212,7 +215,7 @@ class CatalogueModelAdmin(ModelAdmin):
     @action(
         description="Back to the catalogue's price",
         url_path="catalogue-price",
-        permissions=["change"],
+        permissions=["price"],
         icon="undo",
         dialog={
             "title": "Back to the catalogue's price?",

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from spend.models import CatalogueModel
 from tenants.configured import read_tenant_budgets
-from tenants.models import ApiKey, Budget, Tenant, digest_of
+from tenants.models import ApiKey, Budget, OperatorToken, Tenant, digest_of
 from tenants.money import TICKS_PER_USD
 from tenants.roles import role
 from tests.support.api import caller
@@ -105,9 +105,35 @@ def test_a_name_that_is_no_tenant_id_stops_it(settings: Any) -> None:
 
 def test_the_token_is_alone_on_standard_output_and_opens_the_api(capsys: pytest.CaptureFixture[str]) -> None:
     token = run(capsys, "create_operator_token", "olga").strip()
-    assert re.fullmatch(r"[0-9a-f]{40}", token)
+    assert re.fullmatch(r"gop_[\w-]{43}", token)
     assert caller(f"Token {token}").get("/api/tenants").status_code == 200
-    assert run(capsys, "create_operator_token", "olga").strip() == token
+    second = run(capsys, "create_operator_token", "olga").strip()
+    assert second != token
+    assert caller(f"Token {token}").get("/api/tenants").status_code == 200
+
+
+def test_tokens_are_named_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+    token = run(capsys, "create_operator_token", "olga", "--name", "nightly export", "--days", "7").strip()
+    row = OperatorToken.objects.get()
+    assert row.expires_at is not None
+    assert (row.expires_at - row.created_at).days in {6, 7}
+    line = run(capsys, "create_operator_token", "olga", "--list")
+    assert line.startswith(f"{row.pk}\tnightly export {token[:8]}…\tuntil ")
+    assert "never used" in line
+    caller(f"Token {token}").get("/api/tenants")
+    assert "\tused " in run(capsys, "create_operator_token", "olga", "--list")
+    run(capsys, "create_operator_token", "olga", "--revoke", str(row.pk))
+    assert caller(f"Token {token}").get("/api/tenants").status_code == 401
+    assert "revoked: revoked by hand" in run(capsys, "create_operator_token", "olga", "--list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--revoke", "999"], "has no token 999"), (["--days", "0"], "--days"), (["--days", "3651"], "--days")],
+)
+def test_what_cannot_be_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        call_command("create_operator_token", "olga", *arguments)
 
 
 def test_a_new_user_has_no_password_and_is_an_operator() -> None:

@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 from django.contrib.auth.models import Permission, User
-from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
-from tenants.models import Tenant
+from tenants.models import OperatorToken, Tenant
 from tests.factories import ApiKeyFactory, UserFactory
 
 
@@ -15,6 +14,7 @@ class Api(APIClient):
     """A caller that sends JSON: a value, or text as it stands. `user` is the operator, if it is one."""
 
     user: User | None = None
+    secret = ""
 
     def request(self, **request: Any) -> Any:
         answer = super().request(**request)
@@ -29,12 +29,13 @@ class Api(APIClient):
 
 
 def operator(*permissions: str) -> Api:
-    """An operator with a token; with these permissions on the tenants app, or all of them."""
+    """An operator with a token; with these permissions on configuration, or all of them."""
     user = UserFactory.create(password=None)  # a token needs none, and hashing one is slow
-    granted = Permission.objects.filter(content_type__app_label="tenants")
+    granted = Permission.objects.filter(content_type__app_label__in=["tenants", "spend"])
     user.user_permissions.set(granted.filter(codename__in=permissions) if permissions else granted)
-    api = caller(f"Token {Token.objects.create(user=user).key}")
-    api.user = user
+    _, secret = OperatorToken.objects.issue(user, "tests", None)
+    api = caller(f"Token {secret}")
+    api.user, api.secret = user, secret
     return api
 
 

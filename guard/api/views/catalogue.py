@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from guard.api.base import ApiView, OperatorView
-from guard.api.permissions import IsAgent, permissions_on
+from guard.api.permissions import READING_MODELS, IsAgent
 from guard.api.schema import describe
 from guard.api.serializers import (
     CapabilitiesSerializer,
@@ -26,9 +26,16 @@ from spend.models import AUTO, CatalogueModel, LearnedCapability
 from spend.pricing.operator_prices import PricedModel, callable_models, put_model
 from tenants.models import Tenant
 
+CHANGING_A_MODEL = {
+    **READING_MODELS,
+    "PUT": ["spend.add_cataloguemodel", "spend.change_cataloguemodel", "spend.add_price"],
+    "PATCH": ["spend.change_cataloguemodel"],
+    "DELETE": ["spend.delete_learnedcapability"],
+}
+
 
 class ModelsView(OperatorView):
-    operator_permissions = permissions_on("tenant")
+    operator_permissions = READING_MODELS
 
     @describe("listModels", "The catalogue", ModelsSerializer, tag="models")
     def get(self, request: Request) -> Response:
@@ -38,7 +45,7 @@ class ModelsView(OperatorView):
 
 
 class ModelView(OperatorView):
-    operator_permissions = permissions_on("tenant")
+    operator_permissions = CHANGING_A_MODEL
 
     @describe("getModel", "A model", ModelSerializer, 404, tag="models")
     def get(self, request: Request, model_id: str) -> Response:
@@ -74,7 +81,7 @@ class ModelView(OperatorView):
 
 
 class CapabilitiesView(OperatorView):
-    operator_permissions = permissions_on("tenant")
+    operator_permissions = CHANGING_A_MODEL
 
     @describe("getCapabilities", "What a model takes and refuses", CapabilitiesSerializer, 404, tag="models")
     def get(self, request: Request, model_id: str) -> Response:
@@ -101,7 +108,7 @@ class CapabilitiesView(OperatorView):
 
 
 class LearnedCapabilityView(OperatorView):
-    operator_permissions = permissions_on("tenant")
+    operator_permissions = CHANGING_A_MODEL
 
     @describe("unlearnCapability", "Unlearn what a refusal taught", None, 400, 404, status=204, tag="models")
     def delete(self, request: Request, learned_id: int) -> Response:

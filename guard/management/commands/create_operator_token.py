@@ -1,37 +1,63 @@
-"""`manage.py create_operator_token USER`: a token for the operator API."""
+"""`manage.py create_operator_token USER`: a token for the operator API; also lists and revokes them."""
 
+from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
-from rest_framework.authtoken.models import Token
+from django.utils import timezone
 
+from tenants.models import OperatorToken
 from tenants.roles import role
 from tenants.trail import changed_by
 
 
 class Command(BaseCommand):
     help = (
-        "Print the API token of an operator, alone on standard output. A user of that name who does not exist yet is "
-        "created without a password; either way the user gets the operator role."
+        "Print a new API token of an operator, alone on standard output; only its hash is kept. A user of that name "
+        "who does not exist yet is created without a password; either way the user gets the operator role."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("user", help="the user's name")
+        parser.add_argument("--name", default="create_operator_token", help="what will use the token")
+        parser.add_argument(
+            "--days", type=int, default=settings.OPERATOR_TOKEN_DAYS, help="how long it is valid (OPERATOR_TOKEN_DAYS)"
+        )
+        parser.add_argument("--list", action="store_true", help="list the user's tokens instead")
+        parser.add_argument("--revoke", type=int, metavar="ID", help="revoke that token of the user instead")
 
     def handle(self, *args: Any, **options: Any) -> None:
         with changed_by("create_operator_token"), transaction.atomic():
-            token = token_of(options["user"])
-        self.stdout.write(token.key)
+            if options["list"]:
+                self.stdout.writelines(map(line_of, OperatorToken.objects.filter(user__username=options["user"])))
+            elif options["revoke"] is not None:
+                revoke(options["user"], options["revoke"])
+            else:
+                self.stdout.write(issue(options["user"], options["name"], options["days"]))
 
 
-def token_of(name: str) -> Token:
-    users = get_user_model().objects
-    user = users.filter(username=name).first()
-    if user is None:
-        user = users.create_user(username=name)
+def line_of(token: OperatorToken) -> str:
+    ends = f"until {token.expires_at:%Y-%m-%d}" if token.expires_at else "without end"
+    used = f"used {token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "never used"
+    state = f"revoked: {token.revoked_because}" if token.revoked_at else ends
+    return f"{token.pk}\t{token}\t{state}\t{used}\n"
+
+
+def revoke(user_name: str, token_id: int) -> None:
+    token = OperatorToken.objects.filter(pk=token_id, user__username=user_name).first()
+    if token is None:
+        raise CommandError(f"--revoke: {user_name} has no token {token_id}; --list shows them.")
+    token.revoke(timezone.now(), "revoked by hand")
+
+
+def issue(user_name: str, token_name: str, days: int) -> str:
+    if not 1 <= days <= 3650:
+        raise CommandError("--days: must be from 1 to 3650.")
+    user = User.objects.filter(username=user_name).first() or User.objects.create_user(username=user_name)
     if not user.is_active:
-        raise CommandError(f"{name} is not active; its token would not be accepted.")
+        raise CommandError(f"{user_name} is not active; its token would not be accepted.")
     user.groups.add(role("operator"))
-    return Token.objects.get_or_create(user=user)[0]
+    return OperatorToken.objects.issue(user, token_name, timezone.now() + timedelta(days=days))[1]

@@ -10,8 +10,8 @@ import pytest
 from django.conf import settings
 from django.test import Client
 from django.utils import timezone
-from rest_framework.authtoken.models import Token
 
+from tenants.models import OperatorToken
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory, UserFactory
 from tests.support.api import Api, agent, caller, operator
 from tests.support.environment import ROOT
@@ -57,14 +57,14 @@ def test_the_scheme_is_read_as_http_says() -> None:
 
 @pytest.mark.parametrize("address", OPERATORS)
 def test_a_login_without_permission(address: str) -> None:
-    token = Token.objects.create(user=UserFactory.create(is_staff=True))
-    answer = caller(f"Token {token.key}").get(address)
+    _, token = OperatorToken.objects.issue(UserFactory.create(is_staff=True), "x", None)
+    answer = caller(f"Token {token}").get(address)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
 
 
 def test_a_token_of_someone_who_left() -> None:
-    token = Token.objects.create(user=UserFactory.create(is_superuser=True, is_active=False))
-    assert caller(f"Token {token.key}").get("/api/tenants").status_code == 401
+    _, token = OperatorToken.objects.issue(UserFactory.create(is_superuser=True, is_active=False), "x", None)
+    assert caller(f"Token {token}").get("/api/tenants").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,8 @@ def test_a_token_of_someone_who_left() -> None:
         ("add_apikey", "post", "/api/tenants/acme/keys"),
         ("delete_apikey", "delete", "/api/tenants/acme/keys/1"),
         ("view_tenant", "get", "/api/models"),
-        ("change_tenant", "put", "/api/models/m"),
+        ("change_cataloguemodel", "patch", "/api/capabilities/m"),
+        ("delete_learnedcapability", "delete", "/api/learned-capabilities/1"),
         ("view_tenant", "get", "/api/spend"),
     ],
 )
@@ -100,6 +101,16 @@ def test_who_may_not_delete_budgets_may_not_replace_them() -> None:
     answer = operator("add_budget", "change_budget").put("/api/budgets/acme", {"budgets": []})
     assert answer.status_code == 403
     budget.refresh_from_db()
+
+
+def test_who_may_change_a_tenant_sets_no_price() -> None:
+    price = {"inputUsdPerMillion": "1"}
+    for permissions in (["change_tenant"], ["change_cataloguemodel", "add_cataloguemodel"], ["add_price"]):
+        assert operator(*permissions).put("/api/models/m", price).status_code == 403, permissions
+    allowed = operator("change_cataloguemodel", "add_cataloguemodel", "add_price")
+    assert allowed.put("/api/models/m", price).status_code == 400
+    assert operator("change_tenant").patch("/api/capabilities/m", {}).status_code == 403
+    assert operator("change_tenant", "delete_tenant").delete("/api/learned-capabilities/1").status_code == 403
 
 
 def test_a_session_needs_the_csrf_token() -> None:

@@ -50,9 +50,7 @@ class Caller:
             self.key = ApiKeyFactory.create()
             RouteStepFactory.create(tenant=self.key.tenant, model=model)
             BudgetFactory.create(tenant=self.key.tenant, limit_ticks=10**6 * TICKS_PER_USD)
-            user = operator().user
-            assert user
-            self.token = f"Token {user.auth_token.key}"
+            self.token = f"Token {operator().secret}"
 
     def headers_for(self, path: str) -> dict[str, str]:
         is_agent = path.startswith(FOR_AGENTS) and not path.startswith("/api/budgets")
