@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
-from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator, URLValidator, validate_email
 from django.db import models
@@ -195,7 +195,7 @@ class ApiKey(Limited):
 
 
 class OperatorTokenManager(models.Manager["OperatorToken"]):
-    def issue(self, user: AbstractBaseUser, name: str, expires_at: datetime | None) -> tuple["OperatorToken", str]:
+    def issue(self, user: User, name: str, expires_at: datetime | None) -> tuple["OperatorToken", str]:
         """A new token and its secret, which is returned here once and stored only as a hash."""
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         hint = secret[: len(TOKEN_PREFIX) + 4]

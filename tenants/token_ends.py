@@ -38,7 +38,7 @@ def _user_changes(instance: User, update_fields: frozenset[str] | None, raw: boo
 def _is_rehash(user: User, update_fields: frozenset[str] | None) -> bool:
     """The same password, hashed by Django in a newer way as somebody signs in."""
     is_known = getattr(user, "_password", None) is not None
-    return update_fields == {"password"} and not is_known and user.has_usable_password()
+    return set(update_fields or ()) == {"password"} and not is_known and user.has_usable_password()
 
 
 def _groups_change(instance: User | Group, action: str, reverse: bool, pk_set: set[int] | None, **_signal: Any) -> None:
@@ -46,7 +46,7 @@ def _groups_change(instance: User | Group, action: str, reverse: bool, pk_set: s
     if action in {"post_add", "post_remove"} and pk_set:
         end_tokens(pk_set if reverse else [instance], "role changed")
     elif action == "pre_clear":
-        cleared = User.objects.filter(groups=instance) if reverse else User.objects.filter(pk=instance.pk)
+        cleared = User.objects.filter(groups__pk=instance.pk) if reverse else User.objects.filter(pk=instance.pk)
         end_tokens(cleared.filter(groups__isnull=False).distinct(), "role changed")
 
 

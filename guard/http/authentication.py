@@ -88,7 +88,7 @@ class OperatorTokenAuthentication(TokenAuthentication):
     Raises InvalidApiKey for a token that is wrong, revoked or expired, or whose login is not active.
     """
 
-    def authenticate_credentials(self, key: str) -> tuple[AbstractBaseUser, OperatorToken]:  # type: ignore[override]
+    def authenticate_credentials(self, key: str) -> tuple[AbstractBaseUser, OperatorToken]:
         now = timezone.now()
         token = OperatorToken.objects.select_related("user").filter(digest=digest_of(key)).first()
         if token is None or not token.is_valid_at(now) or not token.user.is_active:

@@ -28,7 +28,7 @@ def secrets_from(model: type[Model], hops: int = AS_FAR_AS) -> Iterator[str]:
     for field in model._meta.get_fields():
         if field.is_relation:
             if hops > 1 and field.related_model is not None:
-                yield from (f"{field.name}__{rest}" for rest in secrets_from(field.related_model, hops - 1))  # type: ignore[arg-type]
+                yield from (f"{field.name}__{rest}" for rest in secrets_from(field.related_model, hops - 1))
         elif field.name in SECRETS:
             yield field.name
 

@@ -120,7 +120,7 @@ def test_other_changes_end_nothing(user: User, secret: str) -> None:
     _save(email="a@example.com", last_login=timezone.now())(user)
     user.groups.add(role("auditor"))
     user.set_password("the same, hashed anew")
-    user._password = None  # as Django does when somebody signs in
+    user._password = None  # type: ignore[attr-defined]  # as Django does when somebody signs in
     user.save(update_fields=["password"])
     assert status(secret) == 200
 
