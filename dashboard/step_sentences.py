@@ -43,7 +43,7 @@ def failure_of(code: str) -> str:
     return f"Code: {code}." if code else ""
 
 
-def story_of(steps: Iterable[Any]) -> list[Step]:
+def sentences_of(steps: Iterable[Any]) -> list[Step]:
     return [_step(step if isinstance(step, Mapping) else {"note": step}) for step in steps]
 
 

@@ -16,7 +16,7 @@ from dashboard.page_reports import tenant_report
 from dashboard.queries.calls import attempts_of, page_of_calls
 from dashboard.queries.status import services
 from dashboard.request_params import filter_of, month_of, page_number_of, removed_of, search_of, span_of
-from dashboard.step_sentences import reason_of, story_of
+from dashboard.step_sentences import reason_of, sentences_of
 from dashboard.transcript import lines_of
 from spend.models import Call, CallContent
 from spend.privacy.encryption import UnreadableError
@@ -104,7 +104,7 @@ def call(request: HttpRequest, tenant: Tenant, call_id: UUID) -> HttpResponse:
         "tenant": tenant,
         "tab": "calls",
         "call": found,
-        "story": story_of(found.steps),
+        "story": sentences_of(found.steps),
         "reason": reason_of(found.code),
         "attempts": attempts,
         "tokens": (sum(each.input_tokens for each in attempts), sum(each.output_tokens for each in attempts)),

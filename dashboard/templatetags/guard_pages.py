@@ -16,7 +16,7 @@ from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
 
 register = template.Library()
 
-DIME = TICKS_PER_USD // 10
+TEN_CENTS = TICKS_PER_USD // 10
 ONE_PERCENT = 10_000
 SECOND_MS = 1000
 
@@ -29,7 +29,7 @@ def money(ticks: int | None, largest: int | None = None) -> str:
     """
     if ticks is None:
         return "–"
-    places = 2 if abs(ticks if largest is None else largest) >= DIME else 4
+    places = 2 if abs(ticks if largest is None else largest) >= TEN_CENTS else 4
     text = usd_rounded(abs(ticks), places)
     if ticks and not text.strip("0."):
         return f"under ${text[:-1]}1"

@@ -12,13 +12,14 @@ from django.utils import timezone
 from guard.call import ChatCall, Claim
 from guard.chat import idempotency
 from guard.chat.billing import tokens_only
-from guard.chat.flow import converse, lowered_max_tokens, open_stream
+from guard.chat.flow import converse, open_stream
 from guard.chat.request.reader import Asked, read_chat, read_completion, with_headers
+from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, shown_again
 from guard.chat.types import Answer
 from guard.http.authentication import secret_of
 from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
-from guard.http.lean_view import LeanAPIView, json_answer, read_body
+from guard.http.lean_view import AsyncAPIView, json_answer, read_body
 from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus
@@ -49,7 +50,7 @@ class Exchange:
         return self.key.tenant.hide_money
 
 
-class ChatView(LeanAPIView):
+class ChatView(AsyncAPIView):
     """What both endpoints share: the way from a request to an answer."""
 
     # DRF's own OPTIONS is no coroutine, and the schema says what there is.
@@ -87,7 +88,7 @@ class ChatView(LeanAPIView):
             )
 
         relay = await runtime.paid(open_relay(), Relay.aclose)
-        hold, adapted = relay.opened.hold, relay.opened.story.adapted
+        hold, adapted = relay.opened.hold, relay.opened.progress.adapted
         offer, status = hold.reserved.offer, hold.status(call.tenant)
         headers = served_headers(offer.model, str(offer.route), status, exchange)
         changes = headers_of_changes(adapted.names if adapted else (), lowered_max_tokens(hold, call))

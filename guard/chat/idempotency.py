@@ -21,7 +21,7 @@ from guard.http.errors import IdempotencyConflict, IdempotencyMismatch
 from guard.policy.budget_status import BudgetStatus
 from spend.models import IdempotentCall, Reservation, ReservationState, Route
 from spend.pricing.cost import Usage
-from spend.privacy.encryption import SEALED_BEGINS, UnreadableError, can_seal, seal, unseal
+from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, can_encrypt, decrypt, encrypt
 from spend.retention.replays import KEPT
 
 FIELDS = tuple(field.name for field in fields(Answer))
@@ -75,13 +75,13 @@ def pack(answer: Answer) -> str | None:
         packed = orjson.dumps({"version": VERSION, **{name: getattr(answer, name) for name in FIELDS}})
     except TypeError:
         return None
-    return seal(packed) if can_seal() else packed.decode()
+    return encrypt(packed) if can_encrypt() else packed.decode()
 
 
 def unpack(packed: str) -> dict[str, Any]:
     """The fields of the Answer that `pack` was given. Raises IdempotencyConflict where it cannot be read."""
     try:
-        answer = orjson.loads(unseal(packed) if packed.startswith(SEALED_BEGINS) else packed)
+        answer = orjson.loads(decrypt(packed) if packed.startswith(CIPHERTEXT_BEGINS) else packed)
     except UnreadableError:
         raise IdempotencyConflict("The answer kept for this Idempotency-Key cannot be read any more.") from None
     if answer.pop("version", VERSION) != VERSION:  # until 0.2 they had none

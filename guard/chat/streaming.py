@@ -15,8 +15,8 @@ from django.http import HttpResponseBase
 
 from guard.chat import idempotency
 from guard.chat.billing import counted_bill, texts_in, tokens_only
-from guard.chat.flow import Opened, bill_of, settle
-from guard.chat.types import Answer
+from guard.chat.settlement import bill_of, settle
+from guard.chat.types import Answer, Opened
 from guard.http.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.http.sse import Event, Splitter, encode
 from guard.providers.failures import Failed
@@ -120,8 +120,8 @@ class Relay:
         self.show_usage = show_usage
         self.closing = closing
         self.model = opened.hold.reserved.offer.model
-        self.tally = Tally(opened.story.call.ask.choices)
-        call = opened.story.call
+        self.tally = Tally(opened.progress.call.ask.choices)
+        call = opened.progress.call
         self.keeps_events = call.claim is not None or keeps_content(call.tenant) or runtime.telemetry.shares(call)
         self.passed_on: list[bytes] = []
         self.settling: asyncio.Task[Answer] | None = None
@@ -163,7 +163,7 @@ class Relay:
 
     def _shown(self, event: Event) -> bytes:
         self.tally.take(event)
-        hide_money = self.opened.story.call.tenant.hide_money
+        hide_money = self.opened.progress.call.tenant.hide_money
         return shown(event, self.model, show_usage=self.show_usage, hide_money=hide_money)
 
     async def _end(self) -> bytes:
@@ -175,9 +175,9 @@ class Relay:
 
     async def _break_off(self, failure: Failed) -> bytes:
         """Settle what came of it. The headers have gone, so the client is told by an event, which its SDK raises."""
-        story = self.opened.story
-        story.failed[self.model] = failure.code
-        story.note(self.model, StepCode.BROKE_OFF, code=failure.code)
+        progress = self.opened.progress
+        progress.failed[self.model] = failure.code
+        progress.note(self.model, StepCode.BROKE_OFF, code=failure.code)
         self.billed_nothing = failure.billed is False and not self.tally.has_begun
         await self.aclose()
         await self.runtime.record_failure(self.opened.hold.reserved, failure.code)
@@ -185,7 +185,7 @@ class Relay:
         return self._error(AllModelsFailed("The model's provider broke off.", attempts=attempts))
 
     def _error(self, error: GuardError) -> bytes:
-        return encode({"error": envelope_body(error, self.path, self.opened.story.call.caller.request_id)})
+        return encode({"error": envelope_body(error, self.path, self.opened.progress.call.caller.request_id)})
 
     def _settle(self) -> "asyncio.Task[Answer]":
         """The settlement, in a task of its own: the one that serves the client may be cancelled with it."""
@@ -194,28 +194,28 @@ class Relay:
         return self.settling
 
     async def _settle_once(self) -> Answer:
-        hold, story = self.opened.hold, self.opened.story
+        hold, progress = self.opened.hold, self.opened.progress
         # Half an answer is nothing to replay: its key may be tried again.
-        half_done = None if self.is_finished else story.call.claim
+        half_done = None if self.is_finished else progress.call.claim
         if half_done:
-            story.call = replace(story.call, claim=None)
+            progress.call = replace(progress.call, claim=None)
         completion = {**self.tally.completion(), "events": b"".join(self.passed_on).decode(errors="replace")}
         try:
-            return await settle(hold, await self._bill(), completion, story, self.runtime)
+            return await settle(hold, await self._bill(), completion, progress, self.runtime)
         finally:
             if half_done:
                 await self.runtime.note(idempotency.release, half_done)
 
     async def _bill(self) -> Bill:
         """By the provider's usage where its last word came; else counted, though never less than it said so far."""
-        reserved, story, sent = self.opened.hold.reserved, self.opened.story, self.opened.sent
+        reserved, progress, sent = self.opened.hold.reserved, self.opened.progress, self.opened.sent
         if self.billed_nothing:
-            return Bill(cost_ticks=0, computed_ticks=0, duration_ms=story.duration_ms)
-        bill = await bill_of(self.tally.usage, self.tally.texts, sent, reserved, story)
+            return Bill(cost_ticks=0, computed_ticks=0, duration_ms=progress.duration_ms)
+        bill = await bill_of(self.tally.usage, self.tally.texts, sent, reserved, progress)
         if bill.cost_ticks is not None and self.tally.is_usage_final:
             return bill
         # Counting a long prompt takes a while.
-        counted = await asyncio.to_thread(counted_bill, sent, self.tally.texts, reserved, story.duration_ms)
+        counted = await asyncio.to_thread(counted_bill, sent, self.tally.texts, reserved, progress.duration_ms)
         if bill.cost_ticks is None or (counted.cost_ticks or 0) >= bill.cost_ticks:
             return counted
         return replace(bill, is_estimated=True)

@@ -6,7 +6,7 @@ from django.urls import path
 
 from guard.chat.endpoints import ChatEndpoint, CompletionsEndpoint
 
-# Coroutine functions, by LeanAPIView's dispatch, which DRF's types do not know.
+# Coroutine functions, by AsyncAPIView's dispatch, which DRF's types do not know.
 CHAT_VIEWS: dict[str, Any] = {
     "/api/chat": ChatEndpoint.as_view(),
     "/v1/chat/completions": CompletionsEndpoint.as_view(),

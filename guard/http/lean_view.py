@@ -25,7 +25,7 @@ CROSS_ORIGIN = (
 Handler = Callable[..., Awaitable[HttpResponseBase]]
 
 
-class LeanAPIView(APIView):
+class AsyncAPIView(APIView):
     @classproperty
     def view_is_async(cls) -> bool:  # noqa: N805
         return True

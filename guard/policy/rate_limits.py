@@ -16,7 +16,7 @@ from spend.ledger.rules import CallLimit
 from tenants.models import Tenant
 
 MINUTE_S = 60
-NOBODY: Any = None
+NO_REQUEST: Any = None
 """DRF hands throttles the request and the view; these know what they count."""
 
 
@@ -53,7 +53,7 @@ def take_turn(limits: Iterable[CallLimit], timer: Callable[[], float] = time) ->
         with transaction.atomic():
             # The cache reads, and then writes: one worker at a time.
             Tenant.objects.select_for_update(no_key=True).filter(pk=throttles[0].limit.group.tenant_id).first()
-            refusing = [throttle for throttle in throttles if not throttle.allow_request(NOBODY, NOBODY)]
+            refusing = [throttle for throttle in throttles if not throttle.allow_request(NO_REQUEST, NO_REQUEST)]
             if not refusing:
                 for throttle in throttles:
                     throttle.count()

@@ -80,7 +80,7 @@ class Candidate:
     expected_ticks: int
     max_tokens: int
     floor_tokens: int
-    modest_tokens: int | None
+    fair_share_tokens: int | None
     thinking_tokens: int
     """What its answers usually need, where they think within their maximum; else 0."""
 
@@ -230,8 +230,8 @@ def _candidate(
     floor_tokens = max(tenant.floor_max_tokens, usual, thinking_tokens)
     # What an answer without a maximum needs, by those that came before it.
     enough = length.enough if length else max_tokens // SHARE_WITHOUT_HISTORY
-    modest_tokens = None if ask.max_tokens else min(max_tokens, max(enough, floor_tokens))
-    return Candidate(model, price, worst, expected_ticks, max_tokens, floor_tokens, modest_tokens, thinking_tokens)
+    fair_share_tokens = None if ask.max_tokens else min(max_tokens, max(enough, floor_tokens))
+    return Candidate(model, price, worst, expected_ticks, max_tokens, floor_tokens, fair_share_tokens, thinking_tokens)
 
 
 def _thinks_within_maximum(ask: Ask, model: ModelPolicy) -> bool:
@@ -261,7 +261,7 @@ def _bound_input(ask: Ask, model: ModelPolicy) -> int:
     return bound_tokens(explained_input(ask, model), model.input_allowance_percent, model.input_surplus_tokens)
 
 
-def teaches(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int, now: datetime) -> bool:
+def exceeds_learned_bounds(usage: Usage, ask: Ask, model: ModelPolicy, max_tokens: int, now: datetime) -> bool:
     """Whether a bill shows more tokens than `model`'s bounds allow for such a call, or that they are needed still."""
     most_output_tokens = (max_tokens + model.reasoning_allowance_tokens) * ask.choices
     if usage.input_tokens > _bound_input(ask, model) or usage.output_tokens > most_output_tokens:
@@ -281,5 +281,5 @@ def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_bel
         max_tokens=candidate.max_tokens,
         floor_tokens=candidate.floor_tokens,
         only_below_soft=only_below_soft,
-        modest_tokens=candidate.modest_tokens,
+        fair_share_tokens=candidate.fair_share_tokens,
     )

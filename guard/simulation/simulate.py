@@ -17,7 +17,7 @@ from guard.chat.endpoints import check_model
 from guard.chat.request.reader import Asked, read_chat
 from guard.http.errors import Forbidden, RateLimited
 from guard.policy.policy import KeyPolicy, Pace, Policy, limits_of, load
-from guard.policy.rate_limits import NOBODY, PerMinute
+from guard.policy.rate_limits import NO_REQUEST, PerMinute
 from guard.policy.routing import plan
 from guard.providers.failures import demo_stands_in
 from spend import breakers
@@ -97,7 +97,7 @@ def rehearse(tenant: Tenant, key: ApiKey, request: Mapping[str, Any], now: datet
 def refuse_too_many_a_minute(pace: Pace) -> None:
     """As `guard.policy.rate_limits.take_turn`, but the call is not counted."""
     for limit in pace.per_minute:
-        if not PerMinute(limit, time).allow_request(NOBODY, NOBODY):
+        if not PerMinute(limit, time).allow_request(NO_REQUEST, NO_REQUEST):
             raise RateLimited(f"There were {limit.most:,} calls in the last minute, which is the limit.")
 
 

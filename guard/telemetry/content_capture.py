@@ -21,7 +21,7 @@ from guard.policy.policy import TenantPolicy
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import body_of
 from spend.models import Call, CallContent
-from spend.privacy.encryption import can_seal, seal
+from spend.privacy.encryption import can_encrypt, encrypt
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Said:
 
 
 def keeps_content(tenant: TenantPolicy) -> bool:
-    return tenant.content_days > 0 and can_seal()
+    return tenant.content_days > 0 and can_encrypt()
 
 
 class Contents:
@@ -60,7 +60,7 @@ class Contents:
         self.thread = threading.Thread(target=self._run, name="contents", daemon=True)
 
     def start(self) -> None:
-        if can_seal():
+        if can_encrypt():
             self.thread.start()
 
     def stop(self) -> None:
@@ -116,7 +116,7 @@ def store(some: Iterable[Said]) -> None:
     was said after it has renamed the calls.
     """
     said = {each.call_id: each for each in some}
-    sealed = {call_id: seal(body_of(each.messages, each.completion)) for call_id, each in said.items()}
+    sealed = {call_id: encrypt(body_of(each.messages, each.completion)) for call_id, each in said.items()}
     with transaction.atomic():
         calls = Call.objects.select_for_update(skip_locked=True, of=("self",)).filter(
             pk__in=said, tenant__content_days__gt=0

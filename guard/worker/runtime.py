@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 SWEEP_S = 5.0
 MOST_LENGTHS = 10_000
-FADING = 0.98
+DECAY_OF_LONGEST = 0.98
 """After thirty shorter answers, a long one counts for half."""
-ROOM = 1.5
+HEADROOM = 1.5
 SHARE_OF_LATEST = 0.1
 """In the average: after seven answers of another length, half of it is theirs."""
 
 
-class Releases:
+class HoldReleases:
     """Tells calls that wait for other calls' holds that one of their tenant's has ended."""
 
     def __init__(self) -> None:
@@ -81,14 +81,14 @@ class Lengths:
         if len(self.longest) > MOST_LENGTHS:
             for each in (self.longest, self.average, self.known):
                 each.clear()
-        longest = max(output_tokens, FADING * self.longest.get(tenant_and_model, 0))
+        longest = max(output_tokens, DECAY_OF_LONGEST * self.longest.get(tenant_and_model, 0))
         average = self.average.get(tenant_and_model, output_tokens)
         average += (output_tokens - average) * SHARE_OF_LATEST
         self.longest[tenant_and_model], self.average[tenant_and_model] = longest, average
-        self.known[tenant_and_model] = Length(usual=int(average), enough=ceil(longest * ROOM))
+        self.known[tenant_and_model] = Length(usual=int(average), enough=ceil(longest * HEADROOM))
 
 
-class Rests:
+class RestingModels:
     """The models whose providers said that they have enough to do, and until when they are left alone.
 
     One worker's own, and gone in a minute: each other worker asks once, and is told the same.
@@ -116,10 +116,10 @@ class Runtime:
     def __init__(self) -> None:
         self.writer = Writer()
         self.keeper = PolicyKeeper()
-        self.releases = Releases()
+        self.releases = HoldReleases()
         self.lengths = Lengths()
         self.conversations = Conversations()
-        self.rests = Rests()
+        self.rests = RestingModels()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
         # Rare queries of the chat path (breakers, allowances): one thread, one connection.

@@ -45,7 +45,7 @@ Budgets = Mapping[tuple[str, str, str], EffectiveBudget]
 
 
 @dataclass(frozen=True)
-class Looked:
+class BoundedWindow:
     """A window with the budget that bounds it, and whether it is nearly spent and so refused a call just now."""
 
     window: Window
@@ -73,10 +73,10 @@ def look_at_changed(now: datetime) -> list[Alert]:
         if not windows:
             return told
         bounded = _bounded(windows, now)
-        looked = list(_armed(bounded, now))
-        told += tell([alert for each in looked for alert in crossed(each, now)])
-        overtaken = {each.window.id for each in bounded} - {each.window.id for each in looked}
-        _mark_looked([window for window in windows if window.id not in overtaken])
+        bounded = list(_armed(bounded, now))
+        told += tell([alert for each in bounded for alert in crossed(each, now)])
+        overtaken = {each.window.id for each in bounded} - {each.window.id for each in bounded}
+        _mark_checked([window for window in windows if window.id not in overtaken])
         if overtaken or len(windows) < BATCH:
             return told
 
@@ -87,8 +87,8 @@ def look_at_all(now: datetime) -> list[Alert]:
     refusals = _refusals(now)
     windows = Window.objects.filter(Q(ends_at__gt=now) | Q(ends_at=None), scope__in=[Scope.TENANT, Scope.INSTALLATION])
     for some in _in_batches(windows.filter(starts_at__lte=now).order_by("id")):
-        for looked in _with_refusals(_armed(_bounded(some, now), now), refusals):
-            alerts += [*crossed(looked, now), *running_out(looked, now)]
+        for bounded in _with_refusals(_armed(_bounded(some, now), now), refusals):
+            alerts += [*crossed(bounded, now), *running_out(bounded, now)]
     return tell([*alerts, *spikes(now)])
 
 
@@ -128,39 +128,39 @@ def _deliveries(alerts: Sequence[Alert]) -> Iterator[Delivery]:
                 yield Delivery(alert=alert, channel=channel, due_at=alert.at)
 
 
-def crossed(looked: Looked, now: datetime) -> Iterator[Alert]:
+def crossed(bounded: BoundedWindow, now: datetime) -> Iterator[Alert]:
     """An alert for each of the budget's percents that the window has reached.
 
     A budget that has reached its hard cap has no more to give: it has reached all. One that refuses has
     reached the last of them, and of the others those that it has spent.
     """
-    window, budget = looked.window, looked.budget
+    window, budget = bounded.window, bounded.budget
     is_over = window.spent_ticks >= budget.hard_ticks
     for percent in budget.alert_percents:
-        is_reached = is_over or (looked.is_refusing and percent == WHOLE)
+        is_reached = is_over or (bounded.is_refusing and percent == WHOLE)
         if is_reached or window.spent_ticks * 100 >= budget.limit_ticks * percent:
-            yield _alert_of(looked, AlertKind.THRESHOLD, now, percent)
+            yield _alert_of(bounded, AlertKind.THRESHOLD, now, percent)
 
 
-def running_out(looked: Looked, now: datetime) -> Iterator[Alert]:
+def running_out(bounded: BoundedWindow, now: datetime) -> Iterator[Alert]:
     """An alert where the window's spend so far, at this rate, passes the hard cap before the period ends."""
-    window, hard_ticks = looked.window, looked.budget.hard_ticks
+    window, hard_ticks = bounded.window, bounded.budget.hard_ticks
     if window.ends_at is None or window.spent_ticks >= hard_ticks:
         return
     whole_s = int((window.ends_at - window.starts_at).total_seconds())
     elapsed_s = int((now - window.starts_at).total_seconds())
     if elapsed_s * FORECAST_AFTER >= whole_s and window.spent_ticks * whole_s > hard_ticks * elapsed_s:
-        yield _alert_of(looked, AlertKind.FORECAST, now)
+        yield _alert_of(bounded, AlertKind.FORECAST, now)
 
 
-def _alert_of(looked: Looked, kind: AlertKind, now: datetime, percent: int = 0) -> Alert:
-    window = looked.window
+def _alert_of(bounded: BoundedWindow, kind: AlertKind, now: datetime, percent: int = 0) -> Alert:
+    window = bounded.window
     return Alert(
         **{name: getattr(window, name) for name in WindowKey._fields},
         ends_at=window.ends_at,
         kind=kind,
         percent=percent,
-        limit_ticks=looked.budget.limit_ticks,
+        limit_ticks=bounded.budget.limit_ticks,
         armed_at=window.armed_at,
         spent_ticks=window.spent_ticks,
         at=now,
@@ -211,22 +211,22 @@ def budgets_of(tenant_ids: Collection[str], now: datetime) -> Budgets:
     return {(owner, budget.scope, budget.period): budget for owner, budgets in of_all.items() for budget in budgets}
 
 
-def _bounded(windows: Sequence[Window], now: datetime) -> list[Looked]:
+def _bounded(windows: Sequence[Window], now: datetime) -> list[BoundedWindow]:
     """The windows that a budget still bounds. One of nothing is no threshold to cross.
 
     The budgets are read after the windows, and so are never older than what a window says of them.
     """
     budgets = budgets_of({window.tenant_id for window in windows}, now)
     of_windows = [(window, budgets.get((window.tenant_id, window.scope, window.period))) for window in windows]
-    return [Looked(window, budget) for window, budget in of_windows if budget and budget.limit_ticks]
+    return [BoundedWindow(window, budget) for window, budget in of_windows if budget and budget.limit_ticks]
 
 
-def _armed(looked: Iterable[Looked], now: datetime) -> Iterator[Looked]:
+def _armed(bounded: Iterable[BoundedWindow], now: datetime) -> Iterator[BoundedWindow]:
     """The windows, armed again where their limit or hard cap is another than when alerts last looked.
 
     Those that another pass armed meanwhile are left to it.
     """
-    for each in looked:
+    for each in bounded:
         window, budget = each.window, each.budget
         bounds = (budget.limit_ticks, budget.hard_ticks)
         if bounds == (window.looked_limit_ticks, window.looked_hard_ticks) or _arm(window, bounds, now):
@@ -246,19 +246,19 @@ def _arm(window: Window, bounds: tuple[int, int], now: datetime) -> bool:
     return bool(unchanged.update(**noted))
 
 
-def _with_refusals(looked: Iterable[Looked], refusals: Container[Refusal]) -> Iterator[Looked]:
+def _with_refusals(bounded: Iterable[BoundedWindow], refusals: Container[Refusal]) -> Iterator[BoundedWindow]:
     """Marks the windows that refused a call just now, and would today: under the very bounds they have now.
 
     A budget refuses what does not fit any more, and so may never be spent to its last tick. Before the
     soft cap a refusal says only that the call was large.
     """
-    for each in looked:
+    for each in bounded:
         window, budget = each.window, each.budget
         refusal = Refusal(
             window.tenant_id, window.scope, window.period, window.starts_at, budget.limit_ticks, budget.hard_ticks
         )
         is_refusing = window.spent_ticks >= budget.soft_ticks and refusal in refusals
-        yield Looked(window, budget, is_refusing)
+        yield BoundedWindow(window, budget, is_refusing)
 
 
 def _refusals(now: datetime) -> set[Refusal]:
@@ -282,7 +282,7 @@ def _noted(tenant_id: str, steps: Iterable[Mapping[str, Any]]) -> Iterator[Refus
             yield Refusal(owners[step["scope"]], step["scope"], step["period"], starts_at, *bounds)
 
 
-def _mark_looked(windows: Sequence[Window]) -> None:
+def _mark_checked(windows: Sequence[Window]) -> None:
     sql = Sql.on(connection)
     with transaction.atomic():
         # The ledger's order of locks, or the two could wait for each other for ever.

@@ -30,7 +30,7 @@ from tenants.models import Scope
 INTERRUPTED = FailureCode.INTERRUPTED
 """The code of a call whose lease was over before it had a record."""
 
-CROWD = 8
+CALLS_AT_ONCE = 8
 """What is left is tight where it would not do for so many calls like this one at once."""
 
 
@@ -104,7 +104,7 @@ class Offer:
     """One way to serve a call: a model at a price, and how far its answer may be shortened.
 
     An offer that is `only_below_soft` is passed over once its hold would reach a soft cap.  Where the
-    caller named no maximum, `modest_tokens` do for its answer while other calls hold what is left.
+    caller named no maximum, `fair_share_tokens` do for its answer while other calls hold what is left.
     """
 
     model: str
@@ -116,7 +116,7 @@ class Offer:
     max_tokens: int
     floor_tokens: int
     only_below_soft: bool = False
-    modest_tokens: int | None = None
+    fair_share_tokens: int | None = None
 
     def hold_ticks(self, max_tokens: int) -> int:
         return self.fixed_ticks + max_tokens * self.token_ticks
@@ -481,9 +481,9 @@ def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, 
     if not offer.hold_ticks(max_tokens):  # whatever is left, or overrun: what is free takes nothing of it
         return max_tokens
     least = min(offer.floor_tokens, offer.max_tokens)
-    if offer.modest_tokens is not None and held_ticks:
-        if CROWD * offer.hold_ticks(max_tokens) > room_ticks:
-            max_tokens = min(max_tokens, offer.modest_tokens)
+    if offer.fair_share_tokens is not None and held_ticks:
+        if CALLS_AT_ONCE * offer.hold_ticks(max_tokens) > room_ticks:
+            max_tokens = min(max_tokens, offer.fair_share_tokens)
         if may_wait:
             least = max(least, min(max_tokens, offer.tokens_within(room_ticks + held_ticks)))
     if offer.hold_ticks(max_tokens) <= room_ticks:

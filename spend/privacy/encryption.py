@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 
-SEALED_BEGINS = "gAAAA"
+CIPHERTEXT_BEGINS = "gAAAA"
 """As every Fernet token does, by its version and the first bytes of its time; JSON never does."""
 
 
@@ -20,18 +20,18 @@ class UnreadableError(Exception):
     """None of the keys opens it: its key is no longer set, or it was changed."""
 
 
-def can_seal() -> bool:
+def can_encrypt() -> bool:
     """Whether there is a key. Without one nothing that was said is stored."""
     return bool(settings.CONTENT_KEYS)
 
 
-def seal(plain: bytes) -> str:
+def encrypt(plain: bytes) -> str:
     return _cipher(settings.CONTENT_KEYS).encrypt(plain).decode()
 
 
-def unseal(sealed: str) -> bytes:
+def decrypt(sealed: str) -> bytes:
     """Raises UnreadableError."""
-    if not can_seal():
+    if not can_encrypt():
         raise UnreadableError
     from cryptography.fernet import InvalidToken
 
@@ -41,9 +41,9 @@ def unseal(sealed: str) -> bytes:
         raise UnreadableError from None
 
 
-def resealed(sealed: str) -> str:
+def reencrypted(sealed: str) -> str:
     """The same, encrypted with the first key. Raises UnreadableError."""
-    return seal(unseal(sealed))
+    return encrypt(decrypt(sealed))
 
 
 # Where no key is set, the library is never loaded.

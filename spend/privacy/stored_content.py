@@ -9,11 +9,11 @@ import orjson
 from django.db.models import Model, QuerySet
 
 from spend.models import CallContent, IdempotentCall
-from spend.privacy.encryption import SEALED_BEGINS, UnreadableError, resealed, unseal
+from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, decrypt, reencrypted
 from tenants.models import Tenant
 
 MOST_AT_ONCE = 500
-SEALED: list[tuple[type[Model], str]] = [(CallContent, "body"), (IdempotentCall, "answer")]
+ENCRYPTED_COLUMNS: list[tuple[type[Model], str]] = [(CallContent, "body"), (IdempotentCall, "answer")]
 
 
 def kept(tenant: Tenant, now: datetime) -> QuerySet[CallContent]:
@@ -23,7 +23,7 @@ def kept(tenant: Tenant, now: datetime) -> QuerySet[CallContent]:
 
 def said_in(content: CallContent) -> dict[str, Any]:
     """`messages` and `answer`, as `guard.telemetry.transcript` has cut them. Raises UnreadableError."""
-    said: dict[str, Any] = orjson.loads(unseal(content.body))
+    said: dict[str, Any] = orjson.loads(decrypt(content.body))
     return said
 
 
@@ -37,7 +37,7 @@ def said_if_readable(content: CallContent) -> dict[str, Any] | None:
 def answer_if_readable(call: IdempotentCall) -> dict[str, Any] | None:
     """The answer that is kept for a replay, as `guard.chat.idempotency` packs it; None where there is none yet, too."""
     try:
-        packed = unseal(call.answer) if call.answer.startswith(SEALED_BEGINS) else call.answer
+        packed = decrypt(call.answer) if call.answer.startswith(CIPHERTEXT_BEGINS) else call.answer
     except UnreadableError:
         return None
     answer: dict[str, Any] | None = orjson.loads(packed) if packed else None
@@ -58,7 +58,7 @@ def _forget(tenant: Tenant, until: datetime) -> int:
 
 def rotate() -> Iterator[tuple[int, int]]:
     """Encrypt everything anew with the first key, step by step: of each step how many rows, and how many unreadable."""
-    for model, field in SEALED:
+    for model, field in ENCRYPTED_COLUMNS:
         last: UUID | int | None = None
         while some := _after(model, field, last):
             last = some[-1][0]
@@ -66,14 +66,14 @@ def rotate() -> Iterator[tuple[int, int]]:
 
 
 def _after(model: type[Model], field: str, last: UUID | int | None) -> list[tuple[Any, str]]:
-    sealed = model._default_manager.filter(**{f"{field}__startswith": SEALED_BEGINS}).order_by("pk")
+    sealed = model._default_manager.filter(**{f"{field}__startswith": CIPHERTEXT_BEGINS}).order_by("pk")
     rest = sealed if last is None else sealed.filter(pk__gt=last)
     return list(rest.values_list("pk", field)[:MOST_AT_ONCE])
 
 
 def _rotate(model: type[Model], field: str, pk: Any, old: str) -> bool:
     try:
-        new = resealed(old)
+        new = reencrypted(old)
     except UnreadableError:
         return False
     model._default_manager.filter(pk=pk, **{field: old}).update(**{field: new})  # or it was changed meanwhile

@@ -13,7 +13,7 @@ from dashboard.charts import MOST_SERIES, OTHERS, Line, by_day, by_hour
 from dashboard.date_spans import Span, hour_of, midnight, month_span, spans_at
 from dashboard.forecast import Pace, forecast, pace_since
 from dashboard.queries.sums import Bucket, Figures, Row
-from dashboard.step_sentences import reason_of, story_of
+from dashboard.step_sentences import reason_of, sentences_of
 from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
 from guard.simulation.wording import LABELS
 from tenants.money import TICKS_PER_USD
@@ -166,7 +166,7 @@ def test_hours_of_a_short_day_are_named_by_the_clock() -> None:
 
 
 def test_a_story_is_told_in_sentences() -> None:
-    (step,) = story_of([{"model": "grok", "decision": "held", "hold_ticks": 15_000_000_000, "max_tokens": 64}])
+    (step,) = sentences_of([{"model": "grok", "decision": "held", "hold_ticks": 15_000_000_000, "max_tokens": 64}])
     assert step.text == "grok fitted the budget. Its worst case was set aside and the call was sent."
     assert step.tone == "good"
     assert step.details == [("hold", "$1.50"), ("max tokens", "64")]
@@ -174,7 +174,7 @@ def test_a_story_is_told_in_sentences() -> None:
 
 def test_every_reason_not_to_take_a_model_is_a_sentence() -> None:
     for why in (*LABELS, "circuit_open", "no_provider_key"):
-        (step,) = story_of([{"model": "grok", "decision": why}])
+        (step,) = sentences_of([{"model": "grok", "decision": why}])
         assert re.fullmatch(r"grok (was|would (not )?have) .+\.", step.text), why
 
 
@@ -193,7 +193,7 @@ def test_every_reason_not_to_take_a_model_is_a_sentence() -> None:
     ],
 )
 def test_no_step_is_too_odd_to_be_told(step: Any) -> None:
-    (told,) = story_of([step])
+    (told,) = sentences_of([step])
     assert told.text
 
 

@@ -107,11 +107,11 @@ def test_a_stream_whose_task_is_cancelled_at_any_moment_is_settled_once(
         with suppress(asyncio.CancelledError):
             await call
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         for after_s in delays(60, 0.06):
             await cancel(runtime, after_s)
 
-    with_runtime(story)
+    with_runtime(progress)
     settled(expected_at_most=60)
     eventually(left(provider))
 
@@ -123,11 +123,11 @@ def test_a_client_that_leaves_with_any_message_is_settled_before_its_request_end
     """Messages: the start, six events, [DONE] and the end. From the finish reason on, the usage comes too."""
     provider.behave("m", chunks=4, chunk_delay_s=0.01, usage=USAGE)
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         await Client(key, runtime, leave_at=leave_at).call()
         assert not runtime.tasks
 
-    with_runtime(story)
+    with_runtime(progress)
     (entry,) = settled(expected_at_most=1)
     assert entry.is_estimated is (leave_at < 7)
     eventually(left(provider))
@@ -136,12 +136,12 @@ def test_a_client_that_leaves_with_any_message_is_settled_before_its_request_end
 def test_a_client_that_leaves_before_anything_is_settled(key: "IssuedKey", provider: Provider) -> None:
     provider.behave("m", chunks=4, stall_after_chunks=3, latency_s=0.05)
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         client = Client(key, runtime)
         client.gone.set()
         await client.call()
 
-    with_runtime(story)
+    with_runtime(progress)
     (entry,) = settled(expected_at_most=1)
     assert entry.is_estimated
     eventually(left(provider))
@@ -152,7 +152,7 @@ def test_streams_that_wait_for_a_hold_end_when_nobody_waits_for_them(key: "Issue
     BudgetFactory.create(tenant=key.tenant, limit_ticks=2_000_000)  # one call's hold, and not two
     provider.behave("m", chunks=4, stall_after_chunks=2)
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         first, second = (Client(key, runtime, max_tokens=16) for _ in range(2))
         serving = first.call()
         await first.was_answered.wait()
@@ -166,7 +166,7 @@ def test_streams_that_wait_for_a_hold_end_when_nobody_waits_for_them(key: "Issue
         await serving
         assert second.sent == []
 
-    with_runtime(story)
+    with_runtime(progress)
     assert len(settled(expected_at_most=2)) == 2
     eventually(left(provider))
 
@@ -177,7 +177,7 @@ def test_a_client_that_breaks_the_connection_is_no_defect_but_a_defect_shows(
     """An exception of the server's own `send` ends the request with it, after the settlement."""
     provider.behave("m", chunks=4, chunk_delay_s=0.01, usage=USAGE)
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         client = Client(key, runtime)
 
         async def send(message: Message) -> None:
@@ -188,7 +188,7 @@ def test_a_client_that_breaks_the_connection_is_no_defect_but_a_defect_shows(
             await application(client.scope, client.receive, send)
         assert not runtime.tasks
 
-    with_runtime(story)
+    with_runtime(progress)
     assert len(settled(expected_at_most=1)) == 1
     eventually(left(provider))
 
@@ -196,7 +196,7 @@ def test_a_client_that_breaks_the_connection_is_no_defect_but_a_defect_shows(
 def test_a_plain_call_whose_task_is_cancelled_runs_on_and_is_settled(key: "IssuedKey", provider: Provider) -> None:
     provider.behave("m", usage=USAGE, latency_s=0.01)
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         for after_s in delays(20, 0.03):
             call = Client(key, runtime, stream=False).call()
             await asyncio.sleep(after_s)
@@ -204,5 +204,5 @@ def test_a_plain_call_whose_task_is_cancelled_runs_on_and_is_settled(key: "Issue
             with suppress(asyncio.CancelledError):
                 await call
 
-    with_runtime(story)
+    with_runtime(progress)
     assert {entry.cost_ticks for entry in settled(expected_at_most=20)} == {USAGE_TICKS}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.step_sentences import failure_of, reason_of, story_of
+from dashboard.step_sentences import failure_of, reason_of, sentences_of
 from guard.http.errors import GuardError
 from guard.policy.adapt import MEANINGS
 from guard.simulation.wording import LABELS, LEFT_OUT
@@ -39,7 +39,7 @@ def test_every_failure_has_its_words(code: FailureCode) -> None:
 
 @pytest.mark.parametrize("code", StepCode)
 def test_every_step_has_its_sentence(code: StepCode) -> None:
-    (step,) = story_of([{"model": "grok-4.3", "decision": code}])
+    (step,) = sentences_of([{"model": "grok-4.3", "decision": code}])
     assert step.text.endswith(".")
     assert "grok-4.3" in step.text or code is StepCode.REFUSED
 
@@ -56,7 +56,7 @@ def test_a_call_over_its_own_rate_is_not_told_of_its_providers() -> None:
 
 def test_what_another_version_wrote_is_shown_as_it_is() -> None:
     assert (reason_of("tomorrows"), reason_of(""), words_of("tomorrows")) == ("Code: tomorrows.", "", "tomorrows")
-    assert story_of([{"model": "m", "decision": "tomorrows_step"}])[0].text == "m: tomorrows step"
+    assert sentences_of([{"model": "m", "decision": "tomorrows_step"}])[0].text == "m: tomorrows step"
 
 
 def test_what_only_an_operator_mends_is_a_failure() -> None:

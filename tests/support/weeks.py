@@ -12,7 +12,8 @@ from itertools import islice
 
 from guard.call import ChatCall
 from guard.chat.billing import read_bill
-from guard.chat.flow import Story, note_offers
+from guard.chat.flow import note_offers
+from guard.chat.types import CallProgress
 from guard.policy.policy import KeyPolicy, Policy, limits_of, load
 from guard.policy.routing import Ask, plan
 from guard.telemetry.trace import Trace
@@ -110,48 +111,48 @@ def chat(
 def converse(turns: Sequence[Turn], key: KeyPolicy, policy: Policy, posting: Posting, dice: random.Random) -> None:
     """Calls that are in flight together."""
     stories = [(turn, story_of(turn, key)) for turn in turns]
-    reserves = [reserve_of(turn, story, policy) for turn, story in stories]
+    reserves = [reserve_of(turn, progress, policy) for turn, progress in stories]
     endings: list[Command] = []
-    for (turn, story), reserve, result in zip(stories, reserves, posting.post(reserves), strict=True):
-        endings += end_of(turn, story, reserve, result, duration_ms=int(dice.gauss(1800, 500)))
+    for (turn, progress), reserve, result in zip(stories, reserves, posting.post(reserves), strict=True):
+        endings += end_of(turn, progress, reserve, result, duration_ms=int(dice.gauss(1800, 500)))
     posting.post(endings)
 
 
-def story_of(turn: Turn, key: KeyPolicy) -> Story:
+def story_of(turn: Turn, key: KeyPolicy) -> CallProgress:
     call_id = new_id()
     caller = Caller(
         call_id, f"req_{call_id.hex}", key.tenant.id, key.id, turn.customer, turn.conversation, key.tenant.route[0]
     )
     ask = Ask("auto", turn.prompt_tokens * BYTES_PER_TOKEN)
     call = ChatCall(caller, key.tenant, ask, {})
-    return Story(call, Trace(call), started_at=turn.at)
+    return CallProgress(call, Trace(call), started_at=turn.at)
 
 
-def reserve_of(turn: Turn, story: Story, policy: Policy) -> Reserve:
-    call, caller = story.call, story.call.caller
+def reserve_of(turn: Turn, progress: CallProgress, policy: Policy) -> Reserve:
+    call, caller = progress.call, progress.call.caller
     down = dict.fromkeys(OUTAGE if turn.is_outage else (), StepCode.CIRCUIT_OPEN)
     planned = plan(call.ask, call.tenant, policy, turn.at, spared=down)
-    story.note_left_out(planned)
+    progress.note_left_out(planned)
     limits: tuple[Limit, ...] = limits_of(
         policy, call.tenant, caller.key_id, caller.customer, caller.conversation, turn.at
     )
     return Reserve(new_id(), caller, limits, planned.offers, turn.at, turn.at + LEASE)
 
 
-def end_of(turn: Turn, story: Story, reserve: Reserve, result: Result, duration_ms: int) -> list[Command]:
+def end_of(turn: Turn, progress: CallProgress, reserve: Reserve, result: Result, duration_ms: int) -> list[Command]:
     duration_ms = max(400, duration_ms)
     assert isinstance(result, Held | DoesNotFit)
-    note_offers(story, reserve.offers, result.passed_over)
+    note_offers(progress, reserve.offers, result.passed_over)
     if isinstance(result, DoesNotFit):
-        return [replace(story.record(Outcome.REFUSED, "budget_exceeded"), duration_ms=3)]
+        return [replace(progress.record(Outcome.REFUSED, "budget_exceeded"), duration_ms=3)]
     reserved = result.reserved
     answer = min(turn.answer_tokens, reserved.max_tokens)
     usage = {"prompt_tokens": turn.prompt_tokens, "completion_tokens": answer}
     cached = {"prompt_tokens_details": {"cached_tokens": turn.prompt_tokens // 3}}
     bill = read_bill({**usage, **cached}, reserved, duration_ms)
     assert bill.cost_ticks is not None
-    story.note(reserved.offer.model, StepCode.HELD, hold_ticks=reserved.hold_ticks)
-    story.note(reserved.offer.model, StepCode.SERVED, cost_ticks=bill.cost_ticks)
-    story.cost_ticks = bill.cost_ticks
-    record = replace(story.record(Outcome.SERVED, offer=reserved.offer), duration_ms=duration_ms)
+    progress.note(reserved.offer.model, StepCode.HELD, hold_ticks=reserved.hold_ticks)
+    progress.note(reserved.offer.model, StepCode.SERVED, cost_ticks=bill.cost_ticks)
+    progress.cost_ticks = bill.cost_ticks
+    record = replace(progress.record(Outcome.SERVED, offer=reserved.offer), duration_ms=duration_ms)
     return [Settle(reserved, bill, turn.at + timedelta(milliseconds=duration_ms)), record]

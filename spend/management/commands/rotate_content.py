@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from spend.privacy.encryption import can_seal
+from spend.privacy.encryption import can_encrypt
 from spend.privacy.stored_content import rotate
 
 
@@ -12,7 +12,7 @@ class Command(BaseCommand):
     help = "Encrypt stored prompts and answers with the first of CONTENT_KEYS; then the others can be taken out."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not can_seal():
+        if not can_encrypt():
             raise CommandError("CONTENT_KEYS has no key.")
         found = unreadable = 0
         for of_step, unreadable_of_step in rotate():

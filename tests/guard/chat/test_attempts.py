@@ -59,11 +59,11 @@ async def break_down(
 
 
 def test_an_attempt_that_breaks_down_unexpectedly_is_settled_at_its_hold(key: "IssuedKey") -> None:
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         with pytest.raises(RuntimeError, match="nobody expected"):
             await first_to_serve(call_of(key, runtime), runtime, break_down)
 
-    with_runtime(story)
+    with_runtime(progress)
     assert holds() == {"m": "settled"}
     entry, call = LedgerEntry.objects.get(), Call.objects.get()
     assert (entry.cost_ticks, entry.is_estimated) == (entry.hold_ticks, True)
@@ -74,7 +74,7 @@ def test_an_attempt_that_breaks_down_before_it_is_sent_costs_nothing(key: "Issue
     """Here the breaker cannot be asked for a probe."""
     Breaker.objects.create(pk="m", failures=5, opened_at=timezone.now() - timedelta(hours=1))
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         await runtime.query(rename, "spend_breaker", "elsewhere")
         try:
             with pytest.raises(Error):
@@ -82,7 +82,7 @@ def test_an_attempt_that_breaks_down_before_it_is_sent_costs_nothing(key: "Issue
         finally:
             await runtime.query(rename, "elsewhere", "spend_breaker")
 
-    with_runtime(story)
+    with_runtime(progress)
     assert holds() == {"m": "voided"}
     assert not LedgerEntry.objects.exists()
 
@@ -98,7 +98,7 @@ def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
 ) -> None:
     """The attempt's end is late, or the next attempt cannot be held for; its client is told not to pay again."""
 
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         async def fail(
             provider: Provider, payload: Mapping[str, Any], headers: Mapping[str, str], wait_s: float | None
         ) -> None:
@@ -110,16 +110,16 @@ def test_a_ledger_that_is_away_after_an_attempt_says_that_a_model_was_called(
         assert raised.value.should_retry is False
         await runtime.query(rename, "elsewhere", "spend_reservation")
 
-    with_runtime(story)
+    with_runtime(progress)
     assert holds() == {"m": "settled" if billed is None else "voided"}
 
 
 def test_a_ledger_that_is_away_before_any_attempt_leaves_its_own_error(key: "IssuedKey") -> None:
-    async def story(runtime: Runtime) -> None:
+    async def progress(runtime: Runtime) -> None:
         await runtime.query(rename, "spend_reservation", "elsewhere")
         with pytest.raises(LedgerError):
             await first_to_serve(call_of(key, runtime), runtime, break_down)
         await runtime.query(rename, "elsewhere", "spend_reservation")
 
-    with_runtime(story)
+    with_runtime(progress)
     assert holds() == {}

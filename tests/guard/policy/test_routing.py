@@ -338,12 +338,12 @@ def offer_by(lengths: dict[tuple[str, str], Length], ask: Ask = ASK, **tenant: A
 
 
 def modest_of(enough: int, ask: Ask = ASK) -> int | None:
-    return offer_by({("acme", "large"): Length(enough // 3, enough)}, ask).modest_tokens
+    return offer_by({("acme", "large"): Length(enough // 3, enough)}, ask).fair_share_tokens
 
 
 def test_without_history_a_quarter_of_the_default_is_enough() -> None:
     offer = offer_by({("other", "large"): Length(7, 7), ("acme", "small"): Length(7, 7)})
-    assert (offer.modest_tokens, offer.floor_tokens) == (250, 64)
+    assert (offer.fair_share_tokens, offer.floor_tokens) == (250, 64)
 
 
 def test_with_history_it_is_what_answers_kept_within_between_floor_and_default() -> None:

@@ -20,7 +20,7 @@ from guard.telemetry.content_capture import Contents, Said, store
 from spend.jobs import forget_content
 from spend.models import Call, CallContent, IdempotentCall, LedgerEntry, Reservation
 from spend.privacy.customers import Customer, erase
-from spend.privacy.encryption import UnreadableError, seal, unseal
+from spend.privacy.encryption import UnreadableError, decrypt, encrypt
 from spend.privacy.stored_content import forget, kept, said_in
 from tenants.history import history_of
 from tenants.models import Scope, Tenant
@@ -187,7 +187,7 @@ def test_an_answer_kept_for_replay_is_encrypted_too(agent: Agent, provider: Prov
     with agent.server.database():
         packed = list(IdempotentCall.objects.filter(tenant_id=agent.tenant_id).values_list("answer", flat=True))
     assert len(packed) == 2
-    assert all(ANSWER in unseal(answer).decode() or "arrives" in unseal(answer).decode() for answer in packed)
+    assert all(ANSWER in decrypt(answer).decode() or "arrives" in decrypt(answer).decode() for answer in packed)
     assert not any("arrives" in answer for answer in packed)
 
 
@@ -393,7 +393,7 @@ def test_forgetting_goes_in_steps_and_leaves_other_tenants_alone(call: Call, mon
 @pytest.mark.django_db
 def test_everything_is_encrypted_with_a_new_key(call: Call, settings: Any, capsys: pytest.CaptureFixture[str]) -> None:
     content, new = stored(call), new_key()
-    answers = [seal(b'{"x": 1}'), '{"in the clear": 1}', ""]
+    answers = [encrypt(b'{"x": 1}'), '{"in the clear": 1}', ""]
     for number, answer in enumerate(answers):
         IdempotentCall.objects.create(
             tenant_id="acme", key=str(number), call_id=call.id, claimed_at=call.at, answer=answer
@@ -404,7 +404,7 @@ def test_everything_is_encrypted_with_a_new_key(call: Call, settings: Any, capsy
     assert "2 encrypted with the first key" in capsys.readouterr().out
     settings.CONTENT_KEYS = (new,)
     assert said_in(CallContent.objects.get())["messages"] == HELLO
-    assert unseal(IdempotentCall.objects.get(key="0").answer) == b'{"x": 1}'
+    assert decrypt(IdempotentCall.objects.get(key="0").answer) == b'{"x": 1}'
     assert [IdempotentCall.objects.get(key=key).answer for key in "12"] == answers[1:]
 
 
@@ -425,7 +425,7 @@ def test_what_no_key_opens_is_said_and_left(call: Call, settings: Any) -> None:
 
 
 def test_an_answer_that_no_key_opens_is_a_conflict_and_no_defect(settings: Any) -> None:
-    packed = seal(b"{}")
+    packed = encrypt(b"{}")
     settings.CONTENT_KEYS = (new_key(),)
     with pytest.raises(IdempotencyConflict, match="cannot be read"):
         idempotency.unpack(packed)

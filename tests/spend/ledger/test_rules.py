@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from spend.codes import StepCode
 from spend.ledger.rules import (
-    CROWD,
+    CALLS_AT_ONCE,
     Balance,
     Book,
     Command,
@@ -199,7 +199,7 @@ def test_the_tightest_of_several_windows_decides_how_far() -> None:
 
 # Without a maximum, among other calls
 
-MODEST = by_the_token(90, floor_tokens=5, modest_tokens=20)
+MODEST = by_the_token(90, floor_tokens=5, fair_share_tokens=20)
 
 
 def test_a_call_without_a_maximum_leaves_others_what_they_need_where_it_is_tight() -> None:
@@ -209,7 +209,7 @@ def test_a_call_without_a_maximum_leaves_others_what_they_need_where_it_is_tight
 
 
 def test_where_there_is_plenty_it_gets_its_maximum_among_others_too() -> None:
-    plenty = limit_of(CROWD * MODEST.hold_ticks(90) + 1)
+    plenty = limit_of(CALLS_AT_ONCE * MODEST.hold_ticks(90) + 1)
     assert held(apply([reserve_of([plenty], [MODEST])], book_of(plenty, held=1))[0]).max_tokens == 90
     assert held(apply([reserve_of([plenty], [MODEST])], book_of(plenty, held=2))[0]).max_tokens == 20
 
@@ -227,7 +227,7 @@ def test_it_does_not_wait_for_what_no_hold_will_give_back() -> None:
 
 
 def test_a_call_that_named_its_maximum_takes_what_there_is() -> None:
-    named = replace(reserve_of([DAY], [replace(MODEST, modest_tokens=None)]), may_wait=True)
+    named = replace(reserve_of([DAY], [replace(MODEST, fair_share_tokens=None)]), may_wait=True)
     assert held(apply([named], book_of(DAY, held=900))[0]).max_tokens == 9
 
 
@@ -268,10 +268,12 @@ OFFERS = st.lists(
         token_ticks=st.integers(0, 20),
         max_tokens=st.integers(1, 60),
         floor_tokens=st.integers(1, 60),
-        modest_tokens=st.none() | st.integers(1, 60),
+        fair_share_tokens=st.none() | st.integers(1, 60),
         only_below_soft=st.booleans(),
     ).map(
-        lambda offer: replace(offer, modest_tokens=offer.modest_tokens and max(offer.modest_tokens, offer.floor_tokens))
+        lambda offer: replace(
+            offer, fair_share_tokens=offer.fair_share_tokens and max(offer.fair_share_tokens, offer.floor_tokens)
+        )
     ),
     max_size=4,
 )
@@ -332,7 +334,7 @@ class AnySequence(RuleBasedStateMachine):
         assert reserved.max_tokens <= reserved.offer.max_tokens
         assert reserved.hold_ticks == reserved.offer.hold_ticks(reserved.max_tokens)
         longer = [use + reserved.offer.hold_ticks(reserved.max_tokens + 1) for use in before]
-        enough = reserved.offer.modest_tokens or reserved.offer.max_tokens
+        enough = reserved.offer.fair_share_tokens or reserved.offer.max_tokens
         is_shortened = reserved.max_tokens < min(enough, reserved.offer.max_tokens)
         assert not is_shortened or any(use > limit.hard_ticks for use, limit in zip(longer, limits, strict=True))
         assert not reserved.hold_ticks or all(use_of(limit, self.book) <= limit.hard_ticks for limit in limits)
