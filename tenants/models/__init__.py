@@ -1,0 +1,57 @@
+"""What is allowed: tenants, their members, credentials, budgets, routes and channels."""
+
+from tenants.models.budgets import (
+    MOST_PERCENT,
+    SMALLEST_CAP,
+    Budget,
+    Scope,
+    TopUp,
+    TopUpQuerySet,
+    percents_of,
+    validate_percents,
+)
+from tenants.models.channels import AlertChannel, ChannelKind, new_secret
+from tenants.models.keys import (
+    KEY_PREFIX,
+    TOKEN_PREFIX,
+    USE_NOTED_EVERY,
+    ApiKey,
+    ApiKeyManager,
+    OperatorToken,
+    OperatorTokenManager,
+    digest_of,
+)
+from tenants.models.revision import Revision
+from tenants.models.routes import ANY_MODEL, DowngradeRule, RouteStep
+from tenants.models.tenant import MOST_CONTENT_DAYS, MOST_REQUESTS_PER_MINUTE, Limited, Tenant, validate_time_zone
+
+__all__ = [
+    "ANY_MODEL",
+    "KEY_PREFIX",
+    "MOST_CONTENT_DAYS",
+    "MOST_PERCENT",
+    "MOST_REQUESTS_PER_MINUTE",
+    "SMALLEST_CAP",
+    "TOKEN_PREFIX",
+    "USE_NOTED_EVERY",
+    "AlertChannel",
+    "ApiKey",
+    "ApiKeyManager",
+    "Budget",
+    "ChannelKind",
+    "DowngradeRule",
+    "Limited",
+    "OperatorToken",
+    "OperatorTokenManager",
+    "Revision",
+    "RouteStep",
+    "Scope",
+    "Tenant",
+    "TopUp",
+    "TopUpQuerySet",
+    "digest_of",
+    "new_secret",
+    "percents_of",
+    "validate_percents",
+    "validate_time_zone",
+]

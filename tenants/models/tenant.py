@@ -1,0 +1,106 @@
+"""A tenant: a customer of the installation, whose calls are counted together."""
+
+from zoneinfo import ZoneInfo, available_timezones
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+
+from tenants.configured import LONGEST_TENANT_ID, TENANT_ID
+
+MOST_CONTENT_DAYS = 365
+# Each call's time is kept for a minute: past this a limit costs more than what it is to prevent.
+MOST_REQUESTS_PER_MINUTE = 10_000
+
+
+def validate_time_zone(name: str) -> None:
+    if name not in available_timezones():
+        raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
+
+
+class Limited(models.Model):
+    """How fast calls may come, beside what they may cost; empty fields limit nothing."""
+
+    requests_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_REQUESTS_PER_MINUTE)],
+        help_text="More calls than this within a minute are refused. Empty: as many as come.",
+    )
+    calls_in_flight = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="More calls than this at once are refused. Empty: as many as come.",
+    )
+
+    class Meta:
+        abstract = True
+
+
+class Tenant(Limited):
+    """A business account. Its id is the `tenantId` that agents send."""
+
+    id = models.CharField(
+        primary_key=True,
+        max_length=LONGEST_TENANT_ID,
+        validators=[RegexValidator(TENANT_ID, "Letters, digits, dots, hyphens and underscores only.")],
+    )
+    name = models.CharField(max_length=200, blank=True)
+    is_active = models.BooleanField(default=True, help_text="Calls of an inactive tenant are refused.")
+    time_zone = models.CharField(
+        max_length=64,
+        default="UTC",
+        validators=[validate_time_zone],
+        help_text="IANA name; budgets start at midnight there.",
+    )
+    default_max_tokens = models.PositiveIntegerField(
+        default=1024,
+        validators=[MinValueValidator(1)],
+        help_text="Output tokens of a call that names no maximum.",
+    )
+    floor_max_tokens = models.PositiveIntegerField(
+        default=16,
+        validators=[MinValueValidator(1)],
+        help_text="When little budget is left, answers are shortened, but not below this many tokens.",
+    )
+    share_content = models.BooleanField(
+        default=False, help_text="Prompts and answers may be sent to Helicone, not only tokens, costs and times."
+    )
+    content_days = models.PositiveSmallIntegerField(
+        "prompts and answers kept, days",
+        default=0,
+        validators=[MaxValueValidator(MOST_CONTENT_DAYS)],
+        help_text="How long prompts and answers are kept, encrypted. 0: they are not stored. "
+        "While CONTENT_KEYS has no key, nothing is stored whatever stands here.",
+    )
+    hide_money = models.BooleanField(default=False, help_text="No dollar figure appears in the agent API.")
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="tenants")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.name or self.id
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+    def effective_route(self) -> list[str]:
+        """The models its calls may use, primary first: its own route, or the installation's default."""
+        return [step.model_id for step in self.route_steps.all()] or list(settings.DEFAULT_ROUTE)
+
+    def effective_downgrades(self) -> list[tuple[str, str]]:
+        """(from, to) with "*" for any model: its own rules, or the default's where the default route applies too."""
+        if rules := [rule.pair for rule in self.downgrade_rules.all()]:
+            return rules
+        return [] if self.route_steps.all() else list(settings.DEFAULT_DOWNGRADES)
+
+    def callable_models(self) -> list[str]:
+        """Every model that a call may name: the route, then where downgrades lead."""
+        return list(
+            dict.fromkeys([*self.effective_route(), *(to_model for _, to_model in self.effective_downgrades())])
+        )
