@@ -1,0 +1,81 @@
+"""What the operators' pages have in common: amounts in USD, pages that only show, and the way back."""
+
+from typing import Any, ClassVar
+
+from django.db.models import DecimalField, Model
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from tenants.fields import TicksField
+from tenants.forms import ShareInput, UsdInput
+from tenants.money import usd_string
+
+NOTHING = "–"
+
+
+class ShowsUsd:
+    """Ticks as USD, in forms and where they are only shown."""
+
+    model: type[Model]
+    formfield_overrides: ClassVar = {TicksField: {"widget": UsdInput}, DecimalField: {"widget": ShareInput}}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        ticks = [field for field in self.model._meta.fields if isinstance(field, TicksField)]
+        self.readonly_preprocess_fields = {field.name: _as_usd(field) for field in ticks}
+
+
+def _as_usd(field: TicksField) -> Any:
+    """From the whole number that Django's display makes of a field in ticks."""
+    return lambda shown: usd_string(int(shown), field.ticks_per_unit) if shown.lstrip("-").isdigit() else shown
+
+
+class ReadOnly:
+    """Rows that no page adds, changes or deletes."""
+
+    def has_add_permission(self, *args: Any) -> bool:
+        return False
+
+    def has_change_permission(self, *args: Any) -> bool:
+        return False
+
+    def has_delete_permission(self, *args: Any) -> bool:
+        return False
+
+
+def back_to(model: type[Model], object_id: object) -> HttpResponse:
+    """After a dialog: the page is loaded again."""
+    return HttpResponse(headers={"HX-Redirect": change_url(model, object_id)})
+
+
+def change_url(model: type[Model], object_id: object) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[object_id])
+
+
+class Row:
+    """A row of a form: each field says its name, which stands only above the column.
+
+    A choice of models has no buttons to edit and add them: that belongs on the model's own page.
+    """
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)  # type: ignore[misc]
+        if field is not None:
+            select = getattr(field.widget, "widget", field.widget)
+            select.attrs["aria-label"] = field.label
+            for may in ("can_add_related", "can_change_related", "can_delete_related", "can_view_related"):
+                if hasattr(field.widget, may):
+                    setattr(field.widget, may, False)
+        return field
+
+
+def dialog_link(url: str, text: str) -> SafeString:
+    """A link that opens one of unfold's action dialogs from anywhere on a page."""
+    return format_html(
+        '<button type="button" class="text-link font-medium cursor-pointer" hx-get="{}" hx-target="#modal-content" '
+        'hx-select="#dialog" x-on:htmx:after-on-load="openModal = true">{}</button>',
+        url,
+        text,
+    )

@@ -1,0 +1,253 @@
+"""A tenant's page: its limits, routes, keys and state."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django.contrib.messages import error, success
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timeuntil
+from unfold.admin import TabularInline
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from tenants.admin.keys import state_of_key
+from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, back_to, dialog_link
+from tenants.declared_filters import ModelAdmin
+from tenants.forms import ConfirmForm, IssueKeyForm, TopUpForm
+from tenants.history import history_of
+from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.money import usd_rounded
+from tenants.periods import Period, bounds
+
+
+class BudgetInline(Row, ShowsUsd, TabularInline):
+    model = Budget
+    fields: ClassVar = ["scope", "period", "limit_ticks", "soft_cap", "hard_cap", "alert_percents"]
+    extra = 0
+    tab = hide_title = True
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "scope":
+            kwargs["choices"] = [choice for choice in Scope.choices if choice[0] != Scope.INSTALLATION]
+        return super().formfield_for_choice_field(db_field, request, **kwargs)
+
+
+class TopUpInline(ShowsUsd, TabularInline):
+    """The top-ups that still run; deleting one ends it now."""
+
+    model = TopUp
+    fields = readonly_fields = ["amount_ticks", "starts_at", "ends_at"]
+    extra = 0
+    tab = hide_title = True
+    verbose_name_plural = "top-ups"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TopUp]:
+        return super().get_queryset(request).filter(ends_at__gt=timezone.now())
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class RouteStepInline(Row, TabularInline):
+    """The route as an ordered list: drag to reorder."""
+
+    model = RouteStep
+    fields: ClassVar = ["model", "position"]
+    ordering_field = "position"
+    hide_ordering_field = True
+    extra = 0
+    tab = hide_title = True
+    verbose_name_plural = "route"
+
+
+class DowngradeRuleInline(Row, TabularInline):
+    model = DowngradeRule
+    fields: ClassVar = ["from_model", "to_model"]
+    extra = 0
+    tab = hide_title = True
+    verbose_name_plural = "downgrades"
+
+
+class ApiKeyInline(ReadOnly, TabularInline):
+    """The tenant's keys; made by a dialog that shows the secret once, and revoked by another."""
+
+    model = ApiKey
+    fields = readonly_fields = ["name", "hint_shown", "state", "created_at", "expires_at", "revoke"]
+    tab = hide_title = True
+    verbose_name_plural = "API keys"
+
+    @display(description="Starts with")
+    def hint_shown(self, key: ApiKey) -> str:
+        return f"{key.hint}…"
+
+    @display(description="State")
+    def state(self, key: ApiKey) -> str:
+        return state_of_key(key, timezone.now())
+
+    @display(description="")
+    def revoke(self, key: ApiKey) -> str | SafeString:
+        return "" if key.revoked_at else dialog_link(reverse("admin:tenants_apikey_revoke", args=[key.pk]), "Revoke")
+
+
+class TenantAdmin(ModelAdmin):
+    """A tenant's page. `further_pages` is for what other rooms can say of a tenant: titles and URL names."""
+
+    further_pages: ClassVar[list[tuple[str, str]]] = []
+
+    list_display: Sequence[Any] = ["id", "name", "call_state", "time_zone"]
+    list_display_links = ("id", "name")
+    list_filter = ("is_active",)
+    search_fields = ("id", "name")
+    fieldsets: ClassVar = [
+        (None, {"fields": [("id", "name"), ("time_zone", "is_active"), "members"]}),
+        (
+            "Calls",
+            {
+                "fields": [
+                    ("default_max_tokens", "floor_max_tokens"),
+                    ("requests_per_minute", "calls_in_flight"),
+                    "hide_money",
+                    "share_content",
+                    "content_days",
+                ]
+            },
+        ),
+    ]
+    autocomplete_fields = ("members",)
+    inlines: Sequence[Any] = [BudgetInline, RouteStepInline, DowngradeRuleInline, ApiKeyInline, TopUpInline]
+    actions_detail: Sequence[Any] = ["raise_today", "issue_key", "pause", "resume"]
+    change_form_outer_after_template = "tenants/trail.html"
+    warn_unsaved_form = True
+    actions = None  # Django's own deletes many at once; see has_delete_permission.
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A tenant's history outlives it; it is paused, not deleted."""
+        return False
+
+    @display(description="Calls", label={"open": "success", "paused": "danger"})
+    def call_state(self, tenant: Tenant) -> str:
+        return "open" if tenant.is_active else "paused"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        return ["id"] if obj else []
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Sequence[Any]:
+        return self.inlines if obj else []
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Only one of pause and resume makes sense."""
+        is_active = Tenant.objects.filter(pk=object_id, is_active=True).exists()
+        useless = self.get_unfold_action("resume" if is_active else "pause").action_name
+        return [each for each in super().get_actions_detail(request, object_id) if each.action_name != useless]
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> Any:
+        tenant = self.get_object(request, object_id) if object_id else None
+        context = self.page_context(tenant) if isinstance(tenant, Tenant) else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **context})
+
+    def page_context(self, tenant: Tenant) -> dict[str, Any]:
+        pages = [(title, reverse(url_name, args=[tenant.pk])) for title, url_name in self.further_pages]
+        return {"trail": history_of(tenant), "further_pages": pages}
+
+    @action(
+        description="Raise today's limit",
+        url_path="raise-today",
+        permissions=["change"],
+        icon="trending_up",
+        dialog={
+            "title": "Raise today's limit",
+            "description": "The amount comes on top of the daily limit until midnight in the tenant's time zone, "
+            "and then ends by itself.",
+            "form_class": TopUpForm,
+            "form_submit_text": "Raise until midnight",
+        },
+    )
+    def raise_today(self, request: HttpRequest, form: TopUpForm, object_id: str) -> HttpResponse:
+        tenant, now = Tenant.objects.get(pk=object_id), timezone.now()
+        if not has_daily_budget(tenant):
+            error(request, "This tenant has no daily budget to raise; edit its other budgets instead.")
+            return back_to(Tenant, object_id)
+        ends_at = bounds(Period.DAY, tenant.zone, now).ends_at
+        assert ends_at is not None  # noqa: S101  a day ends
+        top_up = TopUp.objects.create(
+            tenant=tenant, amount_ticks=form.cleaned_data["amount_ticks"], starts_at=now, ends_at=ends_at
+        )
+        until = f"{ends_at.astimezone(tenant.zone):%H:%M} in {tenant.time_zone}, {timeuntil(ends_at, now)} from now"
+        success(request, f"Today's limit is {usd_rounded(top_up.amount_ticks)} USD higher until {until}.")
+        return back_to(Tenant, object_id)
+
+    @action(
+        description="Issue API key",
+        url_path="issue-key",
+        permissions=["change"],
+        icon="key",
+        dialog={
+            "title": "Issue an API key",
+            "description": "The key is shown once, after this. Only its hash is kept.",
+            "form_class": IssueKeyForm,
+            "form_submit_text": "Issue key",
+        },
+    )
+    def issue_key(self, request: HttpRequest, form: IssueKeyForm, object_id: str) -> HttpResponse:
+        tenant = Tenant.objects.get(pk=object_id)
+        _, secret = ApiKey.objects.issue(tenant, form.cleaned_data["name"], form.cleaned_data["expires_at"])
+        success(
+            request,
+            format_html(
+                'The new key, shown only now: <code class="font-semibold select-all break-all">{}</code>', secret
+            ),
+        )
+        return back_to(Tenant, object_id)
+
+    @action(
+        description="Pause",
+        url_path="pause",
+        permissions=["change"],
+        icon="pause_circle",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Pause this tenant?",
+            "description": "Within a second every call of it is refused, until you resume it. "
+            "Calls in flight finish, and what was spent stays.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Pause",
+        },
+    )
+    def pause(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        return self._set_active(request, object_id, False)
+
+    @action(
+        description="Resume",
+        url_path="resume",
+        permissions=["change"],
+        icon="play_circle",
+        variant=ActionVariant.PRIMARY,
+        dialog={
+            "title": "Resume this tenant?",
+            "description": "Within a second its calls are taken again, within its budgets.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Resume",
+        },
+    )
+    def resume(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        return self._set_active(request, object_id, True)
+
+    def _set_active(self, request: HttpRequest, object_id: str, is_active: bool) -> HttpResponse:
+        tenant = Tenant.objects.get(pk=object_id)
+        tenant.is_active = is_active
+        tenant.save()
+        success(request, f"{tenant} is {'open to calls again' if is_active else 'paused'}.")
+        return back_to(Tenant, object_id)
+
+
+def has_daily_budget(tenant: Tenant) -> bool:
+    """Its own, or the default's, which binds a tenant that has none of its own."""
+    own = {budget.period for budget in tenant.budgets.all() if budget.scope == Scope.TENANT}
+    return not own or Period.DAY in own
