@@ -25,12 +25,11 @@ from django.http import HttpResponseBase  # noqa: E402
 from guard.chat.streaming import Relay, Streamed  # noqa: E402
 from guard.chat.urls import CHAT_VIEWS  # noqa: E402
 from guard.http.error_pages import bad_request  # noqa: E402
-from guard.http.errors import RequestTimedOut, envelope  # noqa: E402
+from guard.http.errors import GuardError, envelope  # noqa: E402
+from guard.http.request_body import read_body, replayed  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402
 
 USAGE_WAIT_S = 1.0
-BODY_IDLE_S = 10.0
-"""A call's body is short: its client is waited for less than a stream's."""
 
 Scope = dict[str, Any]
 Message = Mapping[str, Any]
@@ -45,16 +44,19 @@ class GuardHandler(ASGIHandler):
             await live(scope, receive, send)
         elif view := CHAT_VIEWS.get(scope["path"]):
             await self.answer_call(view, scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        elif (body := await self.body_of(scope, receive, send)) is not None:
+            await super().__call__(scope, replayed(body, receive), send)
+
+    async def body_of(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """The request's body; None where the client has gone, or was told what is wrong with it."""
+        try:
+            return await read_body(scope, receive)
+        except GuardError as error:
+            await send_answer(envelope(error, bare_request(scope)), receive, send)
+            return None
 
     async def answer_call(self, view: View, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body = await read_body(receive)
-        except RequestTimedOut as error:
-            await send_answer(envelope(error, bare_request(scope)), receive, send)
-            return
-        if body is not None:
+        if (body := await self.body_of(scope, receive, send)) is not None:
             request, refusal = self.create_request(scope, BytesIO(body))
             await send_answer(refusal or await view(request), receive, send)
 
@@ -72,28 +74,6 @@ def bare_request(scope: Message) -> ASGIRequest:
     """A request without body and without what Django may be unable to read of it, to answer it with an error."""
     kept = [header for header in scope["headers"] if header[0] == b"x-request-id"]
     return ASGIRequest({**scope, "headers": kept, "query_string": b""}, BytesIO())
-
-
-async def read_body(receive: Receive) -> bytes | None:
-    """The whole body, or as much of it as shows that it is too large; None where the client has gone.
-
-    Raises RequestTimedOut where it stops halfway: a stalled client would keep the server from stopping.
-    """
-    chunks, size = [], 0
-    loop, idle_s = asyncio.get_running_loop(), min(BODY_IDLE_S, settings.STREAM_IDLE_SECONDS)
-    try:
-        async with asyncio.timeout(idle_s) as limit:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if not message.get("more_body") or size > settings.MAX_BODY_BYTES:
-                    return b"".join(chunks)
-                limit.reschedule(loop.time() + idle_s)
-    except TimeoutError:
-        raise RequestTimedOut(headers={"Connection": "close"}) from None
 
 
 async def send_answer(response: HttpResponseBase, receive: Receive, send: Send) -> None:

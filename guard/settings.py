@@ -261,4 +261,5 @@ DEFAULT_ROUTE = ["grok-4.3", "gpt-6-luna"]
 DEFAULT_DOWNGRADES = [("*", "gpt-6-luna")]
 
 MAX_BODY_BYTES = read("MAX_BODY_BYTES", str(4 * 1024 * 1024), whole_number(1024))
+BODY_SECONDS = read("BODY_SECONDS", "60", seconds(0.01))
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES

@@ -15,6 +15,7 @@
     ├── BudgetExceeded        429 budget_exceeded       no model on the route fits what is left
     ├── BudgetHeld            429 budget_held           calls in flight hold what is left
     ├── RateLimited           429 rate_limited
+    ├── HeadersTooLarge       431 headers_too_large     request line and headers
     ├── LedgerUnavailable     503 ledger_unavailable    the database can't take the hold
     ├── AllModelsFailed       503 all_models_failed     every model failed or is open-circuit
     └── InternalError         500 internal_error        a defect of ours; no detail leaks
@@ -124,6 +125,11 @@ class IdempotencyConflict(GuardError):
 class RequestTooLarge(GuardError):
     status, code, type = 413, "request_too_large", "invalid_request_error"
     message = "The request body is too large."
+
+
+class HeadersTooLarge(GuardError):
+    status, code, type = 431, "headers_too_large", "invalid_request_error"
+    message = "The request line and the headers are too large."
 
 
 class UnsupportedMediaType(GuardError):

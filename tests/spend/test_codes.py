@@ -9,7 +9,7 @@ from guard.simulation.wording import LABELS, LEFT_OUT
 from spend.codes import CALL_CODES, OPERATORS_TO_MEND, FailureCode, StepCode, words_of
 
 BEFORE_A_CALL = {
-    "invalid_api_key", "not_found", "method_not_allowed", "request_timeout", "request_too_large",
+    "invalid_api_key", "not_found", "method_not_allowed", "request_timeout", "request_too_large", "headers_too_large",
     "unsupported_media_type",
 }  # fmt: skip
 """Errors of requests that never become a call, and so stand on no page."""

@@ -37,5 +37,6 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "TENANT_BUDGETS": "{}",
         "ENTRIES_KEPT_DAYS": "",
         "MAX_BODY_BYTES": "4194304",
+        "BODY_SECONDS": "60",
         "OTEL_SDK_DISABLED": "true",
     }

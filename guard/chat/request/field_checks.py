@@ -13,6 +13,8 @@ Check = Callable[[Any, str], None]
 """Takes a value and the dotted path of its field."""
 
 MOST_CHARACTERS = 255
+MOST_ITEMS = 2048
+MOST_TOOLS = 512
 MOST_TOKENS = 2**31 - 1
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 """Those that break lines or turn the direction of writing are among them: they forge what pages and logs say."""
@@ -60,10 +62,12 @@ def with_a(field: str, of: Check) -> Check:
     return check
 
 
-def a_list(of: Check) -> Check:
+def a_list(of: Check, most: int = MOST_ITEMS) -> Check:
     def check(value: Any, param: str) -> None:
         if not isinstance(value, list):
             raise refuse(param, "must be a list.")
+        if len(value) > most:
+            raise refuse(param, f"must have at most {most:,} items.")
         for position, inner in enumerate(value):
             of(inner, f"{param}.{position}")
 

@@ -89,7 +89,7 @@ def taken_back(messages: Any) -> Any:
     Providers answer with fields of their own, with parts that only they know, with an empty list of tool calls, and
     with no text where a maximum cut the thinking short; and not each takes what it sent itself.
     """
-    if not isinstance(messages, list):
+    if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
         return messages
     return [
         _taken_back(message) if isinstance(message, Mapping) and message.get("role") == "assistant" else message

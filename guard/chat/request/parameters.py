@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from guard.chat.request.field_checks import (
+    MOST_ITEMS,
+    MOST_TOOLS,
     NOT_BOUNDED,
     Check,
     a_list,
@@ -67,6 +69,8 @@ def hinted(check: Check) -> Check:
 
 def logit_bias(value: Any, param: str) -> None:
     any_object(value, param)
+    if len(value) > MOST_ITEMS:
+        raise refuse(param, f"must have at most {MOST_ITEMS:,} tokens.")
     for name, bias in value.items():
         number(bias, f"{param}.{name}")
 
@@ -96,7 +100,7 @@ text_format = one_of_kinds(
 PASSED: dict[str, Check] = {
     "frequency_penalty": number,
     "function_call": either(text, any_object),
-    "functions": a_list(named_function),
+    "functions": a_list(named_function, MOST_TOOLS),
     "logit_bias": logit_bias,
     "logprobs": true_or_false,
     "parallel_tool_calls": true_or_false,
@@ -109,7 +113,7 @@ PASSED: dict[str, Check] = {
     "stop": either(text, a_list(text)),
     "temperature": number,
     "tool_choice": either(text, chosen_tool),
-    "tools": a_list(callers_tool),
+    "tools": a_list(callers_tool, MOST_TOOLS),
     "top_logprobs": whole_number,
     "top_p": number,
     "user": identifier,

@@ -19,6 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from guard.http.connection import BoundedConnection
 from guard.worker.background import supervised_background
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def run_server(host: str) -> None:
         "port": settings.PORT,
         "workers": settings.WORKERS,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": BoundedConnection,
         "ws": "none",
         "lifespan": "on",
         "backlog": BACKLOG,
