@@ -27,7 +27,10 @@ from guard.chat.urls import CHAT_VIEWS  # noqa: E402
 from guard.http.error_pages import bad_request  # noqa: E402
 from guard.http.errors import GuardError, envelope  # noqa: E402
 from guard.http.request_body import read_body, replayed  # noqa: E402
+from guard.responses.urls import RESPONSES_VIEWS  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402
+
+LEAN_VIEWS = {**CHAT_VIEWS, **RESPONSES_VIEWS}
 
 USAGE_WAIT_S = 1.0
 
@@ -42,7 +45,7 @@ class GuardHandler(ASGIHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(scope, receive, send)
-        elif view := CHAT_VIEWS.get(scope["path"]):
+        elif view := LEAN_VIEWS.get(scope["path"]):
             await self.answer_call(view, scope, receive, send)
         elif (body := await self.body_of(scope, receive, send)) is not None:
             await super().__call__(scope, replayed(body, receive), send)

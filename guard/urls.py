@@ -13,6 +13,7 @@ urlpatterns = [
     path("admin/tenants/tenant/<str:tenant_id>/rehearsal/", admin.site.admin_view(rehearsal_page), name="rehearsal"),
     path("admin/", admin.site.urls),
     path("", include("guard.chat.urls")),
+    path("", include("guard.responses.urls")),
     path("", include("guard.api.urls")),
     re_path(API_ADDRESSES, no_such_address),
     path("metrics", metrics),

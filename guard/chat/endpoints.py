@@ -16,7 +16,7 @@ from guard.chat.flow import converse, open_stream
 from guard.chat.request.reader import Asked, read_chat, read_completion, with_headers
 from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, shown_again
-from guard.chat.types import Answer
+from guard.chat.types import Answer, Opened
 from guard.http.authentication import secret_of
 from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
 from guard.http.lean_view import AsyncAPIView, json_answer, read_body
@@ -79,13 +79,7 @@ class ChatView(AsyncAPIView):
 
     async def streamed(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         async def open_relay() -> Relay:
-            return Relay(
-                await open_stream(call, runtime),
-                runtime,
-                path=exchange.request.path,
-                show_usage=exchange.asked.show_usage,
-                closing=lambda answer: self.closing(answer, exchange),
-            )
+            return self.relay(await open_stream(call, runtime), exchange, runtime)
 
         relay = await runtime.paid(open_relay(), Relay.aclose)
         hold, adapted = relay.opened.hold, relay.opened.progress.adapted
@@ -93,6 +87,15 @@ class ChatView(AsyncAPIView):
         headers = served_headers(offer.model, str(offer.route), status, exchange)
         changes = headers_of_changes(adapted.names if adapted else (), lowered_max_tokens(hold, call))
         return Streamed(relay, {**headers, **changes})
+
+    def relay(self, opened: Opened, exchange: Exchange, runtime: Runtime) -> Relay:
+        return Relay(
+            opened,
+            runtime,
+            path=exchange.request.path,
+            show_usage=exchange.asked.show_usage,
+            closing=lambda answer: self.closing(answer, exchange),
+        )
 
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}

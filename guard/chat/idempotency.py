@@ -97,5 +97,6 @@ def unpack(packed: str) -> dict[str, Any]:
         "route": Route(answer["route"]),
         "budget": BudgetStatus(**budget),
         "adapted": tuple(answer.get("adapted", ())),
+        "call_id": UUID(call_id) if (call_id := answer.get("call_id")) else None,
         "is_replay": True,
     }

@@ -86,6 +86,7 @@ async def settle(
         budget=budget,
         adapted=progress.adapted.names if progress.adapted else (),
         lowered_max_tokens=lowered_max_tokens(hold, progress.call),
+        call_id=progress.call.caller.call_id,
     )
     broke_off = progress.failed.get(served.model, "")
     record = progress.record(Outcome.SERVED, broke_off, served)

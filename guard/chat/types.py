@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from django.utils import timezone
 
@@ -130,3 +131,5 @@ class Answer:
     """What was left out or mapped for the model that served."""
     lowered_max_tokens: int | None = None
     """The maximum of output tokens that was allowed, where that is less than was asked for."""
+    call_id: UUID | None = None
+    """Its call's in the ledger; of answers that an earlier version kept for a replay nobody knows it."""

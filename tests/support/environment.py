@@ -38,5 +38,6 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "ENTRIES_KEPT_DAYS": "",
         "MAX_BODY_BYTES": "4194304",
         "BODY_SECONDS": "60",
+        "OPERATOR_TOKEN_DAYS": "90",
         "OTEL_SDK_DISABLED": "true",
     }

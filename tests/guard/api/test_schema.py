@@ -27,7 +27,7 @@ from tests.support.server import GuardServer
 EXAMPLES = 15
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 FOR_AGENTS = ("/api/chat", "/v1/", "/api/budget")
-CHAT = {"/api/chat", "/v1/chat/completions"}
+CHAT = {"/api/chat", "/v1/chat/completions", "/v1/responses"}
 
 quickly = settings(
     max_examples=EXAMPLES,
