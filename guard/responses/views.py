@@ -6,10 +6,9 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from guard.chat.endpoints import ChatView, Exchange, headers_of
-from guard.chat.types import Opened
 from guard.chat.request.reader import Asked, read_completion
 from guard.chat.streaming import Relay
-from guard.chat.types import Answer
+from guard.chat.types import Answer, Opened
 from guard.http.errors import GuardError
 from guard.http.sse import Splitter
 from guard.responses.answer import repeated, response_of
