@@ -17,6 +17,7 @@ from guard.api.views.catalogue import (
     OpenAIModelView,
 )
 from guard.api.views.health import HealthView
+from guard.api.views.responses import KeptResponseView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
 
@@ -48,6 +49,8 @@ urlpatterns = [
     path("api/models/<model_id:model_id>", ModelView.as_view()),
     path("api/capabilities/<model_id:model_id>", CapabilitiesView.as_view()),
     path("api/learned-capabilities/<int:learned_id>", LearnedCapabilityView.as_view()),
+    path("v1/responses/<str:response_id>", KeptResponseView.as_view()),
+    path("v1/responses/<str:response_id>/<str:what>", KeptResponseView.as_view()),
     path("v1/models", OpenAIModelsView.as_view()),
     path("v1/models/<model_id:model_id>", OpenAIModelView.as_view()),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**PUBLIC), name="schema"),

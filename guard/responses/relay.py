@@ -3,10 +3,9 @@
 from typing import Any
 
 from guard.chat.streaming import Relay
-from guard.http.errors import GuardError, LedgerUnavailable
+from guard.http.errors import GuardError
 from guard.http.sse import Event
 from guard.responses.events import Events, as_bytes
-from spend.ledger.rules import LedgerError
 from spend.pricing.cost import Usage
 
 
@@ -21,13 +20,11 @@ class ResponseRelay(Relay):
         return as_bytes(begun) + told(events, self.events)
 
     def _usage(self) -> Usage | None:
-        """What was billed, once it is settled."""
+        """What was billed; None where its settlement is still to be written."""
         settled = self.settling if self.settling and self.settling.done() else None
         return None if settled is None or settled.exception() else settled.result().usage
 
     def _error(self, error: GuardError) -> bytes:
-        if isinstance(error, LedgerUnavailable | LedgerError):
-            return as_bytes(self.events.fail(str(error), None))
         return as_bytes(self.events.fail(str(error), self._usage()))
 
 

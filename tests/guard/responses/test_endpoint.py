@@ -145,6 +145,21 @@ def test_errors_before_the_first_byte(agent: Agent, client: OpenAI, provider: Pr
     assert agent.server.client.post("/v1/responses", json={}).status_code == 401
 
 
+def test_no_response_is_kept(agent: Agent, client: OpenAI) -> None:
+    for asking in (
+        client.responses.retrieve,
+        client.responses.delete,
+        client.responses.cancel,
+        client.responses.input_items.list,
+    ):
+        with pytest.raises(openai.NotFoundError, match="the guard keeps none"):
+            asking("resp_1")
+    assert agent.server.client.get("/v1/responses/resp_1").status_code == 401
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.responses.create(model=agent.model, input=QUESTION, previous_response_id="resp_1")
+    assert raised.value.param == "previous_response_id"
+
+
 def test_another_model_and_what_it_does_not_take(agent: Agent, provider: Provider) -> None:
     provider.behave(upstream(agent.model), status=500)
     provider.behave(
