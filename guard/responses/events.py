@@ -110,7 +110,7 @@ class Events:
         yield self._event(f"{name}.delta", delta=text, **where)
 
     def _call(self, call: Json) -> Iterator[Json]:
-        at, given = ("call", call.get("index")), call.get("function")
+        at, given = ("call", repr(call.get("index"))), call.get("function")
         function: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         arguments = text_in(function.get("arguments"))
         if at not in self.places:

@@ -270,7 +270,7 @@ def test_the_events_of_calls_that_come_in_pieces() -> None:
         {"tool_calls": [{"index": 0, "function": {"name": "f"}}]},
         {"tool_calls": [{"index": 1, "id": "call_2", "function": {"name": "g", "arguments": ""}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}, {"index": 1, "function": {"arguments": "{}"}}]},
-        {"tool_calls": [{"index": 2, "function": "odd"}]},
+        {"tool_calls": [{"index": [], "function": "odd"}]},
         finish_reason="tool_calls",
     )
     output = events[-1]["response"]["output"]
