@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from guard.chat.request.field_checks import (
+    MOST_ITEMS,
+    MOST_TOOLS,
     NOT_BOUNDED,
     Check,
     any_object,
@@ -30,14 +32,14 @@ from guard.chat.request.parameters import metadata
 from guard.http.errors import refuse
 
 
-def a_list(of: Check, most: int | None = None) -> Check:
+def a_list(of: Check, most: int = MOST_ITEMS) -> Check:
     """As in `field_checks`, with the positions as this API names them: `tools[0]`."""
 
     def check(value: Any, param: str) -> None:
         if not isinstance(value, list):
             raise refuse(param, "must be a list.")
-        if most is not None and len(value) > most:
-            raise refuse(param, f"must have at most {most:,} entries.")
+        if len(value) > most:
+            raise refuse(param, f"must have at most {most:,} items.")
         for position, inner in enumerate(value):
             of(inner, f"{param}[{position}]")
 
@@ -119,7 +121,7 @@ TRANSLATED: dict[str, Check] = {
     "temperature": number,
     "text": an_object({"format": text_format, "verbosity": identifier}),
     "tool_choice": either(text, chosen_tool),
-    "tools": a_list(function_tool),
+    "tools": a_list(function_tool, MOST_TOOLS),
     "top_logprobs": whole_number,
     "top_p": number,
     "user": identifier,

@@ -178,6 +178,7 @@ CALLED = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}
            "image_generation", "mcp", "custom")],
         ({"tools": [1]}, "tools[0].type"),
         ({"tools": "x"}, "tools"),
+        ({"tools": [{"type": "function", "name": "f"}] * 513}, "tools"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"input": [OUTPUT]}, "input[0].call_id"),
