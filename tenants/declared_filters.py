@@ -19,16 +19,16 @@ DATE_PARTS = ("year", "month", "day")
 class ModelAdmin(UnfoldModelAdmin):
     """unfold's, whose lists take the parameters of their own filters only; any other answers 400."""
 
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup in set(self._declared(request)) or self._is_limited_choice(lookup, value)
 
-    def _declared(self, request: HttpRequest | None) -> Iterator[str]:
+    def _declared(self, request: HttpRequest) -> Iterator[str]:
         if self.date_hierarchy:
             yield from (f"{self.date_hierarchy}__{part}" for part in DATE_PARTS)
         for declared in self.get_list_filter(request):
             yield from self._parameters_of(declared, request)
 
-    def _parameters_of(self, declared: Any, request: HttpRequest | None) -> list[str]:
+    def _parameters_of(self, declared: Any, request: HttpRequest) -> list[str]:
         """The parameters that a filter says that it reads, and the field's own name for an exact match."""
         if isinstance(declared, type):
             return [declared.parameter_name]  # type: ignore[attr-defined]

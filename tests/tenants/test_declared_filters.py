@@ -122,12 +122,12 @@ class Anything(ModelAdmin):
 
 @pytest.mark.parametrize("limit", [{"kind": "email"}, lambda: {"kind": "email"}])
 def test_a_pop_up_is_limited_as_its_foreign_key_says(limit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Anything(AlertChannel, site)
-    assert not page.lookup_allowed("kind", "email")
+    page, request = Anything(AlertChannel, site), RequestFactory().get("/")
+    assert not page.lookup_allowed("kind", "email", request)
     monkeypatch.setattr(AlertChannel._meta, "related_fkey_lookups", [limit])
-    assert page.lookup_allowed("kind", "email")
-    assert not page.lookup_allowed("kind", "slack")
-    assert not page.lookup_allowed("secret", "email")
+    assert page.lookup_allowed("kind", "email", request)
+    assert not page.lookup_allowed("kind", "slack", request)
+    assert not page.lookup_allowed("secret", "email", request)
 
 
 def test_the_walk_finds_what_leaked() -> None:
