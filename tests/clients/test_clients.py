@@ -32,7 +32,7 @@ from tests.support.server import GuardServer
 CLIENTS = ROOT / "tests" / "clients"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 COMMANDS: dict[str, list[str]] = {
-    **{script.stem: [str(PYTHON)] for script in CLIENTS.glob("*_*.py")},
+    **{script.stem: [str(PYTHON)] for script in CLIENTS.glob("[a-z]*_*.py") if script.stem[:5] != "test_"},
     "openai_node": ["node"],
 }
 TIMEOUT_S = 180
