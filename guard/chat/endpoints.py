@@ -24,6 +24,7 @@ from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus
 from guard.policy.policy import KeyPolicy, Policy
+from guard.providers.deltas import text_of
 from guard.worker.runtime import Runtime
 from spend.ids import new_id
 from spend.ledger.rules import Caller
@@ -161,13 +162,6 @@ class CompletionsEndpoint(ChatView):
         if exchange.hides_money and "usage" in body:
             body["usage"] = tokens_only(body["usage"])
         return body
-
-
-def text_of(value: Any) -> str:
-    """The text itself, or that of a list's parts; of anything else none."""
-    if isinstance(value, list):
-        return "".join(text_of(part.get("text")) for part in value if isinstance(part, dict))
-    return value if isinstance(value, str) else ""
 
 
 def runtime_of(request: HttpRequest) -> Runtime:

@@ -12,7 +12,6 @@ hold is.  Refusals and failures cost the tenant nothing that a provider did not 
 the same story; its answer begins at the provider's first event, and `guard.chat.streaming` settles it.
 """
 
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -47,10 +46,6 @@ from spend.pricing.learned_capabilities import learn as learn_lessons
 
 if TYPE_CHECKING:
     from guard.providers.client import Provider, ProviderStream
-
-
-logger = logging.getLogger(__name__)
-
 
 LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be settled."
 
@@ -109,9 +104,8 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
             except (GuardError, LedgerError):  # its hold has ended, or will
                 raise
             except Exception:
-                await end_unserved(
-                    hold, FailureCode.INTERNAL_ERROR, None if progress.sent is hold else False, progress, runtime
-                )
+                billed = None if progress.sent is hold else False
+                await end_unserved(hold, FailureCode.INTERNAL_ERROR, billed, progress, runtime)
                 raise
     except Exception as error:
         record = progress.record(*outcome_of(error), progress.charged)
@@ -168,9 +162,8 @@ async def reserve(progress: CallProgress, runtime: Runtime) -> Hold:
             progress.note_left_out(planned)
             note_offers(progress, planned.offers, result.passed_over)
             if progress.refused and not result.by_holds and progress.failed.keys() <= progress.refused.keys():
-                raise next(
-                    iter(progress.refused.values())
-                )  # all that the budget allows refuse it, which is to be mended
+                # All that the budget allows refuse it, which is to be mended.
+                raise next(iter(progress.refused.values()))
             refuse(progress, result, limits, now)
         await runtime.releases.wait(tenant.id, hold_wait.wait_s(result.standings))
 

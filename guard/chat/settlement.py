@@ -13,6 +13,7 @@ from guard.chat.billing import Sent
 from guard.chat.refusals import outcome_of
 from guard.chat.types import Answer, CallProgress, Hold
 from guard.policy.adapt import disproved
+from guard.policy.budget_status import BudgetStatus
 from guard.policy.last_served import LastServed
 from guard.policy.routing import exceeds_learned_bounds, explained_input
 from guard.worker.runtime import Runtime
@@ -75,19 +76,7 @@ async def settle(
     progress.cost_ticks += known_cost_ticks
     progress.note(reserved.offer.model, StepCode.SERVED, cost_ticks=known_cost_ticks)
     budget = hold.status_after(known_cost_ticks, tenant)
-    served, request_id = reserved.offer, progress.call.caller.request_id
-    answer = Answer(
-        request_id=request_id,
-        completion=completion,
-        usage=bill.usage,
-        model=served.model,
-        route=served.route,
-        cost_ticks=progress.cost_ticks,
-        budget=budget,
-        adapted=progress.adapted.names if progress.adapted else (),
-        lowered_max_tokens=lowered_max_tokens(hold, progress.call),
-        call_id=progress.call.caller.call_id,
-    )
+    served, answer = reserved.offer, answer_to(hold, bill, completion, budget, progress)
     broke_off = progress.failed.get(served.model, "")
     record = progress.record(Outcome.SERVED, broke_off, served)
     progress.trace.served(completion, bill, known_cost_ticks, broke_off)
@@ -110,6 +99,25 @@ async def settle(
     runtime.contents.keep(progress.call, completion)
     progress.trace.ended(record, answer.budget.state)
     return answer
+
+
+def answer_to(
+    hold: Hold, bill: Bill, completion: Mapping[str, Any], budget: BudgetStatus, progress: CallProgress
+) -> Answer:
+    """The answer as it can be told before its settlement is written."""
+    caller, served = progress.call.caller, hold.reserved.offer
+    return Answer(
+        request_id=caller.request_id,
+        completion=completion,
+        usage=bill.usage,
+        model=served.model,
+        route=served.route,
+        cost_ticks=progress.cost_ticks,
+        budget=budget,
+        adapted=progress.adapted.names if progress.adapted else (),
+        lowered_max_tokens=lowered_max_tokens(hold, progress.call),
+        call_id=caller.call_id,
+    )
 
 
 def lowered_max_tokens(hold: Hold, call: ChatCall) -> int | None:

@@ -6,7 +6,7 @@ counted and priced: an estimate, never nothing, never more than was held.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +19,7 @@ from guard.chat.settlement import bill_of, settle
 from guard.chat.types import Answer, Opened
 from guard.http.errors import AllModelsFailed, GuardError, LedgerUnavailable, envelope_body
 from guard.http.sse import Event, Splitter, encode
+from guard.providers.deltas import objects_in
 from guard.providers.failures import Failed
 from guard.telemetry.content_capture import keeps_content
 from guard.worker.runtime import Runtime
@@ -48,7 +49,7 @@ class Tally:
         if event.chunk is None:
             return
         self.has_begun = True
-        for choice in _objects(event.chunk.get("choices")):
+        for choice in objects_in(event.chunk.get("choices")):
             index, delta = _index_of(choice), choice.get("delta")
             self.texts.extend(texts_in(delta))
             if index == 0 and isinstance(delta, dict):
@@ -100,11 +101,6 @@ def shown_again(events: str, model: str, *, hide_money: bool) -> bytes:
 def _index_of(choice: dict[str, Any]) -> Any:
     index = choice.get("index", 0)
     return index if isinstance(index, int) else repr(index)
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """The objects in what should be a list of them: no oddity of a provider's may keep a bill from being read."""
-    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
 
 
 class Relay:

@@ -107,7 +107,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A stream whose first event has come: from here on its settlement is `guard.chat.streaming`' duty."""
+    """A stream whose first event has come: from here on its settlement is `guard.chat.streaming`'s duty."""
 
     stream: "ProviderStream"
     hold: Hold

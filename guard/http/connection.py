@@ -7,12 +7,15 @@ Each worker loads this before Django is set up, so that what needs Django is imp
 """
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from spend.ids import new_id
+
+if TYPE_CHECKING:
+    from guard.http.errors import GuardError
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of a request line and its headers, together."""
@@ -52,7 +55,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.is_refused:
             return
         if self.unused_bytes > MOST_HEAD_BYTES:
-            self._refuse("HeadersTooLarge")
+            self._refuse_head()
         elif not self.is_in_head:
             self._unset_timer()
         elif self.head_timer is None:
@@ -84,10 +87,12 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
+        from guard.http.errors import InvalidRequest
+
         if self.head_bytes > MOST_HEAD_BYTES:
-            self._refuse("HeadersTooLarge")
+            self._refuse_head()
         else:
-            self._refuse("InvalidRequest", "This is not a valid HTTP request.")
+            self._refuse(InvalidRequest("This is not a valid HTTP request."))
 
     def _count(self, more: int) -> None:
         self.head_bytes += more
@@ -104,29 +109,35 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         """Not while an answer is on its way: the next request of its connection can wait as long."""
+        from guard.http.errors import RequestTimedOut
+
         self.head_timer = None
         if self.cycle is not None and not self.cycle.response_complete:
             self._set_timer()
         elif not self.transport.is_closing():
-            self._refuse("RequestTimedOut", "The headers of the request did not arrive in time.")
+            self._refuse(RequestTimedOut("The headers of the request did not arrive in time."))
 
-    def _refuse(self, error: str, message: str | None = None) -> None:
-        """Answer by this error of `guard.http.errors` and close; an answer that has begun is cut instead."""
+    def _refuse_head(self) -> None:
+        from guard.http.errors import HeadersTooLarge
+
+        self._refuse(HeadersTooLarge())
+
+    def _refuse(self, error: "GuardError") -> None:
+        """Answer and close; an answer that has begun is cut instead."""
         self.is_refused = True
         self._unset_timer()
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             path = self.url.decode("ascii", "replace") if getattr(self, "url", b"") else "/"
-            self.transport.write(answer_of(error, message, path))
+            self.transport.write(answer_of(error, path))
         self.transport.close()
 
 
-def answer_of(name: str, message: str | None, path: str) -> bytes:
+def answer_of(error: "GuardError", path: str) -> bytes:
     """The whole answer, as bytes."""
-    from guard.http import errors
+    from guard.http.errors import envelope_body
 
-    error: errors.GuardError = getattr(errors, name)(message)
     request_id = f"req_{new_id().hex}"
-    content = orjson.dumps({"error": errors.envelope_body(error, path, request_id)})
+    content = orjson.dumps({"error": envelope_body(error, path, request_id)})
     return b"".join(
         [
             STATUS_LINE[error.status],

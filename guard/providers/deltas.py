@@ -1,4 +1,4 @@
-"""A choice of a stream, put together from its deltas. Pure."""
+"""Reading what providers say: texts, objects, and a stream's choice put together from its deltas. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -36,4 +36,12 @@ class Streamed:
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects in what should be a list of them: no oddity of a provider's may keep a bill from being read."""
     return (each for each in value if isinstance(each, dict)) if isinstance(value, list) else iter(())
+
+
+def text_of(value: Any) -> str:
+    """The text itself, or that of a list's parts; of anything else none."""
+    if isinstance(value, list):
+        return "".join(text_of(part.get("text")) for part in objects_in(value))
+    return value if isinstance(value, str) else ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from guard.providers.deltas import objects_in
+from guard.providers.deltas import objects_in, text_of
 from spend.pricing.cost import Usage
 
 Json = dict[str, Any]
@@ -75,7 +75,10 @@ def response(
 def usage_of(usage: Usage) -> Json:
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_input_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.input_tokens + usage.output_tokens,
@@ -90,9 +93,7 @@ def response_of(
     reason = INCOMPLETE.get(str(choice.get("finish_reason")))
     status = "incomplete" if reason else "completed"
     output = output_of(call_id, choice, status)
-    return response(
-        call_id, model, request, status=status, output=output, usage=usage_of(usage), reason=reason
-    )  # fmt: skip
+    return response(call_id, model, request, status=status, output=output, usage=usage_of(usage), reason=reason)
 
 
 def output_of(call_id: UUID, choice: Mapping[str, Any], status: str) -> list[Json]:
@@ -100,24 +101,17 @@ def output_of(call_id: UUID, choice: Mapping[str, Any], status: str) -> list[Jso
     given = choice.get("message")
     message: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     items: list[Json] = []
-    if thoughts := text_in(message.get("reasoning_content")):
+    if thoughts := text_of(message.get("reasoning_content")):
         items.append(reasoning_item(thoughts, status))
     logprobs = logprobs_of(choice)
-    parts = [text_part(said, logprobs)] if (said := text_in(message.get("content"))) else []
-    parts += [refusal_part(refusal)] if (refusal := text_in(message.get("refusal"))) else []
+    parts = [text_part(said, logprobs)] if (said := text_of(message.get("content"))) else []
+    parts += [refusal_part(refusal)] if (refusal := text_of(message.get("refusal"))) else []
     if parts:
         items.append({"type": "message", "role": "assistant", "status": status, "content": parts})
     for call in objects_in(message.get("tool_calls")):
         function = call.get("function") if isinstance(call.get("function"), Mapping) else {}
         items.append(call_item(call.get("id"), function, status))
     return [with_ids(call_id, index, item) for index, item in enumerate(items)]
-
-
-def text_in(value: Any) -> str:
-    """The text itself, or that of a list's parts; of anything else none."""
-    if isinstance(value, list):
-        return "".join(text_in(part.get("text")) for part in objects_in(value))
-    return value if isinstance(value, str) else ""
 
 
 def logprobs_of(choice: Mapping[str, Any]) -> list[Json]:
@@ -146,8 +140,8 @@ def reasoning_item(thoughts: str, status: str) -> Json:
 
 
 def call_item(given_id: Any, function: Any, status: str) -> Json:
-    item = {"type": "function_call", "status": status, "name": text_in(function.get("name"))}
-    return {**item, "arguments": text_in(function.get("arguments")), "call_id": text_in(given_id)}
+    item = {"type": "function_call", "status": status, "name": text_of(function.get("name"))}
+    return {**item, "arguments": text_of(function.get("arguments")), "call_id": text_of(given_id)}
 
 
 PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from guard.http.sse import to_json
-from guard.providers.deltas import objects_in
+from guard.providers.deltas import objects_in, text_of
 from guard.responses.answer import (
     INCOMPLETE,
     call_item,
@@ -17,7 +17,6 @@ from guard.responses.answer import (
     reasoning_item,
     refusal_part,
     response,
-    text_in,
     text_part,
     usage_of,
     with_ids,
@@ -80,11 +79,11 @@ class Events:
             return
         given = choice.get("delta")
         delta: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-        if thoughts := text_in(delta.get("reasoning_content")):
+        if thoughts := text_of(delta.get("reasoning_content")):
             yield from self._say("reasoning", "reasoning_text", thoughts)
-        if said := text_in(delta.get("content")):
+        if said := text_of(delta.get("content")):
             yield from self._say("message", "output_text", said, logprobs_of(choice))
-        if refusal := text_in(delta.get("refusal")):
+        if refusal := text_of(delta.get("refusal")):
             yield from self._say("message", "refusal", refusal)
         for call in objects_in(delta.get("tool_calls")):
             yield from self._call(call)
@@ -112,11 +111,11 @@ class Events:
     def _call(self, call: Json) -> Iterator[Json]:
         at, given = ("call", repr(call.get("index"))), call.get("function")
         function: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-        arguments = text_in(function.get("arguments"))
+        arguments = text_of(function.get("arguments"))
         if at not in self.places:
             begun = self.waiting.setdefault(at, call_item("", {}, "in_progress"))
-            begun["call_id"] = begun["call_id"] or text_in(call.get("id"))
-            begun["name"] += text_in(function.get("name"))
+            begun["call_id"] = begun["call_id"] or text_of(call.get("id"))
+            begun["name"] += text_of(function.get("name"))
             begun["arguments"] += arguments
             if not begun["name"]:
                 return

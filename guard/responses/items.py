@@ -3,7 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from guard.chat.request.field_checks import Check, anything, check_fields, identifier, one_of_kinds, only, text
+from guard.chat.request.field_checks import (
+    Check,
+    an_object,
+    anything,
+    check_fields,
+    identifier,
+    one_of_kinds,
+    only,
+    text,
+)
 from guard.chat.request.messages import MOST_MESSAGES, breakpoint_in_cache
 from guard.http.errors import refuse
 from guard.responses.parameters import a_list
@@ -21,13 +30,7 @@ def need(item: Any, param: str, *names: str) -> None:
 
 def _part(*names: str, **others: Check) -> Check:
     """A part of these required texts, and others."""
-    fields = {"type": anything, **dict.fromkeys(names, text), **others}
-
-    def check(value: Any, param: str) -> None:
-        check_fields(value, fields, param)
-        need(value, param, *names)
-
-    return check
+    return an_object({"type": anything, **dict.fromkeys(names, text), **others}, *names)
 
 
 def _no_file(_value: Any, param: str) -> None:

@@ -5,13 +5,15 @@ As in `guard.chat.request.parameters`, whose checks these are where the two APIs
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from guard.chat.request import field_checks
 from guard.chat.request.field_checks import (
-    MOST_ITEMS,
     MOST_TOOLS,
     NOT_BOUNDED,
     Check,
+    an_object,
     any_object,
     anything,
     check_fields,
@@ -31,26 +33,7 @@ from guard.chat.request.parameters import BOUNDED as BOUNDED_IN_CHAT
 from guard.chat.request.parameters import metadata
 from guard.http.errors import refuse
 
-
-def a_list(of: Check, most: int = MOST_ITEMS) -> Check:
-    """As in `field_checks`, with the positions as this API names them: `tools[0]`."""
-
-    def check(value: Any, param: str) -> None:
-        if not isinstance(value, list):
-            raise refuse(param, "must be a list.")
-        if len(value) > most:
-            raise refuse(param, f"must have at most {most:,} items.")
-        for position, inner in enumerate(value):
-            of(inner, f"{param}[{position}]")
-
-    return check
-
-
-def an_object(fields: Mapping[str, Check]) -> Check:
-    def check(value: Any, param: str) -> None:
-        check_fields(value, fields, param)
-
-    return check
+a_list = partial(field_checks.a_list, place="[{}]")
 
 
 def not_here(why: str) -> Check:
@@ -155,9 +138,7 @@ REFUSED: dict[str, Check] = {
     "access_programs": refused,
     "background_options": refused,
     "context_management": not_here(f"{NOT_BOUNDED} Compaction is a call that its provider makes by itself."),
-    "conversation": not_here(
-        "is not supported: such objects are kept at a provider's. Use previous_response_id, or send the history."
-    ),
+    "conversation": not_here("is not supported: such objects are kept at a provider's. Send the history as input."),
     "image": refused,
     "moderation": refused,
     "previous_response_id": not_here("is not supported: the guard keeps no responses. Send the history as input."),

@@ -4,7 +4,7 @@ A `Trace` is told of a call's steps as they happen.  The plain one writes the ca
 and tells nobody else; it is all there is where neither OpenTelemetry nor Helicone is configured, and
 neither is imported then.  Nothing here waits for a network, and no failure of it reaches a call.
 
-    chat.py  ──>  Trace.step · sending · failed · served · ended
+    flow.py  ──>  Trace.step · sending · failed · served · ended
                     └── WatchedTrace  ──>  telemetry.otel (spans, metrics), telemetry.helicone (one log an attempt)
 """
 

@@ -1,4 +1,4 @@
-"""On Postgres the ledger becomes a table partitioned by month; `spend.partitions` makes the months.
+"""On Postgres the ledger becomes a table partitioned by month; `spend.retention.partitions` makes the months.
 
 The table as it was becomes the default partition, so no row is copied here: rows move into their month later.
 """

@@ -7,13 +7,12 @@ from common import BASE_URL, KEYS, QUESTION, TOOL_QUESTION, get_weather, report
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
+MODEL: Any = OpenAIChatCompletionsModel
 
 
 def agent_of(tenant: str, tools: Any = (), **options: Any) -> Agent:
     client = AsyncOpenAI(base_url=BASE_URL, api_key=KEYS[tenant], **options)
-    return Agent(
-        name="Support", model=OpenAIChatCompletionsModel(model="auto", openai_client=client), tools=list(tools)
-    )
+    return Agent(name="Support", model=MODEL(model="auto", openai_client=client), tools=list(tools))
 
 
 async def chat() -> dict[str, Any]:
@@ -48,5 +47,7 @@ async def outage() -> None:
     await Runner.run(agent_of("down", max_retries=0), QUESTION)
 
 
+WORK = (chat, stream, tools, downgrade, stop, outage)
+
 if __name__ == "__main__":
-    report(chat, stream, tools, downgrade, stop, outage)
+    report(*WORK)

@@ -9,12 +9,14 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+MODEL: Any = OpenAIChatModel
+
 
 def agent_of(tenant: str, client: AsyncOpenAI | None = None, **options: Any) -> Agent:
     provider = (
         OpenAIProvider(openai_client=client) if client else OpenAIProvider(base_url=BASE_URL, api_key=KEYS[tenant])
     )
-    return Agent(OpenAIChatModel("auto", provider=provider), **options)
+    return Agent(MODEL("auto", provider=provider), **options)
 
 
 def model_of(result: Any) -> str:
@@ -50,5 +52,7 @@ async def outage() -> None:
     await agent_of("down", client).run(QUESTION)
 
 
+WORK = (chat, stream, tools, downgrade, stop, outage)
+
 if __name__ == "__main__":
-    report(chat, stream, tools, downgrade, stop, outage)
+    report(*WORK)

@@ -62,14 +62,16 @@ def with_a(field: str, of: Check) -> Check:
     return check
 
 
-def a_list(of: Check, most: int = MOST_ITEMS) -> Check:
+def a_list(of: Check, most: int = MOST_ITEMS, *, place: str = ".{}") -> Check:
+    """`place` is how a position is named: OpenAI's Responses API says `tools[0]`."""
+
     def check(value: Any, param: str) -> None:
         if not isinstance(value, list):
             raise refuse(param, "must be a list.")
         if len(value) > most:
             raise refuse(param, f"must have at most {most:,} items.")
         for position, inner in enumerate(value):
-            of(inner, f"{param}.{position}")
+            of(inner, param + place.format(position))
 
     return check
 
