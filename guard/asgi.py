@@ -1,4 +1,4 @@
-"""The ASGI application: Django, with a lean way in for the chat paths and the runtime's life around it.
+"""The ASGI application: Django, with a short way in for the chat paths and the runtime's life around it.
 
 Django's stock handler spends more on a request (threads, signals, watching for the disconnect, a dozen
 middlewares) than a whole guarded call costs.  The chat paths need none of it: they read the body, call
@@ -30,7 +30,7 @@ from guard.http.request_body import read_body, replayed  # noqa: E402
 from guard.responses.urls import RESPONSES_VIEWS  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402
 
-LEAN_VIEWS = {**CHAT_VIEWS, **RESPONSES_VIEWS}
+ASYNC_VIEWS = {**CHAT_VIEWS, **RESPONSES_VIEWS}
 
 USAGE_WAIT_S = 1.0
 
@@ -45,7 +45,7 @@ class GuardHandler(ASGIHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(scope, receive, send)
-        elif view := LEAN_VIEWS.get(scope["path"]):
+        elif view := ASYNC_VIEWS.get(scope["path"]):
             await self.answer_call(view, scope, receive, send)
         elif (body := await self.body_of(scope, receive, send)) is not None:
             await super().__call__(scope, replayed(body, receive), send)

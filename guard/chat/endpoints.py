@@ -17,9 +17,9 @@ from guard.chat.request.reader import Asked, read_chat, read_completion, with_he
 from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, shown_again
 from guard.chat.types import Answer, Opened
+from guard.http.async_view import AsyncAPIView, json_answer, read_body
 from guard.http.authentication import secret_of
 from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
-from guard.http.lean_view import AsyncAPIView, json_answer, read_body
 from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus

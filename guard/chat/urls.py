@@ -1,4 +1,4 @@
-"""The chat paths. `guard.asgi` serves them by the lean way; the URLconf has them for the API's schema."""
+"""The chat paths. `guard.asgi` serves them by a short way; the URLconf has them for the API's schema."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The address of responses. `guard.asgi` serves it by the lean way; the URLconf has it for the API's schema."""
+"""The address of responses. `guard.asgi` serves it by a short way; the URLconf has it for the API's schema."""
 
 from typing import Any
 

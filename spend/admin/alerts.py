@@ -16,7 +16,7 @@ from spend.alerts.channels import subject_of, text_of, zones_of
 from spend.alerts.deliveries import resend
 from spend.models import Alert, Delivery
 from tenants.admin import ReadOnly, ShowsUsd
-from tenants.declared_filters import ModelAdmin
+from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import AlertChannel
 
 STATE_COLOURS = {"pending": "warning", "delivered": "success", "failed": "danger"}

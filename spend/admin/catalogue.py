@@ -21,9 +21,9 @@ from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, 
 from spend.pricing.catalogue import Rates, prices_in_force, tiers_of
 from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
-from tenants.declared_filters import ModelAdmin
+from tenants.admin.declared_filters import ModelAdmin
+from tenants.admin.forms import ConfirmForm, UsdInput
 from tenants.fields import NamesField, UsdFormField
-from tenants.forms import ConfirmForm, UsdInput
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import usd_string
 from tenants.periods import BEGINNING

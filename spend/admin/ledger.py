@@ -20,7 +20,7 @@ from spend.breakers import state_of
 from spend.budgets.attention import to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
-from tenants.declared_filters import ModelAdmin
+from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import Tenant
 from tenants.money import usd_rounded
 

@@ -14,7 +14,7 @@ from unfold.paginator import InfinitePaginator
 
 from spend.models import Schedule
 from tenants.admin import ReadOnly
-from tenants.declared_filters import ModelAdmin
+from tenants.admin.declared_filters import ModelAdmin
 
 STATUS_COLOURS = {"READY": "info", "RUNNING": "warning", "FAILED": "danger", "SUCCESSFUL": "success"}
 

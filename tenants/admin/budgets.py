@@ -7,8 +7,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.mixins import ShowsUsd
-from tenants.declared_filters import ModelAdmin
 from tenants.models import Budget, Scope
 from tenants.money import usd_rounded
 

@@ -11,9 +11,9 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.admin.declared_filters import ModelAdmin
+from tenants.admin.forms import ConfirmForm
 from tenants.admin.mixins import ReadOnly, back_to
-from tenants.declared_filters import ModelAdmin
-from tenants.forms import ConfirmForm
 from tenants.models import ApiKey, OperatorToken, Tenant
 
 

@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from tenants.admin.forms import ShareInput, UsdInput
 from tenants.fields import TicksField
-from tenants.forms import ShareInput, UsdInput
 from tenants.money import usd_string
 
 NOTHING = "–"

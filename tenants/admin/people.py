@@ -20,9 +20,9 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from tenants.admin.declared_filters import ModelAdmin
+from tenants.admin.forms import ConfirmForm
 from tenants.admin.mixins import NOTHING, ReadOnly, dialog_link
-from tenants.declared_filters import ModelAdmin
-from tenants.forms import ConfirmForm
 from tenants.sign_in.login import unlock, with_tries
 from tenants.sign_in.second_factor import second_factor
 

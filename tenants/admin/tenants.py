@@ -15,10 +15,10 @@ from unfold.admin import TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.admin.declared_filters import ModelAdmin
+from tenants.admin.forms import ConfirmForm, IssueKeyForm, TopUpForm
 from tenants.admin.keys import state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, back_to, dialog_link
-from tenants.declared_filters import ModelAdmin
-from tenants.forms import ConfirmForm, IssueKeyForm, TopUpForm
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded

@@ -5,8 +5,8 @@ from django.contrib import admin
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
+from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.mixins import NOTHING, ReadOnly
-from tenants.declared_filters import ModelAdmin
 from tenants.history import Edit, change_of
 
 

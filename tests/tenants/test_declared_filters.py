@@ -12,7 +12,7 @@ from django.db.models import CharField, Model
 from django.test import Client, RequestFactory
 
 import guard.urls  # noqa: F401  loads the admin, as the server does
-from tenants.declared_filters import ModelAdmin
+from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import AlertChannel, ApiKey, Budget
 from tests.factories import UserFactory
 
@@ -42,7 +42,7 @@ def request_of_a_superuser(rf: RequestFactory) -> Any:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_takes_declared_filters_only(page: AnyModelAdmin[Any], request_of_a_superuser: Any) -> None:
-    assert isinstance(page, ModelAdmin), "use tenants.declared_filters.ModelAdmin"
+    assert isinstance(page, ModelAdmin), "use tenants.admin.declared_filters.ModelAdmin"
     assert type(page).lookup_allowed in {ModelAdmin.lookup_allowed, _django_users_lookup()}
     for path in secrets_from(page.model):
         for lookup in (path, f"{path}__startswith", f"{path}__regex", f"{path}__isnull"):

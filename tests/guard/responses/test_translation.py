@@ -23,7 +23,7 @@ from spend.pricing.cost import Usage
 from tests.support.environment import ROOT
 
 CALL = UUID("01900000-0000-7000-8000-000000000001")
-USAGE = Usage(input_tokens=7, cached_input_tokens=2, output_tokens=5, reasoning_tokens=1)
+USAGE = Usage(input_tokens=7, cached_input_tokens=2, cache_write_tokens=1, output_tokens=5, reasoning_tokens=1)
 ANY_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 Json = dict[str, Any]
 
@@ -203,6 +203,12 @@ def test_what_is_refused_is_named(request_: Json, param: str) -> None:
     assert str(error).startswith(f"{param}: ")
 
 
+@pytest.mark.parametrize("name", sorted(parameters.REFUSED))
+def test_no_refusal_sends_to_what_is_refused_too(name: str) -> None:
+    words = str(refusal(**{name: "x"})).removeprefix(f"{name}: ")
+    assert not [other for other in parameters.REFUSED if re.search(rf"[Uu]se {other}\b", words)]
+
+
 def test_a_tool_that_runs_elsewhere_is_named() -> None:
     assert "'web_search_preview'" in str(refusal(tools=[{"type": "web_search_preview"}]))
 
@@ -220,7 +226,7 @@ def test_an_answer_becomes_a_response() -> None:
     assert {item["status"] for item in body["output"]} == {"completed"}
     assert [item["call_id"] for item in body["output"][2:]] == ["call_1", f"call_{CALL.hex}3"]
     assert body["usage"] == {
-        "input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
+        "input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 1},
         "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 1}, "total_tokens": 12,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""DRF's view made lean and async, for the chat paths only.
+"""DRF's view, async and without what the chat paths do not use.
 
 DRF's own dispatch negotiates content, wraps the request and renders a template response; that costs
 more than the rest of a call.  What stays is `as_view`, a method's name for its handler, exceptions answered
