@@ -66,8 +66,10 @@ def verified_device(user: AbstractBaseUser, code: str) -> Device | None:
     """The user's device that `code` is of, its throttling kept.
 
     Digits are tried on apps only, anything else on recovery codes only: a wrong try of one must not
-    slow the other down.
+    slow the other down. No code is no try: who is asked for one may type it at once.
     """
+    if not code:
+        return None
     kind = TOTPDevice if code.isdigit() else StaticDevice
     for device in devices_for_user(user, for_verify=True):
         if isinstance(device, kind) and device.verify_is_allowed()[0] and device.verify_token(code):

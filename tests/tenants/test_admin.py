@@ -777,6 +777,16 @@ def test_a_device_that_was_never_confirmed_asks_nothing(sign_in: Try, person: Us
     assert sign_in().status_code == 302
 
 
+def test_a_sign_in_without_a_code_is_no_wrong_try_of_one(person: User, sign_in: Try, device: TOTPDevice) -> None:
+    """A code that is typed at once when it is asked for must work, however fast, and however often it was asked for."""
+    recovery = StaticDevice.objects.create(user=person, name="recovery codes")
+    recovery.token_set.create(token="abcdefgh")
+    for _ in range(3):
+        assert sign_in().status_code == 200
+        assert sign_in(code=" ").status_code == 200
+    assert sign_in(code="abcdefgh").status_code == 302
+
+
 def test_two_factor_is_set_up_and_turned_off_again(person: User, sign_in: Try) -> None:
     client, url = Client(), reverse("admin:second_factor")
     client.force_login(person)
