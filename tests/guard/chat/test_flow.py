@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import openai
@@ -98,18 +99,24 @@ def make_agent(server: GuardServer, *, downgrades: bool = False, **tenant: Any) 
     return agent
 
 
+@pytest.fixture(scope="module")
+def patient_server(module_server: StartServer) -> GuardServer:
+    """Where calls wait for each other as long as it takes, however slow the machine."""
+    return module_server(HOLD_WAIT_SECONDS="60", PROVIDER_TIMEOUT_SECONDS="60")
+
+
 @pytest.fixture
 def hire(server: GuardServer, provider: Provider) -> Hire:
     """Makes an agent."""
+    return partial(hire_at, server, provider)
 
-    def hire(**options: Any) -> Agent:
-        with server.database(wait=False), transaction.atomic():
-            agent = make_agent(server, **options)
-        provider.behave(upstream(agent.model), usage=USAGE)
-        provider.behave(upstream(agent.fallback), usage=USAGE)
-        return agent
 
-    return hire
+def hire_at(server: GuardServer, provider: Provider, **options: Any) -> Agent:
+    with server.database(wait=False), transaction.atomic():
+        agent = make_agent(server, **options)
+    provider.behave(upstream(agent.model), usage=USAGE)
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    return agent
 
 
 def post(agent: Agent, path: str, **body: Any) -> requests.Response:
@@ -454,8 +461,8 @@ def test_what_other_calls_hold_is_said_to_be_held(hire: Hire, provider: Provider
     assert len(provider.calls(upstream(agent.model))) == 1
 
 
-def test_a_call_waits_for_the_holds_of_others_to_end(hire: Hire, provider: Provider) -> None:
-    agent = hire(limit_ticks=hold_of(100) + hold_of(FLOOR) - 1)
+def test_a_call_waits_for_the_holds_of_others_to_end(patient_server: GuardServer, provider: Provider) -> None:
+    agent = hire_at(patient_server, provider, limit_ticks=hold_of(100) + hold_of(FLOOR) - 1)
     provider.behave(upstream(agent.model), usage=USAGE, latency_s=0.2)
     with ThreadPoolExecutor() as threads:
         answers = list(threads.map(lambda _: agent.chat(max_tokens=100), range(2)))
@@ -480,10 +487,10 @@ def test_a_tenant_without_a_budget_has_the_default(hire: Hire) -> None:
 
 @pytest.mark.parametrize(("at_once", "latency_s"), [(1, 0.02), (20, 0.02), (20, 0.4)])
 def test_calls_without_a_maximum_are_served_while_there_is_money(
-    hire: Hire, provider: Provider, at_once: int, latency_s: float
+    patient_server: GuardServer, provider: Provider, at_once: int, latency_s: float
 ) -> None:
     """20 are affordable at what they cost; each is held at five times that, and not one may starve for it."""
-    agent = hire()
+    agent = hire_at(patient_server, provider)
     answered = 200
     provider.behave(upstream(agent.model), content="word " * answered, latency_s=latency_s)
     cost = int(Decimal(agent.chat().headers["X-Guard-Cost-Usd"]) * TICKS_PER_USD)
