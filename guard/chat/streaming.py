@@ -146,7 +146,7 @@ class Relay:
         """The client has gone, or the stream is over: settle, once, and close the provider's side."""
         settled = asyncio.shield(self._settle())  # begins before anything here can be cancelled
         try:
-            await self.opened.stream.close()
+            self.opened.stream.close()
         finally:
             with suppress(LedgerError):  # the ledger's writer has kept it, and says so
                 await settled

@@ -1,53 +1,30 @@
-"""The providers: one HTTP client each, and which of `guard.providers.failures` its errors are.
+"""The providers: what is sent to each, and what of an answer or a stream comes back.
 
-Imported by a worker at its start, and by nothing that a command needs: the openai package takes half a second.
-
-xAI and OpenAI speak the same API, so both are the openai package's client with another address.  It
-retries nothing: each retry would be a second bill that no hold covers.
+Imported by a worker at its start, and by nothing that a command needs: aiohttp takes a while.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
 from itertools import takewhile
 from time import monotonic
 from typing import Any, cast
 
 import aiohttp
-import httpx2
-import openai
 import orjson
 from django.conf import settings
-from django.utils import timezone
-from openai import AsyncOpenAI, DefaultAioHttpClient
-from openai._models import FinalRequestOptions
 
 from guard.http.request_ids import NO_HEADERS
 from guard.http.sse import BOM, MOST_BYTES, Event, Splitter
+from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
 from guard.providers.failures import (
     Failed,
     ProviderError,
     is_error,
     is_page,
     meaning_of_error_within,
-    meaning_of_status,
 )
 from guard.providers.stream_shapes import completion_of, events_of
 from spend.codes import FailureCode
-
-CONNECTIONS = 4096
-CONNECT_TIMEOUT_S = 10.0
-KEEP_ALIVE_S = 5.0
-"""Well below what providers keep: a connection that they close in use is a failed call."""
-CLIENT_ERRORS = (
-    openai.OpenAIError,
-    httpx2.HTTPError,
-    aiohttp.ClientError,
-    aiohttp.http_exceptions.HttpProcessingError,
-    TimeoutError,
-    ValueError,
-)
-"""What the package, its transport or the reading of an answer raises; the transport lets some of aiohttp's through."""
 
 LAST_WORD_S = 1.5
 """How long a usage is waited for when an answer has ended; it comes on the heels of the end, or not at all."""
@@ -59,78 +36,30 @@ PAGE_OR_DOCUMENT = (b"<", b"{")
 BLANK = BOM + b" \t\r\n"
 
 
-class LeanOpenAI(AsyncOpenAI):
-    """The package's client, made to build its requests once: they differ in body, timeout and tracing only.
-
-    Merging addresses, headers and queries anew for each cost a quarter of a guarded call.
-    """
-
-    address: httpx2.URL | None = None
-    fixed_headers: list[tuple[bytes, bytes]]
-
-    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:
-        if self.address is None:
-            first = super()._build_request(options, retries_taken=retries_taken)
-            own = {name.lower().encode() for name in _given(options.headers)} | {b"content-length"}
-            self.fixed_headers = [(name, value) for name, value in first.headers.raw if name.lower() not in own]
-            self.address = first.url
-        timeout = self.timeout if isinstance(options.timeout, openai.NotGiven) else options.timeout
-        assert isinstance(timeout, httpx2.Timeout)  # noqa: S101
-        return httpx2.Request(
-            "POST",
-            self.address,
-            headers=[
-                *self.fixed_headers,
-                *((name.encode(), value.encode()) for name, value in _given(options.headers).items()),
-            ],
-            content=cast(bytes, options.content),
-            extensions={"timeout": timeout.as_dict()},
-        )
-
-
-def _given(headers: Any) -> Mapping[str, str]:
-    return headers if isinstance(headers, Mapping) else NO_HEADERS
-
-
 class Provider:
-    """One provider's client."""
+    """One provider's chat completions."""
 
     def __init__(self, name: str, base_url: str, api_key: str) -> None:
         self.name = name
         # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
         self.always = {"service_tier": "default"} if name == "openai" else {}
-        self.client = LeanOpenAI(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=_timeout(settings.PROVIDER_TIMEOUT_SECONDS),
-            http_client=DefaultAioHttpClient(
-                follow_redirects=False,  # a prompt goes to the address that was configured, and to no other
-                limits=httpx2.Limits(
-                    max_connections=CONNECTIONS,
-                    max_keepalive_connections=CONNECTIONS,
-                    keepalive_expiry=KEEP_ALIVE_S,
-                ),
-            ),
-        )
+        self.chat = Endpoint(base_url.rstrip("/") + "/chat/completions", api_key)
 
     async def complete(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> dict[str, Any]:
         """The provider's answer to a chat completion, as it came, within `wait_s` or the setting's seconds.
 
-        Raises Rejected or Failed. The answer is not read into the package's own types: that costs as
-        much as everything else a call does, and would drop fields they do not know.
+        Raises Rejected or Failed.
         """
-        with _failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + (wait_s or settings.PROVIDER_TIMEOUT_SECONDS)):
-                response = await self.client.post(
-                    "/chat/completions",
-                    content=orjson.dumps({**self.always, **payload}),
-                    cast_to=httpx2.Response,
-                    options={"headers": headers, "timeout": _timeout(wait_s)} if wait_s else {"headers": headers},
-                )
-        return completion_in(response.headers, response.content)
+        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
+        body = orjson.dumps({**self.always, **payload})
+        with failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
+                response = await self.chat.post(body, headers, wait_s)
+                async with response:
+                    content = await response.read()
+        return completion_in(response.headers, content)
 
     async def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
@@ -139,38 +68,29 @@ class Provider:
 
         Usage is asked of the provider always: it is what the stream is settled by.
         """
-        options = {**payload.get("stream_options", {}), "include_usage": True}
-        asked = {**self.always, **payload, "stream": True, "stream_options": options}
         wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        # The transport knows nothing of tokens: it gets the longer of the two waits.
-        timeout = _timeout(max(wait_s, settings.STREAM_IDLE_SECONDS))
-        with _failures_told():
+        options = {**payload.get("stream_options", {}), "include_usage": True}
+        body = orjson.dumps({**self.always, **payload, "stream": True, "stream_options": options})
+        with failures_told():
             async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                response = await self.client.post(
-                    "/chat/completions",
-                    content=orjson.dumps(asked),
-                    cast_to=httpx2.Response,
-                    stream=True,
-                    stream_cls=openai.AsyncStream[httpx2.Response],
-                    options={"timeout": timeout, "headers": headers},
-                )
-        # What `cast_to` asks for is what comes, whatever the package's types say of streams.
-        stream = ProviderStream(cast(httpx2.Response, response), wait_s)
+                # The connection knows nothing of tokens: it gets the longer of the two waits.
+                response = await self.chat.post(body, headers, max(wait_s, settings.STREAM_IDLE_SECONDS))
+        stream = ProviderStream(response, wait_s)
         try:
             await stream.read_first()
         except BaseException:
-            await stream.close()
+            stream.close()
             raise
         return stream
 
     async def close(self) -> None:
-        await self.client.close()
+        await self.chat.close()
 
 
 class ProviderStream:
     """A provider's server-sent events, as many at a time as come, up to its [DONE] or its end."""
 
-    def __init__(self, response: httpx2.Response, first_token_s: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, first_token_s: float) -> None:
         self.response, self.first_token_s = response, first_token_s
         self.events = self._events()
         self.first: list[Event] = []
@@ -231,7 +151,7 @@ class ProviderStream:
         while True:
             asked_at = monotonic()
             try:
-                with _failures_told():
+                with failures_told():
                     async with asyncio.timeout(self._wait_s(left_s, asked_at)):
                         events = await anext(received, None)
             except Failed:
@@ -250,7 +170,7 @@ class ProviderStream:
     async def _received(self) -> AsyncIterator[list[Event]]:
         """The events; where all of the answer is one document instead, those that a stream of it would have had."""
         splitter, start = Splitter(), b""
-        pieces = self.response.aiter_bytes()
+        pieces = self.response.content.iter_any()
         async for piece in pieces:
             start += piece
             if not start.strip(BLANK):
@@ -267,10 +187,9 @@ class ProviderStream:
         if events := splitter.end():
             yield events
 
-    async def close(self) -> None:
-        """Closes the connection, unless all of it was read. Never fails."""
-        with suppress(*CLIENT_ERRORS):
-            await self.response.aclose()
+    def close(self) -> None:
+        """Gives the connection back, or closes it where not all of it was read."""
+        self.response.release()
 
 
 async def _rest_of(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
@@ -322,44 +241,6 @@ def _says_something(event: Event) -> bool:
 
 def _is_sound(event: Event) -> bool:
     return not (event.is_garbage or is_error(event.chunk))
-
-
-def _timeout(read_s: float) -> httpx2.Timeout:
-    return httpx2.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
-
-
-@contextmanager
-def _failures_told() -> Iterator[None]:
-    """Whatever the client raises within, told as Rejected or Failed."""
-    try:
-        yield
-    except CLIENT_ERRORS as error:
-        raise _meaning_of(error) from None
-
-
-def _meaning_of(error: BaseException) -> ProviderError:
-    if isinstance(error, openai.APIStatusError):
-        response = error.response
-        return meaning_of_status(response.status_code, response.headers, response.content, timezone.now())
-    if isinstance(error, openai.APIConnectionError):
-        return _connection_error(error)
-    if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return Failed(FailureCode.TIMEOUT, billed=None)
-    return Failed(
-        FailureCode.CONNECTION_FAILED if isinstance(error, httpx2.TransportError) else FailureCode.BAD_ANSWER,
-        billed=None,
-    )
-
-
-def _connection_error(error: openai.APIConnectionError) -> Failed:
-    """A request that never reached the provider billed nothing; of one cut off later nobody knows.
-
-    The client's transport calls nearly all of aiohttp's errors a ConnectTimeout: only the root tells.
-    """
-    root = error.__cause__ and error.__cause__.__cause__
-    never_sent = isinstance(root, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    code = FailureCode.TIMEOUT if isinstance(root, aiohttp.ServerTimeoutError) else FailureCode.CONNECTION_FAILED
-    return Failed(code, billed=False if never_sent else None)
 
 
 class Providers:
