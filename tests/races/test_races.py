@@ -15,7 +15,8 @@ from django.db import transaction
 from django.db.models import F, Sum
 from pytest_django import DjangoDbBlocker
 
-from guard.policy.policy import limits_of, load
+from guard.policy.limits import limits_of
+from guard.policy.loader import load
 from spend.ledger.posting import Posting
 from spend.ledger.rules import Held, Limit
 from spend.models import LedgerEntry, Reservation, Window

@@ -449,13 +449,10 @@ def test_a_budget_in_total_never_comes_back(hire: Hire) -> None:
 
 def test_what_other_calls_hold_is_said_to_be_held(hire: Hire, provider: Provider) -> None:
     agent = hire(limit_ticks=hold_of(100) + hold_of(FLOOR) - 1)
-    provider.behave(upstream(agent.model), usage=USAGE, latency_s=TIMEOUT_S - 0.05)
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(agent.chat, max_tokens=100)
-        eventually(lambda: agent.pending() == 1)
+    provider.behave(upstream(agent.model), usage=USAGE, chunks=2, stall_after_chunks=1)
+    with agent.stream(max_tokens=100):
         answer = agent.chat(max_tokens=100)
         error = error_of(answer, 429, "budget_held")
-        assert first.result().status_code == 200
     assert error["type"] == "rate_limit_error"
     assert (answer.headers["Retry-After"], answer.headers["x-should-retry"]) == ("1", "true")
     assert len(provider.calls(upstream(agent.model))) == 1
