@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guard.http.request_log import Line
-from guard.policy.policy import Pace, TenantPolicy
 from guard.policy.routing import Ask
+from guard.policy.snapshot import Pace, TenantPolicy
 from spend.ledger.rules import Caller
 
 

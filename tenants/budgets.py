@@ -7,7 +7,7 @@ count and not by a budget's row, so it stays whatever happens here.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -51,12 +51,12 @@ class EffectiveBudget:
 class BudgetsInForce:
     """What binds calls at one instant: every call, and those of each tenant that was asked for, by its id.
 
-    `until` is when one of those tenants' top-ups begins or ends next.
+    `turns` has when a top-up of each of those tenants begins or ends next, where it has one.
     """
 
     of_installation: list[EffectiveBudget]
     of_tenants: dict[str, list[EffectiveBudget]]
-    until: datetime | None = None
+    turns: dict[str, datetime] = field(default_factory=dict)
 
 
 def budgets_in_force(now: datetime, tenants: Collection[Tenant]) -> BudgetsInForce:
@@ -71,14 +71,15 @@ def budgets_in_force(now: datetime, tenants: Collection[Tenant]) -> BudgetsInFor
     rows: defaultdict[str | None, list[Budget]] = defaultdict(list)
     for row in budgets:
         rows[row.tenant_id].append(row)
-    running_ticks, turns = Counter[str](), set[datetime]()
+    running_ticks, turns = Counter[str](), dict[str, datetime]()
     for top_up in top_ups:
         running_ticks[top_up.tenant_id] += top_up.amount_ticks if top_up.starts_at <= now else 0
-        turns |= {top_up.starts_at, top_up.ends_at}
+        turn = top_up.ends_at if top_up.starts_at <= now else top_up.starts_at
+        turns[top_up.tenant_id] = min(turn, turns.get(top_up.tenant_id, turn))
     return BudgetsInForce(
         [_effective(row) for row in rows[None]],
         {tenant.id: _of_tenant(tenant, rows[tenant.id], running_ticks[tenant.id]) for tenant in tenants},
-        min((turn for turn in turns if turn > now), default=None),
+        turns,
     )
 
 

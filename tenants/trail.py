@@ -1,8 +1,8 @@
 """The audit trail, and the revision by which every worker notices a change within a second.
 
 The trail itself is django-auditlog's: who, when, old value, new value, for each row of each watched
-model, whoever saves it. Beside it a counter is raised in the same transaction as each change; workers
-poll that one row instead of reading the configuration again and again.
+model, whoever saves it. Beside it a counter is raised in the same transaction as each change, with a row that says what
+changed; workers poll the counter and read what has changed, instead of the configuration again and again.
 """
 
 import re
@@ -13,12 +13,13 @@ from typing import Any
 from auditlog.context import set_extra_data
 from auditlog.models import LogEntry
 from auditlog.registry import auditlog
+from django.db import transaction
 from django.db.models import F, Model
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.functional import SimpleLazyObject
 
-from tenants.models import Revision, Tenant
+from tenants.models import Change, Revision, Tenant
 
 
 def watch(*models: type[Model], m2m: Mapping[type[Model], set[str]] | None = None) -> None:
@@ -77,9 +78,25 @@ def without_address(target: str) -> str:
     return f"{scheme}://{host}/…"
 
 
-def raise_revision(**_signal: Any) -> None:
-    if not Revision.objects.filter(pk=1).update(number=F("number") + 1):
-        Revision.objects.get_or_create(pk=1)
+@transaction.atomic
+def raise_revision(sender: type[Model] | None = None, instance: Model | None = None, **_signal: Any) -> None:
+    """Say that `instance` changed; without one, after a bulk statement, that anything may have.
+
+    Whoever raises it holds the row until the transaction ends, so numbers are in the order of commits.
+    """
+    while not Revision.objects.filter(pk=1).update(number=F("number") + 1):
+        Revision.objects.get_or_create(pk=1, defaults={"number": 0})
+    number = Revision.current()
+    Change.objects.create(
+        number=number, table=sender._meta.label_lower if sender else "", tenant_id=_tenant_of(instance)
+    )
+    if number % Change.KEPT == 0:
+        Change.objects.filter(number__lte=number - Change.KEPT).delete()
+
+
+def _tenant_of(instance: Model | None) -> str:
+    tenant_id = instance.pk if isinstance(instance, Tenant) else getattr(instance, "tenant_id", None)
+    return tenant_id or ""
 
 
 def note_look(tenant: Tenant, what: str) -> None:

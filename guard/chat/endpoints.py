@@ -23,7 +23,7 @@ from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUn
 from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus
-from guard.policy.policy import KeyPolicy, Policy
+from guard.policy.snapshot import KeyPolicy, Policy
 from guard.providers.deltas import text_of
 from guard.worker.runtime import Runtime
 from spend.ids import new_id

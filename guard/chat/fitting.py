@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from guard.chat.types import CallProgress
 from guard.policy.adapt import Adapted, adapt
-from guard.policy.policy import ModelPolicy
+from guard.policy.snapshot import ModelPolicy
 from guard.providers import affinity
 from spend.capabilities import Capabilities, Lesson, with_lessons
 from spend.models import AUTO

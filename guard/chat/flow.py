@@ -32,7 +32,7 @@ from guard.chat.waiting import HoldWait
 from guard.http.errors import ContentFiltered, GuardError, InvalidRequest, LedgerUnavailable, RateLimited
 from guard.policy.adapt import lessons_of
 from guard.policy.last_served import LastServed, last_in_ledger
-from guard.policy.policy import limits_of
+from guard.policy.limits import limits_of
 from guard.policy.rate_limits import take_turn
 from guard.policy.routing import Plan, plan
 from guard.providers import affinity

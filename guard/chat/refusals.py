@@ -9,7 +9,7 @@ from typing import NoReturn
 from guard.chat.types import CallProgress, Hold
 from guard.http.errors import AllModelsFailed, BudgetExceeded, BudgetHeld, GuardError, InvalidRequest
 from guard.policy.budget_status import STATE_HEADER, refusing, seconds_until, tightest
-from guard.policy.policy import TenantPolicy
+from guard.policy.snapshot import TenantPolicy
 from guard.providers.failures import Rejected
 from spend.codes import FailureCode, StepCode, Worded
 from spend.ledger.rules import DoesNotFit, LedgerError, Limit

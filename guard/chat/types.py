@@ -15,8 +15,8 @@ from guard.http.errors import InvalidRequest
 from guard.policy.adapt import Adapted
 from guard.policy.budget_status import BudgetStatus, tightest
 from guard.policy.last_served import LastServed
-from guard.policy.policy import TenantPolicy
 from guard.policy.routing import Plan
+from guard.policy.snapshot import TenantPolicy
 from guard.telemetry.trace import Trace
 from spend.capabilities import Lesson
 from spend.codes import FailureCode, StepCode

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from guard.policy.policy import TenantPolicy
+from guard.policy.snapshot import TenantPolicy
 from spend.budgets.usage import remaining_ticks, state_of
 from spend.ledger.rules import Limit, Standing
 from tenants.models import Scope

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from guard.policy.adapt import effort_for, unfit
 from guard.policy.last_served import LastServed
-from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
+from guard.policy.snapshot import ModelPolicy, Policy, TenantPolicy
 from spend.capabilities import NO_REASONING
 from spend.codes import StepCode
 from spend.ledger.rules import Offer

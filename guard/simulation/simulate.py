@@ -16,9 +16,11 @@ from django.conf import settings
 from guard.chat.endpoints import check_model
 from guard.chat.request.reader import Asked, read_chat
 from guard.http.errors import Forbidden, RateLimited
-from guard.policy.policy import KeyPolicy, Pace, Policy, limits_of, load
+from guard.policy.limits import limits_of
+from guard.policy.loader import load
 from guard.policy.rate_limits import NO_REQUEST, PerMinute
 from guard.policy.routing import plan
+from guard.policy.snapshot import KeyPolicy, Pace, Policy
 from guard.providers.failures import demo_stands_in
 from spend import breakers
 from spend.codes import StepCode

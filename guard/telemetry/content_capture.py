@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import close_old_connections, connection, transaction
 
 from guard.call import ChatCall
-from guard.policy.policy import TenantPolicy
+from guard.policy.snapshot import TenantPolicy
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import body_of
 from spend.models import Call, CallContent

@@ -19,9 +19,10 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from guard.http.errors import GuardError
+from guard.policy.keeper import PolicyKeeper
 from guard.policy.last_served import Conversations
-from guard.policy.policy import Policy, PolicyKeeper
 from guard.policy.routing import Length
+from guard.policy.snapshot import Policy
 from guard.providers.failures import demo_stands_in
 from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry

@@ -21,7 +21,7 @@ from tenants.models.keys import (
     OperatorTokenManager,
     digest_of,
 )
-from tenants.models.revision import Revision
+from tenants.models.revision import Change, Revision
 from tenants.models.routes import ANY_MODEL, DowngradeRule, RouteStep
 from tenants.models.tenant import MOST_CONTENT_DAYS, MOST_REQUESTS_PER_MINUTE, Limited, Tenant, validate_time_zone
 
@@ -38,6 +38,7 @@ __all__ = [
     "ApiKey",
     "ApiKeyManager",
     "Budget",
+    "Change",
     "ChannelKind",
     "DowngradeRule",
     "Limited",

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from guard.call import ChatCall
-from guard.policy.policy import TenantPolicy
 from guard.policy.routing import Ask
+from guard.policy.snapshot import TenantPolicy
 from guard.telemetry.attempt import Attempt
 from spend.ids import new_id
 from spend.ledger.rules import Bill, Caller, Offer, Record, Reserved

@@ -14,8 +14,10 @@ from guard.call import ChatCall
 from guard.chat.billing import read_bill
 from guard.chat.flow import note_offers
 from guard.chat.types import CallProgress
-from guard.policy.policy import KeyPolicy, Policy, limits_of, load
+from guard.policy.limits import limits_of
+from guard.policy.loader import load
 from guard.policy.routing import Ask, plan
+from guard.policy.snapshot import KeyPolicy, Policy
 from guard.telemetry.trace import Trace
 from spend.codes import StepCode
 from spend.ids import new_id

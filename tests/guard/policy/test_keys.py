@@ -9,7 +9,7 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from guard.policy.policy import PolicyKeeper
+from guard.policy.keeper import PolicyKeeper
 from tenants.models import KEY_PREFIX, Tenant
 from tenants.money import TICKS_PER_USD
 from tests.factories import ApiKeyFactory

@@ -9,8 +9,8 @@ import requests
 from django.core.cache import cache
 
 from guard.http.errors import RateLimited
-from guard.policy.policy import UNLIMITED, Pace
 from guard.policy.rate_limits import MINUTE_S, take_turn
+from guard.policy.snapshot import UNLIMITED, Pace
 from spend.ledger.rules import Balance, Book, CallGroup, CallLimit, Held, TooMany, Void, apply
 from spend.models import Call, LedgerEntry, Outcome, Reservation, ReservationState
 from tenants.models import ApiKey

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.policy.last_served import LastServed
-from guard.policy.policy import ModelPolicy, Policy, TenantPolicy
 from guard.policy.routing import Ask, Length, Plan, plan
+from guard.policy.snapshot import ModelPolicy, Policy, TenantPolicy
 from spend.capabilities import Capabilities
 from spend.codes import StepCode
 from spend.ledger.rules import Offer

@@ -14,7 +14,9 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guard.policy.policy import Policy, limits_of, load
+from guard.policy.limits import limits_of
+from guard.policy.loader import load
+from guard.policy.snapshot import Policy
 from spend.ledger.audit import audit
 from spend.ledger.posting import Posting
 from spend.ledger.rules import (

@@ -22,7 +22,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from guard.policy.policy import load_models
+from guard.policy.loader import load_models
 from spend.models import CatalogueModel, Price, PriceSource, Provider
 from spend.pricing.catalogue import ListedModel, Rates, SyncReport, prices_in_force, sync, tiers_of
 from spend.pricing.operator_prices import (

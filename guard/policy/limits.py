@@ -1,0 +1,50 @@
+"""The limits that bind a call, each on the window that it counts in now."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from guard.policy.snapshot import BudgetPolicy, Policy, TenantPolicy
+from spend.ledger.rules import Limit, WindowKey
+from tenants.models import Scope
+from tenants.periods import Bounds, Period, bounds
+
+
+@dataclass(slots=True)
+class Clock:
+    """The bounds of each zone's current periods, worked out once a period and not once a call."""
+
+    current: dict[tuple[str, Period], Bounds] = field(default_factory=dict)
+
+    def bounds(self, period: Period, zone: ZoneInfo, now: datetime) -> Bounds:
+        found = self.current.get((zone.key, period))
+        if found is None or now < found.starts_at or (found.ends_at is not None and now >= found.ends_at):
+            found = self.current[(zone.key, period)] = bounds(period, zone, now)
+        return found
+
+
+UTC_ZONE = ZoneInfo("UTC")
+CLOCK = Clock()
+
+
+def limits_of(
+    policy: Policy, tenant: TenantPolicy, key_id: int, customer: str, conversation: str, now: datetime
+) -> tuple[Limit, ...]:
+    """Every limit that binds a call at `now`: the installation's, then the tenant's own."""
+    subjects = {
+        Scope.TENANT: "",
+        Scope.KEY: str(key_id),
+        Scope.CUSTOMER: customer,
+        Scope.CONVERSATION: conversation,
+    }
+    named = [budget for budget in tenant.budgets if budget.scope is Scope.TENANT or subjects[budget.scope]]
+    return tuple(
+        [_limit(budget, "", "", UTC_ZONE, now) for budget in policy.installation]
+        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now) for budget in named]
+    )
+
+
+def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime) -> Limit:
+    starts_at, ends_at = CLOCK.bounds(budget.period, zone, now)
+    key = WindowKey(tenant_id, budget.scope.value, subject, budget.period.value, starts_at)
+    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks)
