@@ -36,8 +36,10 @@ def key() -> "IssuedKey":
 
 
 def parts_in(message: Message) -> int:
-    is_end = message["type"] == "http.response.body" and not message.get("more_body")
-    return (message["type"] == "http.response.start") + message.get("body", b"").count(b"data: ") + is_end
+    if message["type"] == "http.response.start":
+        return 1
+    events: int = message.get("body", b"").count(b"data: ")
+    return events + (not message.get("more_body"))
 
 
 class Client:

@@ -151,13 +151,14 @@ def test_changes_that_all_have_read_go() -> None:
 
 
 def test_a_top_up_begins_and_ends_by_itself() -> None:
-    budget = BudgetFactory.create(limit_ticks=TICKS_PER_USD)
-    ends_at = top_up(budget.tenant).ends_at
+    tenant = TenantFactory.create()
+    BudgetFactory.create(tenant=tenant, limit_ticks=TICKS_PER_USD)
+    ends_at = top_up(tenant).ends_at
     policy = load()
-    assert policy.turns == {budget.tenant_id: ends_at}
+    assert policy.turns == {tenant.id: ends_at}
     TopUp.objects.update(ends_at=timezone.now())  # as if the hour were over
-    late = updated(replace(policy, turns={budget.tenant_id: timezone.now()}))
-    assert [limit.limit_ticks for limit in late.tenants[budget.tenant_id].budgets] == [TICKS_PER_USD]
+    late = updated(replace(policy, turns={tenant.id: timezone.now()}))
+    assert [limit.limit_ticks for limit in late.tenants[tenant.id].budgets] == [TICKS_PER_USD]
     assert late.turns == {}
 
 
