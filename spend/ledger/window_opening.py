@@ -8,11 +8,13 @@ From then on the ledger counts in it whatever falls in it, whether its budget is
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import orjson
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Q, Subquery, Sum, Value
+from django.db.models import Q, QuerySet, Subquery, Sum, Value
 from django.db.models.functions import Coalesce
 
 from spend.ledger.rules import OpenWindow, ScopeKey, WindowKey, scopes_of
@@ -24,6 +26,18 @@ WINDOW_FIELDS = [*WindowKey._fields, "ends_at", "opening_ticks", "spent_ticks", 
 Ends = Mapping[WindowKey, datetime | None]
 """Windows, each with the end of its period."""
 
+Rows = QuerySet[Any]
+
+MOST_NAMED = 100
+"""Windows in one statement: databases have bounds."""
+NAMES: Mapping[str, tuple[str, ...]] = {
+    Scope.INSTALLATION: (),
+    Scope.TENANT: ("tenant_id",),
+    Scope.KEY: ("tenant_id", "key_id"),
+    Scope.CUSTOMER: ("tenant_id", "customer"),
+    Scope.CONVERSATION: ("tenant_id", "conversation"),
+}
+"""The fields by which an attempt belongs to a window of a scope."""
 INSTALLATION = ""
 """Whose windows count the calls of all tenants."""
 
@@ -39,10 +53,18 @@ def open_windows(sql: Sql, ends: Ends, using: str = DEFAULT_DB_ALIAS) -> None:
     in_flight = _in_flight(ends, using)
     rows = [(*key, ends[key], 0, 0, 0) for key in sorted(ends)]
     sql.write(Insert(Window, WINDOW_FIELDS, rows, on_conflict="DO NOTHING"))
-    windows = [_lasting(Window.objects.using(using).get(**key._asdict()), ends[key]) for key in ends]
+    windows = [_lasting(window, ends[key_of(window)]) for window in _windows(ends, using)]
     sql.lock(Window, ["id"], sorted(window.id for window in windows))
     _sum_anew(sql, windows, using)
     _join(sql, windows, in_flight)
+
+
+def _windows(keys: Iterable[WindowKey], using: str) -> list[Window]:
+    named = [Q(**key._asdict()) for key in keys]
+    found: list[Window] = []
+    for start in range(0, len(named), MOST_NAMED):
+        found += Window.objects.using(using).filter(reduce(or_, named[start : start + MOST_NAMED]))
+    return found
 
 
 def _lasting(window: Window, ends_at: datetime | None) -> Window:
@@ -53,9 +75,10 @@ def _lasting(window: Window, ends_at: datetime | None) -> Window:
 
 def _sum_anew(sql: Sql, windows: Sequence[Window], using: str) -> None:
     """What counts against a window stays so; what does not is its opening."""
+    spent = spent_in_each({key_of(window): window.ends_at for window in windows}, using)
     rows = []
     for window in windows:
-        ticks = spent_in(key_of(window), window.ends_at, using)
+        ticks = spent[key_of(window)]
         rows.append((window.id, window.ends_at, window.opening_ticks + ticks - window.spent_ticks, ticks))
     sql.write(Update(Window, ["ends_at", "opening_ticks", "spent_ticks"], rows))
 
@@ -65,20 +88,50 @@ def key_of(window: Window) -> WindowKey:
 
 
 def spent_in(key: WindowKey, ends_at: datetime | None, using: str = DEFAULT_DB_ALIAS) -> int:
-    """What fell in a window, in ticks, whatever is removed of it: rollups stay, and no entry of an open period goes.
+    """What fell in a window, in ticks; see `spent_in_each`."""
+    return spent_in_each({key: ends_at}, using)[key]
 
-    Every period begins and ends on the edge of a rollup's bucket.
+
+def spent_in_each(ends: Ends, using: str = DEFAULT_DB_ALIAS) -> dict[WindowKey, int]:
+    """What fell in each window, in ticks, whatever is removed of it: rollups stay, and no entry of an open period goes.
+
+    Every period begins and ends on the edge of a rollup's bucket. One statement for all windows of a kind and a
+    period, since at midnight those of many tenants open at once.
     """
-    if key.scope in (Scope.INSTALLATION, Scope.TENANT):
-        rollups = Rollup.objects.using(using).filter(bucket__gte=key.starts_at, **_scope(key))
-        if ends_at is not None:
-            rollups = rollups.filter(bucket__lt=ends_at)
-        return int(rollups.aggregate(ticks=Sum("cost_ticks", default=0))["ticks"])
-    entries = LedgerEntry.objects.using(using).filter(at__gte=key.starts_at, **_scope(key))
-    if ends_at is not None:
-        entries = entries.filter(at__lt=ends_at)
+    alike: defaultdict[tuple[str, datetime, datetime | None], list[WindowKey]] = defaultdict(list)
+    for key, ends_at in ends.items():
+        alike[key.scope, key.starts_at, ends_at].append(key)
+    spent = dict.fromkeys(ends, 0)
+    for (scope, starts_at, ends_at), keys in alike.items():
+        rows = _counted(scope, starts_at, ends_at, using)
+        if ends_at is not None and NAMES[scope]:
+            spent |= _sums(rows, keys)
+        else:
+            spent |= {key: _sum(rows, key, ends_at) for key in keys}
+    return spent
+
+
+def _counted(scope: str, starts_at: datetime, ends_at: datetime | None, using: str) -> Rows:
+    """What windows of a scope count in a period, whoever's it is."""
+    model, at = (Rollup, "bucket") if scope in (Scope.INSTALLATION, Scope.TENANT) else (LedgerEntry, "at")
+    rows: Rows = model.objects.using(using).filter(**{f"{at}__gte": starts_at}).order_by()
+    return rows if ends_at is None else rows.filter(**{f"{at}__lt": ends_at})
+
+
+def _sums(rows: Rows, keys: Sequence[WindowKey]) -> dict[WindowKey, int]:
+    """Of windows of one scope, those in which something fell."""
+    names = NAMES[keys[0].scope]
+    named = {tuple(_scope(key).values()): key for key in keys}
+    chosen = {f"{name}__in": set(values) for name, values in zip(names, zip(*named, strict=True), strict=True)}
+    sums = rows.filter(**chosen).values_list(*names).annotate(ticks=Sum("cost_ticks"))
+    return {named[found]: int(ticks) for *values, ticks in sums if (found := tuple(values)) in named}
+
+
+def _sum(rows: Rows, key: WindowKey, ends_at: datetime | None) -> int:
     # In one statement, which sees one state: what moves from the entries to the archive is counted once.
-    return int(entries.aggregate(ticks=Sum("cost_ticks", default=0) + _archived(key, ends_at))["ticks"])
+    entered = Sum("cost_ticks", default=0)
+    ticks = entered + _archived(key, ends_at) if rows.model is LedgerEntry else entered
+    return int(rows.filter(**_scope(key)).aggregate(ticks=ticks)["ticks"])
 
 
 def _archived(key: WindowKey, ends_at: datetime | None) -> Coalesce | Value:
@@ -89,15 +142,9 @@ def _archived(key: WindowKey, ends_at: datetime | None) -> Coalesce | Value:
 
 
 def _scope(key: WindowKey) -> dict[str, Any]:
-    """What an attempt that the window counts has in its fields."""
-    match key.scope:
-        case Scope.INSTALLATION:
-            return {}
-        case Scope.TENANT:
-            return {"tenant_id": key.tenant_id}
-        case Scope.KEY:
-            return {"tenant_id": key.tenant_id, "key_id": int(key.subject)}
-    return {"tenant_id": key.tenant_id, key.scope: key.subject}
+    """What an attempt that the window counts has in its fields, in the order of NAMES."""
+    subject = int(key.subject) if key.scope == Scope.KEY else key.subject
+    return dict(zip(NAMES[key.scope], (key.tenant_id, subject), strict=False))
 
 
 def _in_flight(ends: Iterable[WindowKey], using: str) -> list[Reservation]:

@@ -179,10 +179,12 @@ class Writer:
 
     def _give_back_doubtful(self) -> None:
         """Void the holds that were refused, and yet are there: no provider was called."""
+        if not self.doubtful:
+            return
         ids, self.doubtful = self.doubtful, []
         try:
             pending = Reservation.objects.using(self.using).filter(pk__in=ids, state=ReservationState.PENDING)
-            held = [reserved_of(row) for row in pending] if ids else []
+            held = [reserved_of(row) for row in pending]
         except Error as error:
             logger.warning("the ledger cannot be read: %s", error)
             self.doubtful = ids
