@@ -17,10 +17,10 @@ from django.db import connection, transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 
 from spend.budgets.refusing import OVER_BUDGET
-from spend.ledger.posting import bucket_of
 from spend.ledger.rules import WindowKey
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
 from spend.sql import Sql, Update
+from spend.summaries.buckets import bucket_of
 from tenants.budgets import EffectiveBudget, budgets_in_force
 from tenants.models import AlertChannel, Scope, Tenant
 from tenants.money import TICKS_PER_USD

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from django.db import connection
 
+from spend.summaries.buckets import BUCKET_MINUTES
+
 MOST_SHOWN = 20
 """Discrepancies shown of each check: a defect that breaks one row often breaks them all."""
 
@@ -42,12 +44,13 @@ class Check:
 DIALECTS = {
     "sqlite": {
         "window_ids": "json_each(r.window_ids) AS counted",
-        "bucket": "substr(at, 1, 14) || printf('%02d', CAST(substr(at, 15, 2) AS integer) / 15 * 15) || ':00'",
+        "bucket": "substr(at, 1, 14) || printf('%02d', CAST(substr(at, 15, 2) AS integer) "
+        f"/ {BUCKET_MINUTES} * {BUCKET_MINUTES}) || ':00'",
         "begin": "BEGIN DEFERRED",  # Django's own would be IMMEDIATE
     },
     "postgresql": {
         "window_ids": "jsonb_array_elements_text(r.window_ids) AS counted(value)",
-        "bucket": "date_bin('15 minutes', at, TIMESTAMPTZ '1970-01-01 00:00:00+00')",
+        "bucket": f"date_bin('{BUCKET_MINUTES} minutes', at, TIMESTAMPTZ '1970-01-01 00:00:00+00')",
         "begin": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     },
 }

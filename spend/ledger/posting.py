@@ -43,6 +43,7 @@ from spend.ledger.rules import (
 from spend.ledger.window_opening import INSTALLATION, Ends, open_windows
 from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
 from spend.sql import Insert, Matching, Sql, Update, added
+from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import reopen
 
 PENDING = ("state", ReservationState.PENDING.value)
@@ -356,8 +357,3 @@ def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
         key = (record.caller.tenant_id, bucket_of(record.at), record.model, str(record.route))
         sums[key][ROLLUP_SUMS.index(record.outcome.value)] += 1
     return [(*key, *figures) for key, figures in sorted(sums.items())]
-
-
-def bucket_of(at: datetime) -> datetime:
-    """The quarter of an hour, UTC, that `at` falls into."""
-    return at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)

@@ -40,6 +40,7 @@ from spend.models import (
 from spend.pricing.cost import Usage, cost_ticks
 from spend.pricing.rates import PriceHistory, load_history
 from spend.sql import Insert, Sql, added
+from spend.summaries.buckets import bucket_of
 from tenants.models import Scope, Tenant
 from tenants.periods import BEGINNING
 
@@ -88,7 +89,7 @@ def settled_until(now: datetime) -> datetime:
     pending = Reservation.objects.filter(state=ReservationState.PENDING)
     oldest = pending.aggregate(oldest=Min("created_at"))["oldest"] or now
     until: datetime = min(oldest, now) - MOST_WAIT
-    return until.replace(minute=until.minute // 15 * 15, second=0, microsecond=0)
+    return bucket_of(until)
 
 
 def catch_up(now: datetime) -> datetime:

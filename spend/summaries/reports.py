@@ -15,12 +15,11 @@ from django.db.models import Count, F, Model, Q, QuerySet, Sum, TextChoices
 from django.db.models.functions import TruncDate
 
 from spend.models import Call, LedgerEntry, Rollup
+from spend.summaries.buckets import begins_a_bucket
 from spend.summaries.removed import RemovedError, removed_before
 from tenants.periods import BEGINNING
 
 MOST_GROUPS = 1000
-
-BUCKET_S = 15 * 60
 
 
 class GroupBy(TextChoices):
@@ -57,7 +56,7 @@ class Selection:
     @property
     def is_of_whole_buckets(self) -> bool:
         bounds = [bound for bound in (self.starts_at, self.ends_at) if bound is not None]
-        return all(bound.timestamp() % BUCKET_S == 0 for bound in bounds)
+        return all(map(begins_a_bucket, bounds))
 
 
 @dataclass

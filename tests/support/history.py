@@ -8,7 +8,6 @@ from django.db.models import F, Q
 from django_tasks_db.models import DBTaskResult
 
 from spend.ids import new_id
-from spend.ledger.posting import bucket_of
 from spend.models import (
     Alert,
     AlertKind,
@@ -24,6 +23,7 @@ from spend.models import (
     Schedule,
     Window,
 )
+from spend.summaries.buckets import bucket_of
 from tenants.models import AlertChannel, ApiKey, ChannelKind, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds

@@ -22,8 +22,8 @@ from spend.alerts.channels import UndeliveredError, post, signature_of, text_of
 from spend.alerts.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
 from spend.alerts.detection import look_at_all, look_at_changed, tell
 from spend.ids import new_id
-from spend.ledger.posting import bucket_of
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
+from spend.summaries.buckets import bucket_of
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from spend.ids import new_id
 from spend.ledger.leases import expire_reservations
-from spend.ledger.posting import Posting, bucket_of
+from spend.ledger.posting import Posting
 from spend.ledger.rules import (
     Command,
     DoesNotFit,
@@ -36,6 +36,7 @@ from spend.ledger.window_opening import spent_in
 from spend.models import Call, DailyCustomer, LedgerEntry, Outcome, Reservation, ReservationState, Rollup, Route, Window
 from spend.pricing.cost import Usage
 from spend.privacy.customers import Customer, InFlightError, erase
+from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import catch_up, misfits
 from tests.factories import CatalogueModelFactory, PriceFactory, TenantFactory
 from tests.support.books import WAIT_S, assert_the_books_balance, at_once
