@@ -24,7 +24,8 @@ from django.utils import timezone
 
 from spend.budgets.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.models import Price
-from spend.pricing.catalogue import prices_in_force, tiers_of
+from spend.pricing.catalogue import tiers_of
+from spend.pricing.rates import prices_in_force
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 
 SHORTEST_KEY = 32

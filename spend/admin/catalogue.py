@@ -18,8 +18,9 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from spend.breakers import state_of
 from spend.models import CatalogueModel, LearnedCapability, Price, PriceSource, PriceTier, is_shut_down
-from spend.pricing.catalogue import Rates, prices_in_force, tiers_of
-from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price, price_in_force
+from spend.pricing.catalogue import Rates, tiers_of
+from spend.pricing.operator_prices import back_to_catalogue, catalogue_price, change_price
+from spend.pricing.rates import price_in_force, prices_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, UsdInput

@@ -18,7 +18,7 @@ from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
 from spend.budgets.usage import Use
 from spend.codes import OPERATORS_TO_MEND
 from spend.models import Breaker, CatalogueModel, LedgerEntry, Window, is_shut_down
-from spend.pricing.catalogue import prices_in_force
+from spend.pricing.rates import prices_in_force
 from tenants.budgets import EffectiveBudget, budgets_in_force
 from tenants.models import DowngradeRule, RouteStep, Scope, Tenant
 from tenants.periods import bounds

@@ -185,10 +185,6 @@ class Price(models.Model):
     def __str__(self) -> str:
         return f"{self.model_id} from {self.starts_at:%Y-%m-%d %H:%M} UTC"
 
-    def may_hold_at(self, at: datetime) -> bool:
-        """Whether it has started and was not ended; which of those wins is another question."""
-        return self.starts_at <= at and (self.ends_at is None or at < self.ends_at)
-
 
 class PriceTier(models.Model):
     """Prices of a request whose input has more than `above_tokens` tokens; they price all of it."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 
 from spend.models import CatalogueModel, Price, PriceSource, PriceTier, Provider
 
@@ -119,16 +118,6 @@ def _sync_prices(model: CatalogueModel, listed: ListedModel, now: datetime) -> l
     if current not in written and tiers_of(current) != listed.tiers_at(now):
         written.append(write_price(model, now, listed.tiers_at(now), PriceSource.CATALOGUE))
     return written
-
-
-def prices_in_force(now: datetime) -> dict[str, Price]:
-    """Each priced model's price at `now`, with its tiers: the operator's latest, else the catalogue's."""
-    holding = Q(ends_at=None) | Q(ends_at__gt=now)
-    started = Price.objects.filter(holding, starts_at__lte=now, tiers__above_tokens=0).order_by("starts_at")
-    in_force: dict[str, Price] = {}
-    for source in (PriceSource.CATALOGUE, PriceSource.OPERATOR):
-        in_force |= {price.model_id: price for price in started.filter(source=source).prefetch_related("tiers")}
-    return in_force
 
 
 def tiers_of(price: Price) -> Tiers:

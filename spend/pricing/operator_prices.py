@@ -1,4 +1,4 @@
-"""Which of a model's prices is in force, and an operator's change of it."""
+"""An operator's change of the price that is in force, and models with theirs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,15 +9,7 @@ from django.db import transaction
 
 from spend.models import CatalogueModel, Price, PriceSource, is_shut_down
 from spend.pricing.catalogue import Rates, tiers_of, write_price
-
-
-def price_in_force(prices: Iterable[Price], now: datetime) -> Price | None:
-    """Of one model's prices the one that holds at `now`: an operator's wins, then the last to have started.
-
-    One without a base tier does not count: a small request would have no price, and so be free.
-    """
-    holding = [price for price in prices if price.may_hold_at(now) and 0 in tiers_of(price)]
-    return max(holding, key=lambda price: (price.source == PriceSource.OPERATOR, price.starts_at), default=None)
+from spend.pricing.rates import price_in_force
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
-"""Prices as rows, made into the price lists that `spend.pricing.cost` reckons with."""
+"""Which price of a model is in force at an instant, and its rows made into what `spend.pricing.cost` reckons with.
+
+A price holds from its start until it is ended; of those that hold, an operator's wins, then the last to have started.
+One without a base tier never does: a small request would have no price, and so be free.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
+
+from django.db.models import QuerySet
 
 from spend.models import Price, PriceSource
 from spend.pricing.cost import PriceList, TierPrice
@@ -24,9 +30,35 @@ def price_at(periods: Iterable[PricePeriod], at: datetime) -> PriceList | None:
     return holding[-1] if holding else None
 
 
+def periods_of(prices: Iterable[Price]) -> list[PricePeriod]:
+    """When which of one model's prices may hold, the winning one last. No query where `tiers` are prefetched."""
+    ranked = sorted(prices, key=lambda row: (row.source == PriceSource.OPERATOR, row.starts_at))
+    return [PricePeriod(row.starts_at, row.ends_at, made) for row in ranked if (made := price_list_of(row))]
+
+
+def price_in_force(prices: Iterable[Price], at: datetime) -> Price | None:
+    """Of one model's prices the row that holds at `at`. No query where `tiers` are prefetched."""
+    rows = {row.pk: row for row in prices}
+    found = price_at(periods_of(rows.values()), at)
+    return rows[found.id] if found else None
+
+
+def prices_in_force(at: datetime) -> dict[str, Price]:
+    """Each priced model's price at `at`, with its tiers, by the model's id."""
+    found = {model_id: price_in_force(rows, at) for model_id, rows in _by_model(Price.objects.all()).items()}
+    return {model_id: price for model_id, price in found.items() if price}
+
+
+def _by_model(prices: QuerySet[Price]) -> dict[str, list[Price]]:
+    by_model: defaultdict[str, list[Price]] = defaultdict(list)
+    for price in prices.order_by("model_id").prefetch_related("tiers"):
+        by_model[price.model_id].append(price)
+    return by_model
+
+
 @dataclass(frozen=True)
 class PriceHistory:
-    """Prices by model, the winning one last: an operator's wins over the catalogue's, then the later start."""
+    """Prices by model, the winning one last."""
 
     periods: Mapping[str, Sequence[PricePeriod]]
 
@@ -37,12 +69,8 @@ class PriceHistory:
 
 def load_history(model_ids: Iterable[str]) -> PriceHistory:
     """Every price of these models."""
-    rows = Price.objects.filter(model_id__in=list(model_ids)).prefetch_related("tiers")
-    periods: defaultdict[str, list[PricePeriod]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row.source == PriceSource.OPERATOR, row.starts_at)):
-        if price := price_list_of(row):
-            periods[row.model_id].append(PricePeriod(row.starts_at, row.ends_at, price))
-    return PriceHistory(periods)
+    prices = Price.objects.filter(model_id__in=list(model_ids))
+    return PriceHistory({model_id: periods_of(rows) for model_id, rows in _by_model(prices).items()})
 
 
 def price_list_of(price: Price) -> PriceList | None:

@@ -37,7 +37,7 @@ from spend.models import (
     Window,
 )
 from spend.pricing.learned_capabilities import learn
-from spend.pricing.operator_prices import price_in_force
+from spend.pricing.rates import price_in_force
 from tenants.history import Edit, history_of
 from tenants.models import AlertChannel, ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD

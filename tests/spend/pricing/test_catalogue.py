@@ -24,17 +24,16 @@ from genai_prices.types import (
 
 from guard.policy.loader import load_models
 from spend.models import CatalogueModel, Price, PriceSource, Provider
-from spend.pricing.catalogue import ListedModel, Rates, SyncReport, prices_in_force, sync, tiers_of
+from spend.pricing.catalogue import ListedModel, Rates, SyncReport, sync, tiers_of
 from spend.pricing.operator_prices import (
     PricedModel,
     back_to_catalogue,
     callable_models,
     catalogue_price,
     change_price,
-    price_in_force,
 )
 from spend.pricing.price_list_sync import is_chat_model, listed_models, read_model
-from spend.pricing.rates import load_history
+from spend.pricing.rates import load_history, price_in_force, prices_in_force
 from tenants.models import Revision
 from tenants.periods import BEGINNING
 from tests.factories import PriceFactory
