@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from django.db.models import Max, OuterRef, Subquery, Sum
+from django.db.models import Max, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from dashboard.date_spans import Span, midnight
@@ -20,6 +20,7 @@ from dashboard.exports.csv_response import Number, usd_cell
 from spend.models import LedgerEntry, Price, PriceTier, Provider
 from spend.pricing.cost import PriceList
 from spend.pricing.rates import price_list_of
+from spend.summaries.measures import sums_of
 from tenants.models import Tenant
 
 COLUMNS = [
@@ -50,6 +51,9 @@ class DaySum(NamedTuple):
     output_tokens: int
 
 
+SUMMED = DaySum._fields[4:]
+
+
 def focus_rows(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
     """The dataset's rows in COLUMNS' order, day by day."""
     for day in span.days():
@@ -78,11 +82,8 @@ def _sums(tenant: Tenant, starts_at: datetime, ends_at: datetime) -> Any:
         .annotate(tier=Coalesce(Subquery(highest), 0))
         .order_by("provider", "model", "price_id", "tier")
         .values_list("provider", "model", "price_id", "tier")
-        .annotate(
-            Sum("cost_ticks"), Sum("input_tokens"), Sum("cached_input_tokens"),
-            Sum("cache_write_tokens"), Sum("output_tokens"),
-        )
-    )  # fmt: skip
+        .annotate(**sums_of(SUMMED))
+    )
 
 
 def _rows(tenant: Tenant, span: Span, day: date, sums: DaySum, price: PriceList | None) -> Iterator[list[Any]]:

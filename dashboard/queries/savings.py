@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Sum
-
 from dashboard.date_spans import Span
 from dashboard.queries.sums import summed_range
 from spend.models import DailyDowngrade, LedgerEntry
 from spend.summaries.daily import downgrades
+from spend.summaries.measures import DOWNGRADE_MEASURES, add_to, sums_of
 from tenants.models import Tenant
 
 
@@ -43,10 +42,9 @@ class Savings:
 
 
 def savings_of(tenant: Tenant, span: Span, mark: datetime) -> Savings:
-    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(DOWNGRADE_MEASURES))
     for asked, served, figures in [*_summed(tenant, span, mark), *_live(tenant, span, mark)]:
-        total = sums[asked, served]
-        total[:] = [before + figure for before, figure in zip(total, figures, strict=True)]
+        add_to(sums[asked, served], figures)
     rows = [Saving(*pair, *figures[:3]) for pair, figures in sums.items() if figures[0]]
     rows.sort(key=lambda row: -row.saved_ticks)
     return Savings(rows, sum(figures[3] for figures in sums.values()))
@@ -60,7 +58,7 @@ def _summed(tenant: Tenant, span: Span, mark: datetime) -> Sums:
         DailyDowngrade.objects.filter(tenant=tenant, day__range=summed_range(span, mark))
         .order_by()
         .values_list("requested_model", "model")
-        .annotate(Sum("attempts"), Sum("cost_ticks"), Sum("asked_ticks"), Sum("unpriced"))
+        .annotate(**sums_of(DOWNGRADE_MEASURES))
     )
     return [(asked, served, [int(figure) for figure in figures]) for asked, served, *figures in rows]
 

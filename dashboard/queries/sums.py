@@ -13,8 +13,8 @@ from django.db.models import Case, Min, Q, Sum, When
 from django.db.models.functions import TruncDate
 
 from dashboard.date_spans import Span, midnight
-from spend.models import DailyRollup, Rollup, RollupMark, Route
-from spend.summaries.daily import MEASURES
+from spend.models import DailyRollup, Rollup, RollupMark
+from spend.summaries.measures import DOWNGRADED, MEASURES, sums_of
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 
@@ -45,6 +45,10 @@ class Figures:
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+
+ALL_SUMS = {**sums_of(MEASURES), "sum_downgraded": DOWNGRADED}
+"""In the order of the fields of Figures."""
 
 
 class Row(NamedTuple):
@@ -95,22 +99,17 @@ def daily_rows(tenant: Tenant, span: Span, mark: datetime) -> list[Row]:
     summed = (
         DailyRollup.objects.filter(tenant=tenant, day__range=summed_range(span, mark))
         .order_by("day")
-        .values_list("day", "model", "route", *MEASURES)
+        .values_list("day", "model", "route")
+        .annotate(**ALL_SUMS)
     )
     live = (
         Rollup.objects.filter(tenant=tenant, bucket__gte=max(mark, span.starts_at), bucket__lt=span.ends_at)
         .annotate(day=TruncDate("bucket", tzinfo=span.zone))
         .order_by("day")
         .values_list("day", "model", "route")
-        .annotate(*[Sum(name) for name in MEASURES])
+        .annotate(**ALL_SUMS)
     )
-    return [_row(*row) for row in [*summed, *live]]
-
-
-def _row(day: date, model: str, route: str, *sums: int) -> Row:
-    figures = Figures(*map(int, sums))
-    figures.downgraded = figures.served if route == Route.DOWNGRADE else 0
-    return Row(day, model, route, figures)
+    return [Row(day, model, route, Figures(*map(int, sums))) for day, model, route, *sums in [*summed, *live]]
 
 
 class Bucket(NamedTuple):
@@ -181,11 +180,6 @@ class _Calendar(NamedTuple):
 def _marks(calendars: Mapping[str, _Calendar]) -> dict[str, datetime]:
     marks = RollupMark.objects.filter(tenant_id__in=calendars)
     return {mark.tenant_id: mark.through for mark in marks if mark.time_zone == calendars[mark.tenant_id].time_zone}
-
-
-ALL_SUMS = {f"sum_{name}": Sum(name) for name in MEASURES}
-ALL_SUMS["sum_downgraded"] = Sum("served", filter=Q(route=Route.DOWNGRADE), default=0)
-"""In the order of the fields of Figures."""
 
 
 def _summed_days(

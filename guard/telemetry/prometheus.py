@@ -10,7 +10,7 @@ from datetime import timedelta
 from hmac import compare_digest
 
 from django.conf import settings
-from django.db.models import Count, F, Model, Q, Sum
+from django.db.models import Count, F, Model, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -23,12 +23,10 @@ from spend import breakers
 from spend.budgets.attention import installation_uses, uses_of
 from spend.budgets.usage import Use
 from spend.models import Breaker, Call, DailyRollup, Delivery, Outcome, Reservation, ReservationState, Rollup
+from spend.summaries.measures import MEASURES, OUTCOMES, sums_of
 from tenants.models import Tenant
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SUMMED = (
-    "served", "refused", "failed", "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens",
-)  # fmt: skip
 LABELS = ("tenant", "model", "route")
 CIRCUITS = {
     breakers.State.OPEN: "open, so that it is spared",
@@ -81,13 +79,13 @@ def sums_so_far() -> Sums:
     """
     after = Q(tenant__rollup_mark=None) | Q(bucket__gte=F("tenant__rollup_mark__through"))
     days, rest = (
-        rows.order_by().values_list("tenant_id", "model", "route").annotate(*[Sum(name) for name in SUMMED])
+        rows.order_by().values_list("tenant_id", "model", "route").annotate(**sums_of(MEASURES))
         for rows in (DailyRollup.objects.all(), Rollup.objects.filter(after))
     )
-    sums: Sums = defaultdict(lambda: dict.fromkeys(SUMMED, 0))
+    sums: Sums = defaultdict(lambda: dict.fromkeys(MEASURES, 0))
     for tenant, model, route, *values in days.union(rest, all=True):
         total = sums[tenant, model, route]
-        for name, value in zip(SUMMED, values, strict=True):
+        for name, value in zip(MEASURES, values, strict=True):
             total[name] += int(value)
     return sums
 
@@ -98,7 +96,7 @@ def _counters(sums: Sums) -> Iterator[Metric]:
     attempts = CounterMetricFamily("guard_attempts", "Attempts that could have been billed.", labels=LABELS)
     cost = CounterMetricFamily("guard_cost_ticks", "What attempts cost, in ticks of 1e-10 USD.", labels=LABELS)
     for key, total in sorted(sums.items()):
-        for outcome in ("served", "refused", "failed"):
+        for outcome in OUTCOMES:
             calls.add_metric([*key, outcome], total[outcome])
         for kind in ("input", "cached_input", "output"):
             tokens.add_metric([*key, kind], total[f"{kind}_tokens"])

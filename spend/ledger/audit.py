@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from django.db import connection
 
 from spend.summaries.buckets import BUCKET_MINUTES
+from spend.summaries.measures import BILLED, MEASURES, OUTCOMES
 
 MOST_SHOWN = 20
 """Discrepancies shown of each check: a defect that breaks one row often breaks them all."""
@@ -61,10 +62,6 @@ ATTEMPTED = [
 ]  # fmt: skip
 """What a reservation and its entry have in common."""
 
-FIGURES = ["cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"]
-OUTCOMES = ["served", "refused", "failed"]
-SUMS = ["attempts", *FIGURES, *OUTCOMES]
-
 # What fell in window w by its scope and period, as `spend.ledger.window_opening` sums it; each read off an index.
 END = "coalesce(w.ends_at, '9999-12-31')"
 ENTRIES = f"""SELECT coalesce(sum(e.cost_ticks), 0) FROM spend_ledgerentry e
@@ -96,11 +93,11 @@ FRAGMENTS = {
         THEN hold_ticks ELSE computed_ticks END, hold_ticks)""",  # an estimate takes no more than was held
     "corrected": "CASE WHEN corrects_id IS NULL THEN 0 ELSE hold_ticks END",  # what the expired one cost already
     "key": "tenant_id, bucket, model, route",
-    "figures": ", ".join(FIGURES),
+    "figures": ", ".join(BILLED),
     "outcomes": ", ".join(f"CASE WHEN outcome = '{outcome}' THEN 1 ELSE 0 END" for outcome in OUTCOMES),
-    "less_the_rollup": ", ".join(f"-{name} AS {name}" for name in SUMS),
-    "sums": ", ".join(f"sum({name})" for name in SUMS),
-    "sums_differ": " OR ".join(f"sum({name}) <> 0" for name in SUMS),
+    "less_the_rollup": ", ".join(f"-{name} AS {name}" for name in MEASURES),
+    "sums": ", ".join(f"sum({name})" for name in MEASURES),
+    "sums_differ": " OR ".join(f"sum({name}) <> 0" for name in MEASURES),
 }
 
 COUNTED = """
@@ -236,7 +233,7 @@ CHECKS = [
     ),
     Check(
         "rollup of {0}, {1}, {2!r} {3}: entries and calls less the rollup should be 0, but make "
-        + ", ".join(f"{name} {{{position}}}" for position, name in enumerate(SUMS, 4)),
+        + ", ".join(f"{name} {{{position}}}" for position, name in enumerate(MEASURES, 4)),
         """SELECT {key}, {sums} FROM (
                 SELECT {key}, bucket AS at, {less_the_rollup} FROM spend_rollup
                 UNION ALL SELECT tenant_id, {bucket}, model, route, at, 1, {figures}, 0, 0, 0 FROM spend_ledgerentry

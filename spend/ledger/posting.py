@@ -45,6 +45,7 @@ from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, Reserva
 from spend.sql import Insert, Matching, Sql, Update, added
 from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import reopen
+from spend.summaries.measures import MEASURES
 
 PENDING = ("state", ReservationState.PENDING.value)
 
@@ -182,7 +183,7 @@ class Posting:
             Insert(Call, CALL_FIELDS, [_call_row(record) for record in book.records]),
             Update(IdempotentCall, ["answer"], answers),
             Update(Call, CALL_FIELDS[1:], [_call_row(record) for _, record in book.finished]),
-            added(Rollup, ROLLUP_KEY, ROLLUP_SUMS, _rollup_rows(book)),
+            added(Rollup, ROLLUP_KEY, MEASURES, _rollup_rows(book)),
         )
         assert count == len(ended), "a reservation ended twice"  # noqa: S101
         for correction, _ in book.corrections:
@@ -285,10 +286,6 @@ CALL_FIELDS = [
     "at", "model", "route", "outcome", "code", "cost_ticks", "duration_ms", "steps",
 ]  # fmt: skip
 ROLLUP_KEY = ["tenant_id", "bucket", "model", "route"]
-ROLLUP_SUMS = [
-    "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
-    "served", "refused", "failed",
-]  # fmt: skip
 
 
 def _touched_ids(commands: Sequence[Command]) -> list[UUID]:
@@ -339,7 +336,7 @@ def _call_row(record: Record) -> tuple[Any, ...]:
 
 def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
     """One row for each key the batch touches, in the keys' order, so that workers lock them alike."""
-    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(ROLLUP_SUMS))
+    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(MEASURES))
     for entry in book.entries:
         reserved, usage = entry.reserved, entry.bill.usage
         key = (
@@ -348,12 +345,12 @@ def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
             reserved.offer.model,
             str(reserved.offer.route),
         )
-        figures = (
+        figures = (  # in the order of MEASURES
             1, entry.cost_ticks, usage.input_tokens, usage.cached_input_tokens, usage.output_tokens,
             usage.reasoning_tokens,
         )  # fmt: skip
         sums[key] = [total + figure for total, figure in zip(sums[key], (*figures, 0, 0, 0), strict=True)]
     for record in [*book.records, *(record for _, record in book.finished)]:
         key = (record.caller.tenant_id, bucket_of(record.at), record.model, str(record.route))
-        sums[key][ROLLUP_SUMS.index(record.outcome.value)] += 1
+        sums[key][MEASURES.index(record.outcome.value)] += 1
     return [(*key, *figures) for key, figures in sorted(sums.items())]

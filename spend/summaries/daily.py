@@ -41,6 +41,7 @@ from spend.pricing.cost import Usage, cost_ticks
 from spend.pricing.rates import PriceHistory, load_history
 from spend.sql import Insert, Sql, added
 from spend.summaries.buckets import bucket_of
+from spend.summaries.measures import DOWNGRADE_MEASURES, MEASURES, add_to, sums_of
 from tenants.models import Scope, Tenant
 from tenants.periods import BEGINNING
 
@@ -51,11 +52,6 @@ STEP = timedelta(hours=6)
 STEP_CALLS = 2_000
 """Summed in one transaction, so that a long backlog never keeps the ledger waiting: at least the time, and
 more as long as there are no more calls in it."""
-
-MEASURES = [
-    "attempts", "cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
-    "served", "refused", "failed",
-]  # fmt: skip
 
 
 ADD_TO_CONVERSATION = """(tenant_id, conversation) DO UPDATE SET
@@ -169,7 +165,7 @@ def misfits() -> list[str]:
 
 
 def _totals(rows: QuerySet[Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for tenant_id, *sums in rows.order_by().values_list("tenant_id").annotate(*[Sum(name) for name in MEASURES]):
+    for tenant_id, *sums in rows.order_by().values_list("tenant_id").annotate(**sums_of(MEASURES)):
         yield tenant_id, tuple(int(value) for value in sums)
 
 
@@ -245,8 +241,7 @@ def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
                 _conversations(group, starts_at, ends_at), on_conflict=ADD_TO_CONVERSATION,
             ),
             added(
-                DailyDowngrade, ["tenant_id", "day", "requested_model", "model"],
-                ["attempts", "cost_ticks", "asked_ticks", "unpriced"],
+                DailyDowngrade, ["tenant_id", "day", "requested_model", "model"], DOWNGRADE_MEASURES,
                 [(*key, *sums) for key, sums in _downgrades(group, starts_at, ends_at).items()],
             ),
         )  # fmt: skip
@@ -257,7 +252,7 @@ def _rollups(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple
         Rollup.objects.filter(tenant_id__in=group.tenant_ids, bucket__gte=starts_at, bucket__lt=ends_at)
         .annotate(day=group.day_of("bucket"))
         .values_list("tenant_id", "day", "model", "route")
-        .annotate(*[Sum(name) for name in MEASURES])
+        .annotate(**sums_of(MEASURES))
         .order_by()
     )
     return [(row[0], _text(row[1]), *row[2:4], *map(int, row[4:])) for row in rows]
@@ -313,7 +308,8 @@ DowngradeKey = tuple[str, str, str, str]
 def downgrades(
     entries: QuerySet[LedgerEntry], zone: ZoneInfo, first_day: date = date.min
 ) -> dict[DowngradeKey, list[int]]:
-    """Of the downgraded `entries`: attempts, their cost, their cost at the model asked for, unpriced attempts."""
+    """Of the downgraded `entries` the DOWNGRADE_MEASURES: attempts, their cost, their cost at the model asked for,
+    and attempts without a price for that, which are in nothing else."""
     rows = (
         entries.filter(route=Route.DOWNGRADE, is_estimated=False, is_expired=False, corrects_id=None)
         .order_by()
@@ -324,11 +320,10 @@ def downgrades(
     )  # fmt: skip
     asked_models = rows.values_list("requested_model", flat=True).distinct()
     history = load_history(asked_models)
-    sums: dict[DowngradeKey, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    sums: dict[DowngradeKey, list[int]] = defaultdict(lambda: [0] * len(DOWNGRADE_MEASURES))
     for tenant_id, at, asked, model, cost, *tokens in rows.iterator(chunk_size=5000):
-        figures = _repriced(history, asked, at, cost, tokens)
-        total = sums[tenant_id, _day_text(at, zone, first_day), asked, model]
-        total[:] = [before + figure for before, figure in zip(total, figures, strict=True)]
+        key = (tenant_id, _day_text(at, zone, first_day), asked, model)
+        add_to(sums[key], _repriced(history, asked, at, cost, tokens))
     return sums
 
 

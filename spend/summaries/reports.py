@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from django.db.models import Count, F, Model, Q, QuerySet, Sum, TextChoices
+from django.db.models import Count, Model, QuerySet, TextChoices
 from django.db.models.functions import TruncDate
 
 from spend.models import Call, LedgerEntry, Rollup
 from spend.summaries.buckets import begins_a_bucket
+from spend.summaries.measures import CHARGED, CHARGED_CALLS, sums_of
 from spend.summaries.removed import RemovedError, removed_before
 from tenants.periods import BEGINNING
 
 MOST_GROUPS = 1000
+SPENT = sums_of(["cost_ticks", "input_tokens", "output_tokens"])
 
 
 class GroupBy(TextChoices):
@@ -105,22 +107,18 @@ def _groups(selection: Selection, group_by: GroupBy) -> tuple[dict[Key, Sums], i
 def _sums(selection: Selection, by: list[str]) -> dict[Key, Sums]:
     """Sums by the fields `by`."""
     if selection.is_of_whole_buckets and by in (KEYS[GroupBy.DAY], KEYS[GroupBy.MODEL]):
-        rows = selection.of(Rollup, "bucket").values_list(*by).annotate(*SPENT, calls=CALLS)
+        rows = selection.of(Rollup, "bucket").values_list(*by).annotate(**SPENT, calls=CHARGED_CALLS)
         return {row[: len(by)]: Sums(*row[len(by) :]) for row in rows}
     return _sums_of_single_calls(selection, by)
 
 
 def _sums_of_single_calls(selection: Selection, by: list[str]) -> dict[Key, Sums]:
-    entries = selection.of(LedgerEntry, "at").values_list(*by).annotate(*SPENT)
+    entries = selection.of(LedgerEntry, "at").values_list(*by).annotate(**SPENT)
     sums = {row[: len(by)]: Sums(*row[len(by) :]) for row in entries.iterator()}
-    calls = selection.of(Call, "at").exclude(model="").values_list(*by).annotate(Count("pk"))
+    calls = selection.of(Call, "at").filter(CHARGED).values_list(*by).annotate(Count("pk"))
     for row in calls.iterator():
         sums.setdefault(row[: len(by)], Sums()).calls = row[-1]
     # Asked last: what is being removed was marked before.
     if before := removed_before(selection.tenant_id, selection.starts_at or BEGINNING):
         raise RemovedError(before)
     return sums
-
-
-CALLS = Sum(F("served") + F("refused") + F("failed"), filter=~Q(model=""), default=0)
-SPENT = [Sum("cost_ticks"), Sum("input_tokens"), Sum("output_tokens")]
