@@ -18,8 +18,8 @@ from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, shown_again
 from guard.chat.types import Answer, Opened
 from guard.http.async_view import AsyncAPIView, json_answer, read_body
-from guard.http.authentication import secret_of
-from guard.http.errors import Forbidden, InvalidApiKey, InvalidRequest, LedgerUnavailable
+from guard.http.authentication import refuse_disabled, secret_of, valid
+from guard.http.errors import Forbidden, InvalidRequest, LedgerUnavailable
 from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus
@@ -172,12 +172,9 @@ def runtime_of(request: HttpRequest) -> Runtime:
 async def authenticate(request: HttpRequest, runtime: Runtime) -> KeyPolicy:
     """The caller's key, from the policy and not by a query. Raises InvalidApiKey, Forbidden or LedgerUnavailable."""
     secret = secret_of(request.headers)
-    key = None if secret is None else await find_key(secret, runtime)
-    if key is None or not key.is_valid_at(timezone.now()):
-        raise InvalidApiKey
+    key = valid(None if secret is None else await find_key(secret, runtime))
     line_of(request).tenant = key.tenant.id
-    if not key.tenant.is_active:
-        raise Forbidden("This tenant is disabled.")
+    refuse_disabled(is_active=key.tenant.is_active)
     return key
 
 

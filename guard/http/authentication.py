@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import datetime
+from typing import ClassVar, Protocol, TypeVar
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
@@ -46,20 +47,52 @@ BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 KEY_HEADERS = ("api-key", "x-api-key")
 
 
+def bearer_of(headers: Mapping[str, str]) -> str | None:
+    """What stands after `Authorization: Bearer`; None where another scheme does, or none.
+
+    Some clients write the scheme before a key that begins with it.
+    """
+    authorization = headers.get("Authorization", "").strip()
+    if not BEARER.match(authorization):
+        return None
+    while scheme := BEARER.match(authorization):
+        authorization = authorization[scheme.end() :]
+    return authorization
+
+
 def secret_of(headers: Mapping[str, str]) -> str | None:
     """The API key that a request carries, wherever its client puts it; None where there is none.
 
-    Some clients write the scheme before a key that begins with it.  Raises InvalidApiKey where two keys differ.
+    Raises InvalidApiKey where two keys differ.
     """
-    authorization = headers.get("Authorization", "").strip()
     given = [headers[name].strip() for name in KEY_HEADERS if headers.get(name, "").strip()]
-    if BEARER.match(authorization):
-        while scheme := BEARER.match(authorization):
-            authorization = authorization[scheme.end() :]
-        given.append(authorization)
+    if (token := bearer_of(headers)) is not None:
+        given.append(token)
     if len(set(given)) > 1:
         raise InvalidApiKey("Authorization, api-key and x-api-key carry different keys. Send the key once.")
     return given[0] if given else None
+
+
+class Key(Protocol):
+    """An API key: the row, or what the policy knows of it."""
+
+    def is_valid_at(self, now: datetime) -> bool: ...
+
+
+AnyKey = TypeVar("AnyKey", bound=Key)
+
+
+def valid(key: AnyKey | None) -> AnyKey:
+    """The key that was found. Raises InvalidApiKey where none was, or it is revoked or expired."""
+    if key is None or not key.is_valid_at(timezone.now()):
+        raise InvalidApiKey
+    return key
+
+
+def refuse_disabled(*, is_active: bool) -> None:
+    """Raises Forbidden for a tenant that is not active."""
+    if not is_active:
+        raise Forbidden("This tenant is disabled.")
 
 
 class ApiKeyAuthentication(BaseAuthentication):
@@ -71,11 +104,8 @@ class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Agent, ApiKey] | None:
         if (secret := secret_of(request.headers)) is None:
             return None
-        key = ApiKey.objects.select_related("tenant").filter(digest=digest_of(secret)).first()
-        if key is None or not key.is_valid_at(timezone.now()):
-            raise InvalidApiKey
-        if not key.tenant.is_active:
-            raise Forbidden("This tenant is disabled.")
+        key = valid(ApiKey.objects.select_related("tenant").filter(digest=digest_of(secret)).first())
+        refuse_disabled(is_active=key.tenant.is_active)
         return Agent(key), key
 
     def authenticate_header(self, request: Request) -> str:

@@ -15,7 +15,8 @@ from django.conf import settings
 
 from guard.chat.endpoints import check_model
 from guard.chat.request.reader import Asked, read_chat
-from guard.http.errors import Forbidden, RateLimited
+from guard.http.authentication import refuse_disabled
+from guard.http.errors import RateLimited
 from guard.policy.limits import limits_of
 from guard.policy.loader import load
 from guard.policy.rate_limits import NO_REQUEST, PerMinute
@@ -88,8 +89,7 @@ def rehearse(tenant: Tenant, key: ApiKey, request: Mapping[str, Any], now: datet
     """
     policy = load()
     caller_key = KeyPolicy(key.id or 0, policy.tenants[tenant.id], key.expires_at, key.revoked_at, Pace.of(key, tenant))
-    if not tenant.is_active:
-        raise Forbidden("This tenant is disabled.")
+    refuse_disabled(is_active=tenant.is_active)
     asked = read_chat({"tenantId": tenant.id, **request})
     check_model(asked.ask.model, caller_key, policy)
     refuse_too_many_a_minute(caller_key.pace)

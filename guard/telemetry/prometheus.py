@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from guard.http.authentication import bearer_of
 from spend import breakers
 from spend.budgets.attention import installation_uses, uses_of
 from spend.budgets.usage import Use
@@ -42,8 +43,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """404 where METRICS_TOKEN is not set, 401 without it."""
     if not settings.METRICS_TOKEN:
         raise Http404
-    given, wanted = request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"
-    if not compare_digest(given.encode(), wanted.encode()):
+    given = bearer_of(request.headers) or ""
+    if not compare_digest(given.encode(), settings.METRICS_TOKEN.encode()):
         return HttpResponse("A token is needed.\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
     registry = CollectorRegistry()
     registry.register(GuardCollector())
