@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from tenants.json_names import name_given_twice
 from tenants.money import ticks_from_usd
 
 TENANT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"
@@ -53,8 +53,7 @@ class JsonObject(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        (name, times), *_ = Counter(name for name, _ in pairs).most_common(1) or [("", 0)]
-        self.twice = name if times > 1 else None
+        self.twice = name_given_twice(pairs)
 
 
 def _number(text: str) -> Decimal:
