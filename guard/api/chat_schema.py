@@ -1,7 +1,6 @@
 """The chat endpoints' place in the OpenAPI document; they read their bodies themselves, to be quick.
 
-The schemas say what `guard.chat.request` checks, in `parameters`, `messages` and `asked`; a test sends both what
-fits them and what does not.
+The schemas are those of the checks in `guard.chat.request`; a test sends both what fits them and what does not.
 """
 
 from typing import Any
@@ -13,131 +12,63 @@ from rest_framework import serializers
 from guard.api.fields import Choice, Instant, StrictSerializer, Text, Usd
 from guard.api.schema import WHEN
 from guard.api.serializers import BUDGET_STATES, ErrorSerializer, OpenAIErrorSerializer
-from guard.chat.request.field_checks import CONTROL_CHARACTERS, MOST_CHARACTERS, MOST_TOKENS
-from guard.chat.request.messages import MOST_MESSAGES
-from guard.chat.request.parameters import MOST_CHOICES
+from guard.chat.request import messages, parameters
+from guard.chat.request.field_checks import identifier, tokens
+from guard.chat.request.messages import breakpoint_in_cache
+from guard.chat.request.reader import CHAT_FIELDS
+from guard.chat.request.schemas import (
+    ANY_OBJECT,
+    TEXT,
+    YES_NO,
+    Schema,
+    closed,
+    list_of,
+    one_of,
+    only,
+    optional,
+    schema_of,
+    with_a,
+)
 from spend.models import Route
 
-Schema = dict[str, Any]
+TOKENS: Schema = schema_of(tokens)
+IDENTIFIER: Schema = schema_of(identifier)
+CACHE_BREAKPOINT: Schema = schema_of(breakpoint_in_cache)
 
-TEXT: Schema = {"type": "string"}
-NUMBER: Schema = {"type": "number", "minimum": -(2**63), "maximum": 2**63 - 1}
-YES_NO: Schema = {"type": "boolean"}
-ANY_OBJECT: Schema = {"type": "object"}
-TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_TOKENS}
-WHOLE_NUMBER: Schema = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-IDENTIFIER: Schema = {"type": "string", "maxLength": MOST_CHARACTERS, "pattern": f"^[^{CONTROL_CHARACTERS}]*$"}
-
-
-def list_of(items: Schema, **more: Any) -> Schema:
-    return {"type": "array", "items": items, **more}
-
-
-def only(*values: Any) -> Schema:
-    return {"type": "boolean" if isinstance(values[0], bool) else "string", "enum": list(values)}
-
-
-def optional(schema: Schema) -> Schema:
-    """Null is as good as absent."""
-    null = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, **null, "nullable": True}
-
-
-def closed(required: Schema, others: Schema | None = None) -> Schema:
-    """An object of these fields and no others."""
-    properties = {**{name: optional(schema) for name, schema in (others or {}).items()}, **required}
-    names = {"required": list(required)} if required else {}
-    return {"type": "object", "properties": properties, **names, "additionalProperties": False}
-
-
-def with_a(required: Schema) -> Schema:
-    """An object of these fields, and any others."""
-    return {"type": "object", "properties": required, "required": list(required)}
-
-
-def one_of(*schemas: Schema) -> Schema:
-    return {"anyOf": list(schemas)}
-
-
-def kind(name: str, field: Schema) -> Schema:
-    return with_a({"type": only(name), name: field})
-
-
-NAMED = with_a({"name": TEXT})
-TOOL = one_of(kind("function", NAMED), kind("custom", NAMED))
-CACHE_BREAKPOINT = closed({}, {"mode": only("explicit"), "ttl": only("30m")})
-PARTS = list_of(
-    one_of(
-        closed({"type": only("text"), "text": TEXT}, {"prompt_cache_breakpoint": CACHE_BREAKPOINT}),
-        closed({"type": only("refusal"), "refusal": TEXT}),
-        closed(
-            {"type": only("image_url"), "image_url": closed({"url": TEXT}, {"detail": only("auto", "low", "high")})},
-            {"prompt_cache_breakpoint": CACHE_BREAKPOINT},
-        ),
-    )
-)
-TOOL_CALL = one_of(kind("function", with_a({"name": TEXT, "arguments": TEXT})), kind("custom", with_a({"input": TEXT})))
 MESSAGE_FIELDS: Schema = {
-    "name": IDENTIFIER,
-    "tool_call_id": TEXT,
-    "tool_calls": list_of(TOOL_CALL),
-    "function_call": with_a({"name": TEXT, "arguments": TEXT}),
-    "refusal": TEXT,
-    "annotations": list_of(ANY_OBJECT),
-    "reasoning_content": TEXT,
-    "parsed": {},
-    "provider_specific_fields": {},
+    name: schema_of(check)
+    for name, check in messages.MESSAGE_FIELDS.items()
+    if name not in {"role", "content", "audio"}
 }
-ROLES = only("system", "developer", "user", "assistant", "tool", "function")
 MESSAGE = one_of(
-    closed({"role": ROLES, "content": one_of(TEXT, PARTS)}, MESSAGE_FIELDS),
+    closed(
+        {"role": only(*sorted(messages.ROLES)), "content": one_of(TEXT, schema_of(messages.content_parts))},
+        MESSAGE_FIELDS,
+    ),
     # A call of tools needs no content.
     closed(
-        {"role": only("assistant"), "tool_calls": list_of(TOOL_CALL, minItems=1)}, {"content": TEXT, **MESSAGE_FIELDS}
+        {"role": only("assistant"), "tool_calls": {**MESSAGE_FIELDS["tool_calls"], "minItems": 1}},
+        {"content": TEXT, **MESSAGE_FIELDS},
     ),
 )
-MESSAGES = list_of(MESSAGE, minItems=1, maxItems=MOST_MESSAGES)
-
-COMPLETION_PARAMETERS: Schema = {
-    "frequency_penalty": NUMBER,
-    "function_call": one_of(TEXT, ANY_OBJECT),
-    "functions": list_of(NAMED),
-    "logit_bias": {"type": "object", "additionalProperties": NUMBER},
-    "logprobs": YES_NO,
-    "max_completion_tokens": TOKENS,
-    "max_tokens": TOKENS,
-    "metadata": {"type": "object", "properties": {"conversation_id": IDENTIFIER}, "additionalProperties": TEXT},
-    "modalities": list_of(only("text"), minItems=1, maxItems=1),
-    "n": {"type": "integer", "minimum": 1, "maximum": MOST_CHOICES},
-    "parallel_tool_calls": YES_NO,
-    "presence_penalty": NUMBER,
-    "prompt_cache_key": IDENTIFIER,
-    "prompt_cache_options": closed({}, {"mode": only("implicit", "explicit"), "ttl": only("30m")}),
-    "prompt_cache_retention": only("in_memory", "24h"),
-    "reasoning_effort": IDENTIFIER,
-    "response_format": one_of(
-        with_a({"type": only("text", "json_object")}), with_a({"type": only("json_schema"), "json_schema": ANY_OBJECT})
-    ),
-    "safety_identifier": IDENTIFIER,
-    "seed": WHOLE_NUMBER,
-    "service_tier": only("default"),
-    "stop": one_of(TEXT, list_of(TEXT)),
-    "store": only(False),
-    "stream": YES_NO,
-    "stream_options": closed({}, {"include_usage": YES_NO, "include_obfuscation": YES_NO}),
-    "temperature": NUMBER,
-    "tool_choice": one_of(
-        TEXT, kind("function", NAMED), kind("custom", NAMED), kind("allowed_tools", with_a({"tools": list_of(TOOL)}))
-    ),
-    "tools": list_of(TOOL),
-    "top_logprobs": WHOLE_NUMBER,
-    "top_p": NUMBER,
-    "user": {**IDENTIFIER, "description": "The customer."},
-    "verbosity": IDENTIFIER,
-}
+MESSAGES = list_of(MESSAGE, minItems=1, maxItems=messages.MOST_MESSAGES)
 MODEL: Schema = {**IDENTIFIER, "description": "A model on the tenant's route, or auto for the route itself."}
+DESCRIPTIONS = {
+    "user": "The customer.",
+    **dict.fromkeys(parameters.DROPPED, "Left out of what is sent."),
+}
+COMPLETION_PARAMETERS: Schema = {
+    name: {**schema_of(check), **({"description": DESCRIPTIONS[name]} if name in DESCRIPTIONS else {})}
+    for name, check in sorted(parameters.TABLE.items())
+    if name not in {"model", "messages", *parameters.REFUSED}
+}
 COMPLETION_REQUEST = closed({"model": MODEL, "messages": MESSAGES}, COMPLETION_PARAMETERS)
 
+CHAT_PARAMETERS: Schema = {
+    **{name: schema_of(check) for name, check in CHAT_FIELDS.items() if name not in {"tenantId", "messages"}},
+    "model": {**IDENTIFIER, "description": "A model on the tenant's route; default auto, the route itself."},
+    "stream": {**YES_NO, "description": "Answer as server-sent events, the last of them the plain answer's body."},
+}
 CHAT_REQUEST = closed(
     {
         "tenantId": {**IDENTIFIER, "minLength": 1, "description": "The tenant whose key it is."},
@@ -146,13 +77,7 @@ CHAT_REQUEST = closed(
             "items": closed({"role": only("user", "assistant", "system"), "content": TEXT}),
         },
     },
-    {
-        "maxTokens": TOKENS,
-        "model": {**IDENTIFIER, "description": "A model on the tenant's route; default auto, the route itself."},
-        "customerId": IDENTIFIER,
-        "conversationId": IDENTIFIER,
-        "stream": {**YES_NO, "description": "Answer as server-sent events, the last of them the plain answer's body."},
-    },
+    CHAT_PARAMETERS,
 )
 
 

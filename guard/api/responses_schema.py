@@ -5,20 +5,24 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiViewExtension
 
 from guard.api.chat_schema import (
-    ANY_OBJECT,
     CACHE_BREAKPOINT,
     COMPLETION_PARAMETERS,
     IDENTIFIER,
     MODEL,
+    TOKENS,
+    described,
+    documented,
+)
+from guard.api.serializers import OpenAIErrorSerializer
+from guard.chat.request.messages import MOST_MESSAGES
+from guard.chat.request.schemas import (
+    ANY_OBJECT,
     NUMBER,
     TEXT,
-    TOKENS,
     WHOLE_NUMBER,
     YES_NO,
     Schema,
     closed,
-    described,
-    documented,
     kind,
     list_of,
     one_of,
@@ -26,8 +30,6 @@ from guard.api.chat_schema import (
     optional,
     with_a,
 )
-from guard.api.serializers import OpenAIErrorSerializer
-from guard.chat.request.messages import MOST_MESSAGES
 
 INPUT_PARTS = list_of(
     one_of(

@@ -1,12 +1,15 @@
 """Checks of the values in a chat request: each raises InvalidRequest, naming the field, or returns nothing.
 
-Null is as good as absent, so no check ever sees it (`check_fields`).
+Null is as good as absent, so no check ever sees it (`check_fields`). Each carries the schema of what it lets pass
+(`guard.chat.request.schemas`).
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from guard.chat.request import schemas
+from guard.chat.request.schemas import Schema, passes, schema_of
 from guard.http.errors import refuse
 
 Check = Callable[[Any, str], None]
@@ -37,7 +40,10 @@ def check_fields(value: Any, fields: Mapping[str, Check], param: str = "") -> No
 
 def an_object(fields: Mapping[str, Check], *required: str) -> Check:
     """An object of these fields and no others, because another could change the price."""
+    all_of = {name: schema_of(inner) for name, inner in fields.items()}
+    others = {name: schema for name, schema in all_of.items() if name not in required}
 
+    @passes(schemas.closed({name: all_of[name] for name in required}, others))
     def check(value: Any, param: str) -> None:
         check_fields(value, fields, param)
         for name in required:
@@ -47,6 +53,7 @@ def an_object(fields: Mapping[str, Check], *required: str) -> Check:
     return check
 
 
+@passes(schemas.ANY_OBJECT)
 def any_object(value: Any, param: str) -> None:
     if not isinstance(value, Mapping):
         raise refuse(param, "must be an object.")
@@ -55,6 +62,7 @@ def any_object(value: Any, param: str) -> None:
 def with_a(field: str, of: Check) -> Check:
     """An object that has this field, and any others: all of its text is counted."""
 
+    @passes(schemas.with_a({field: schema_of(of)}))
     def check(value: Any, param: str) -> None:
         any_object(value, param)
         of(value.get(field), f"{param}.{field}")
@@ -65,6 +73,7 @@ def with_a(field: str, of: Check) -> Check:
 def a_list(of: Check, most: int = MOST_ITEMS, *, place: str = ".{}") -> Check:
     """`place` is how a position is named: OpenAI's Responses API says `tools[0]`."""
 
+    @passes(schemas.list_of(schema_of(of), maxItems=most))
     def check(value: Any, param: str) -> None:
         if not isinstance(value, list):
             raise refuse(param, "must be a list.")
@@ -79,15 +88,21 @@ def a_list(of: Check, most: int = MOST_ITEMS, *, place: str = ".{}") -> Check:
 def either(text_check: Check, otherwise: Check) -> Check:
     """A string, or something else."""
 
+    @passes(schemas.one_of(schema_of(text_check), schema_of(otherwise)))
     def check(value: Any, param: str) -> None:
         (text_check if isinstance(value, str) else otherwise)(value, param)
 
     return check
 
 
+def _of_type(name: str, schema: Schema) -> Schema:
+    return schemas.with_property(schema, "type", schemas.only(name), required=True)
+
+
 def one_of_kinds(kinds: Mapping[str, Check], else_why: str) -> Check:
     """An object whose `type` names which check it has to pass."""
 
+    @passes(schemas.one_of(*(_of_type(name, schema_of(check)) for name, check in kinds.items())))
     def check(value: Any, param: str) -> None:
         kind = value.get("type") if isinstance(value, Mapping) else None
         if not isinstance(kind, str) or kind not in kinds:
@@ -105,17 +120,20 @@ def refused(_value: Any, param: str) -> None:
     raise refuse(param, NOT_BOUNDED)
 
 
+@passes(schemas.NUMBER)
 def number(value: Any, param: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse(param, "must be a number.")
 
 
+@passes(schemas.WHOLE_NUMBER)
 def whole_number(value: Any, param: str) -> None:
     if type(value) is not int:
         raise refuse(param, "must be a whole number.")
 
 
 def between(least: int, most: int, what: str) -> Check:
+    @passes({"type": "integer", "minimum": least, "maximum": most})
     def check(value: Any, param: str) -> None:
         if type(value) is not int or not least <= value <= most:
             raise refuse(param, f"must be a whole number {what} from {least:,} to {most:,}.")
@@ -126,16 +144,19 @@ def between(least: int, most: int, what: str) -> Check:
 tokens = between(1, MOST_TOKENS, "of tokens")
 
 
+@passes(schemas.YES_NO)
 def true_or_false(value: Any, param: str) -> None:
     if not isinstance(value, bool):
         raise refuse(param, "must be true or false.")
 
 
+@passes(schemas.TEXT)
 def text(value: Any, param: str) -> None:
     if not isinstance(value, str):
         raise refuse(param, "must be a string.")
 
 
+@passes({"type": "string", "maxLength": MOST_CHARACTERS, "pattern": f"^[^{CONTROL_CHARACTERS}]*$"})
 def identifier(value: Any, param: str) -> None:
     """A short string that can stand in the ledger, in logs and in headers."""
     text(value, param)
@@ -148,6 +169,7 @@ def identifier(value: Any, param: str) -> None:
 def only(*allowed: Any) -> Check:
     """Of a field that can change the price, the values that do not."""
 
+    @passes(schemas.only(*allowed))
     def check(value: Any, param: str) -> None:
         if not any(type(value) is type(one) and value == one for one in allowed):
             named = " or ".join(str(one).lower() if isinstance(one, bool) else repr(one) for one in allowed)

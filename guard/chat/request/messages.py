@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from guard.chat.request import schemas
 from guard.chat.request.field_checks import (
     Check,
     a_list,
@@ -18,15 +19,20 @@ from guard.chat.request.field_checks import (
     with_a,
 )
 from guard.chat.request.parameters import CACHE_HINT, CACHE_LIFETIME, without_hints
+from guard.chat.request.schemas import passes
 from guard.http.errors import refuse
 
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 MOST_MESSAGES = 2048
 
 
+named, with_arguments = with_a("name", text), with_a("arguments", text)
+
+
+@passes(schemas.with_a({"name": schemas.TEXT, "arguments": schemas.TEXT}))
 def function_called(value: Any, param: str) -> None:
-    with_a("name", text)(value, param)
-    with_a("arguments", text)(value, param)
+    named(value, param)
+    with_arguments(value, param)
 
 
 TOOL_CALLS = {

@@ -2,13 +2,15 @@
 
 A parameter passes if it only shapes text, whose cost the hold bounds already.  One that changes the
 price is bounded here or refused, naming it; so is one that nobody here knows: an unpriced call never
-leaves.  `docs/parameters.md` is this table for people, with the reasons; a test holds both to the
-openai package's own type of the request, so that a parameter it adds waits here for a decision.
+leaves.  The OpenAPI document is made from this table.  `docs/parameters.md` is it for people, with the
+reasons; a test holds both to the openai package's own type of the request, so that a parameter it adds
+waits here for a decision.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from guard.chat.request import schemas
 from guard.chat.request.field_checks import (
     MOST_ITEMS,
     MOST_TOOLS,
@@ -32,6 +34,7 @@ from guard.chat.request.field_checks import (
     whole_number,
     with_a,
 )
+from guard.chat.request.schemas import ANY_OBJECT, NUMBER, TEXT, passes, schema_of, with_property
 from guard.http.errors import refuse
 
 MOST_CHOICES = 128
@@ -39,12 +42,14 @@ MOST_CHOICES = 128
 CACHE_LIFETIME = only("30m")
 
 
+@passes({**ANY_OBJECT, "properties": {"conversation_id": schema_of(identifier)}, "additionalProperties": TEXT})
 def metadata(value: Any, param: str) -> None:
     any_object(value, param)
     for name, inner in value.items():
         (identifier if name == "conversation_id" else text)(inner, f"{param}.{name}")
 
 
+@passes(with_property(ANY_OBJECT, "mode", schemas.only("off"), required=True))
 def switched_off(value: Any, param: str) -> None:
     """Of xAI's live search: whatever else it is told, it does not run."""
     any_object(value, param)
@@ -59,6 +64,7 @@ CACHE_HINT: Check = an_object({"type": only("ephemeral"), "ttl": only("5m")})
 def hinted(check: Check) -> Check:
     """An object that may carry a hint for the cache."""
 
+    @passes(with_property(schema_of(check), "cache_control", schema_of(CACHE_HINT)))
     def check_both(value: Any, param: str) -> None:
         check(value, param)
         if (hint := value.get("cache_control")) is not None:
@@ -67,6 +73,7 @@ def hinted(check: Check) -> Check:
     return check_both
 
 
+@passes({**ANY_OBJECT, "additionalProperties": NUMBER, "maxProperties": MOST_ITEMS})
 def logit_bias(value: Any, param: str) -> None:
     any_object(value, param)
     if len(value) > MOST_ITEMS:

@@ -15,10 +15,12 @@ from openai.types.chat.completion_create_params import (
     PromptCacheOptions,
 )
 
+from guard.api.chat_schema import COMPLETION_REQUEST
 from guard.chat.request import parameters
 from guard.chat.request.field_checks import MOST_CHARACTERS, anything
 from guard.chat.request.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
 from guard.chat.request.reader import Asked, read_chat, read_completion
+from guard.chat.request.schemas import schema_of
 from guard.http.errors import InvalidRequest
 from guard.http.strict_json import MOST_DEPTH, parse_json
 from tests.support.environment import ROOT
@@ -76,6 +78,23 @@ def test_the_page_has_every_parameter_and_says_what_the_code_does() -> None:
     assert rows.keys() == parameters.TABLE.keys()
     for name, verb in rows.items():
         assert name in VERBS[verb], f"the page says that the guard {verb}: {name}"
+
+
+def test_the_page_names_the_values_that_are_allowed() -> None:
+    bounded = {**parameters.BOUNDED, **parameters.DROPPED, **parameters.PRICED}
+    schemas = {name: schema_of(check) for name, check in bounded.items()}
+    for names, _, why in ROW.findall(PAGE):
+        schema = schemas.get(names.strip("`"), {})
+        for value in schema.get("enum", []):
+            assert f"`{value if isinstance(value, str) else orjson.dumps(value).decode()}`" in why, names
+        assert f"{schema.get('maximum', '')}" in why, names
+
+
+def test_every_check_says_what_it_lets_pass() -> None:
+    """The OpenAPI document is made of it."""
+    mute = {name for name, check in {**parameters.TABLE, **MESSAGE_FIELDS}.items() if not schema_of(check)}
+    assert mute == {*parameters.REFUSED, "messages", "role", "content", "parsed", "provider_specific_fields"}
+    assert COMPLETION_REQUEST["properties"].keys() == parameters.TABLE.keys() - parameters.REFUSED.keys()
 
 
 def test_the_page_has_every_field_and_part_of_a_message() -> None:

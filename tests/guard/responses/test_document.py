@@ -1,0 +1,12 @@
+"""The OpenAPI document has the parameters of a response that are taken, and no others."""
+
+import pytest
+
+from guard.api.responses_schema import REQUEST
+from guard.responses.parameters import REFUSED, TABLE
+
+pytestmark = pytest.mark.pure
+
+
+def test_the_document_has_what_is_taken() -> None:
+    assert REQUEST["properties"].keys() == TABLE.keys() - REFUSED.keys()
