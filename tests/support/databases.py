@@ -18,6 +18,9 @@ class Databases(Protocol):
     def create_template(self) -> str:
         """Its URL; the caller migrates it, before anyone copies it."""
 
+    def empty(self) -> str:
+        """The URL of a new database without any table."""
+
     def copy(self, name: str | None = None) -> str:
         """The URL of a new copy of the template; `name` as in Django's settings."""
 
@@ -33,6 +36,9 @@ class SqliteDatabases:
 
     def create_template(self) -> str:
         return f"sqlite:///{self.template}"
+
+    def empty(self) -> str:
+        return f"sqlite:///{self.directory / f'empty-{next(self.numbers)}.sqlite3'}"
 
     def copy(self, name: str | None = None) -> str:
         # Through SQLite, not as a file: what stands in the write-ahead log belongs to it.
@@ -54,6 +60,10 @@ class PostgresDatabases:
 
     def create_template(self) -> str:
         return create_database(self.server_url, self.template)
+
+    def empty(self) -> str:
+        self.names.append(f"{self.prefix}_empty_{next(self.numbers)}")
+        return create_database(self.server_url, self.names[-1])
 
     def copy(self, name: str | None = None) -> str:
         self.names.append(name or f"{self.prefix}_{next(self.numbers)}")

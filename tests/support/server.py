@@ -139,9 +139,19 @@ class GuardServer:
         Where that changed the configuration of a running server, it returns once every worker knows,
         unless told not to wait for that.
         """
-        from django.contrib.contenttypes.models import ContentType
-
         from tenants.models import Revision
+
+        with self.connected():
+            before = Revision.current()
+            yield
+            is_changed = Revision.current() != before
+        if wait and is_changed and self.is_running:
+            time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """As `database`, for one that need not have a table yet."""
+        from django.contrib.contenttypes.models import ContentType
 
         assert self.blocker
         default = {**settings.DATABASES["default"], **environ.Env.db_url_config(self.database_url)}
@@ -151,15 +161,11 @@ class GuardServer:
             connections["default"] = theirs
             ContentType.objects.clear_cache()  # its ids are this database's, and not the other's
             try:
-                before = Revision.current()
                 yield
-                is_changed = Revision.current() != before
             finally:
                 connections["default"] = ours
                 ContentType.objects.clear_cache()
                 theirs.close()
-        if wait and is_changed and self.is_running:
-            time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
 
     def close(self) -> None:
         """The end of the test: stop in an orderly way if that still can be, else by force."""
