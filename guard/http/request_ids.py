@@ -11,17 +11,17 @@ from spend.ids import new_id
 NO_HEADERS: Mapping[str, str] = {}
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TRACESTATE = re.compile(r"[ -~]{1,512}")
+REQUEST_ID = "guard.request_id"
+"""In META, which a DRF request shares with Django's that it wraps. No header can have that name there."""
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def request_id_of(request: HttpRequest) -> str:
     """The request's id, the same however often it is asked for."""
-    raw: HttpRequest = getattr(request, "_request", request)  # a DRF request wraps Django's
-    if not (request_id := getattr(raw, "guard_request_id", None)):
-        given = raw.headers.get("X-Request-Id", "")
-        request_id = given if SANE_ID.fullmatch(given) else f"req_{new_id().hex}"
-        raw.guard_request_id = request_id  # type: ignore[attr-defined]
-    return str(request_id)
+    if REQUEST_ID not in request.META:
+        given = request.headers.get("X-Request-Id", "")
+        request.META[REQUEST_ID] = given if SANE_ID.fullmatch(given) else f"req_{new_id().hex}"
+    return str(request.META[REQUEST_ID])
 
 
 def line_of(request: HttpRequest) -> Line:

@@ -80,6 +80,11 @@ def new_password(user: User) -> None:
     user.save()
 
 
+def new_password_alone(user: User) -> None:
+    user.set_password("another one, quite long")
+    user.save(update_fields=["password"])
+
+
 def no_password(user: User) -> None:
     user.set_unusable_password()
     user.save(update_fields=["password"])
@@ -92,6 +97,7 @@ def _out_of_the_group(user: User) -> None:
 ENDS: dict[str, tuple[Callable[[User], Any], str]] = {
     "deactivated": (_save(is_active=False), "deactivated"),
     "new password": (new_password, "password changed"),
+    "new password alone": (new_password_alone, "password changed"),
     "no password": (no_password, "password changed"),
     "superuser no more": (_save(is_superuser=False), "role changed"),
     "staff": (_save(is_staff=True), "role changed"),
@@ -114,6 +120,19 @@ def test_it_ends_with_what_it_was_issued_for(user: User, secret: str, name: str)
     assert status(other) == 200
     _save(is_active=True)(user)
     assert status(secret) == 401
+
+
+def test_a_sign_in_that_hashes_anew_ends_no_token(user: User, secret: str, settings: Any) -> None:
+    """By Django's own hand, which a private name of its tells from a new password (docs/adr/0031)."""
+    user.set_password("quite long")
+    user.save()
+    kept = OperatorToken.objects.issue(user, "after the new password", None)[1]
+    before = user.password
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *settings.PASSWORD_HASHERS]
+    assert user.check_password("quite long")  # as whoever signs in has it checked
+    user.refresh_from_db()
+    assert user.password != before
+    assert (status(secret), status(kept)) == (401, 200)
 
 
 def test_other_changes_end_nothing(user: User, secret: str) -> None:
