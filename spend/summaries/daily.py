@@ -13,7 +13,6 @@ after it counts on no earlier day, whatever the date in the new zone: so it can 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -22,7 +21,6 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Count, F, Min, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce, Greatest, TruncDate
-from django.utils import timezone
 
 from spend.models import (
     ArchivedSpend,
@@ -101,12 +99,6 @@ def catch_up(now: datetime) -> datetime:
         for starts_at, ends_at in steps(group.through, until, _calls_by_bucket(group, until)):
             _sum_step(group, starts_at, ends_at)
     return until
-
-
-def keep_up() -> None:
-    """`catch_up` to now, for a server that does so every minute: who comes second leaves it to the first."""
-    with suppress(MarkMovedError):
-        catch_up(timezone.now())
 
 
 def rebuild(tenant_ids: Iterable[str]) -> None:

@@ -6,7 +6,6 @@ from tenants.models.budgets import (
     Budget,
     Scope,
     TopUp,
-    TopUpQuerySet,
     percents_of,
     validate_percents,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "Scope",
     "Tenant",
     "TopUp",
-    "TopUpQuerySet",
     "digest_of",
     "new_secret",
     "percents_of",

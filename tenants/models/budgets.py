@@ -1,8 +1,6 @@
 """Budgets, and what raises one for a while."""
 
-from datetime import datetime
 from decimal import Decimal
-from typing import Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -114,11 +112,6 @@ class Budget(models.Model):
         return f"{self.get_scope_display()} a {self.get_period_display()}"
 
 
-class TopUpQuerySet(models.QuerySet["TopUp"]):
-    def running_at(self, now: datetime) -> Self:
-        return self.filter(starts_at__lte=now, ends_at__gt=now)
-
-
 class TopUp(models.Model):
     """An amount on top of a tenant's daily limit until an instant, usually midnight; it ends by itself.
 
@@ -130,8 +123,6 @@ class TopUp(models.Model):
     amount_ticks = TicksField("amount (USD)", validators=[MinValueValidator(1)])
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
-
-    objects = TopUpQuerySet.as_manager()
 
     class Meta:
         ordering = ["tenant_id", "-ends_at"]

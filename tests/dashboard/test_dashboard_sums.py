@@ -20,6 +20,7 @@ from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
 from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
 from spend.ids import new_id
+from spend.jobs import roll_up
 from spend.models import (
     Call,
     ConversationTotal,
@@ -39,7 +40,6 @@ from spend.summaries.daily import (
     STEP_CALLS,
     MarkMovedError,
     catch_up,
-    keep_up,
     misfits,
     rebuild,
     settled_until,
@@ -255,7 +255,7 @@ def test_two_that_sum_at_once_sum_once() -> None:
         barrier.wait()
         try:
             catch_up(NOW)
-        except MarkMovedError as error:  # which `keep_up` leaves at that
+        except MarkMovedError as error:  # which the job leaves at that
             failures.append(error)
         finally:
             connection.close()
@@ -365,9 +365,9 @@ def test_only_downgrades_save(shop: dict[str, Any]) -> None:
     assert found_savings(shop["tenant"]).rows == []
 
 
-def test_the_server_keeps_up() -> None:
+def test_the_job_keeps_up() -> None:
     made_history(now=datetime.now(UTC), entries=100)
-    keep_up()
+    roll_up.func()
     assert misfits() == []
     assert DailyRollup.objects.exists()
 

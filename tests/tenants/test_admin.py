@@ -344,7 +344,6 @@ def test_todays_limit_is_raised_until_midnight_of_the_tenant(operator: Client, t
 def test_a_top_up_that_ended_raises_nothing(operator: Client, tenant: Tenant) -> None:
     now = timezone.now()
     TopUp.objects.create(tenant=tenant, amount_ticks=USD, starts_at=now - timedelta(days=1), ends_at=now)
-    assert not TopUp.objects.running_at(now).exists()
     assert "of 5.00 USD" in re.sub(r"\s+", " ", page(operator, TENANT_PAGE))
 
 
