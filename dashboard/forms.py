@@ -35,8 +35,9 @@ class CallFilterForm(forms.Form):
     outcome = forms.ChoiceField(required=False, choices=[("", "Any outcome"), *Outcome.choices])
     route = forms.ChoiceField(required=False, choices=[("", "Any route"), *Route.choices])
     model = forms.ChoiceField(required=False)
-    customer = forms.CharField(required=False, max_length=255)
-    conversation = forms.CharField(required=False, max_length=255)
+    # As it was counted: ids of before they were trimmed at the door may begin or end with a blank.
+    customer = forms.CharField(required=False, max_length=255, strip=False)
+    conversation = forms.CharField(required=False, max_length=255, strip=False)
 
     def __init__(self, *args: Any, models: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from dashboard.date_spans import Span, month_span, spans_at
 from dashboard.forms import CallFilterForm
-from dashboard.queries.calls import CallFilter
+from dashboard.queries.calls import CallFilter, as_counted
 from dashboard.queries.models import models_of
 from spend.summaries.removed import removed_before
 from tenants.models import Tenant
@@ -45,7 +45,8 @@ def span_or_month_of(request: HttpRequest, tenant: Tenant) -> Span:
 def filter_of(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFilterForm, CallFilter | None]:
     """The form as it was filled in, and the filter; None where something in it is not valid."""
     form = CallFilterForm(request.GET, models=models_of(tenant, now))
-    return form, form.call_filter(tenant.zone)
+    wanted = form.call_filter(tenant.zone)
+    return form, as_counted(wanted, tenant) if wanted else None
 
 
 def removed_of(tenant: Tenant, wanted: CallFilter) -> datetime | None:

@@ -1,7 +1,7 @@
 """Calls: lists by filter, newest first, and one call's story. Pages by key, so that page 1,000 is as fast as page 1."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from spend.models import Call, LedgerEntry, Outcome, Price, Reservation, Route
+from spend.names import tidy
 from spend.pricing.cost import PriceList, TierPrice
 from spend.pricing.rates import price_list_of
 from tenants.models import Tenant
@@ -46,6 +47,19 @@ class CallFilter:
             if named[name] not in {"", Route.PRIMARY, Outcome.SERVED}:
                 calls = calls.filter(_written_out(condition))
         return calls
+
+
+def as_counted(wanted: CallFilter, tenant: Tenant) -> CallFilter:
+    """With its ids as calls bear them: just as given where one does, else as the API would read them."""
+    ids = {name: getattr(wanted, name) for name in ("customer", "conversation")}
+    return replace(wanted, **{name: _counted_id(tenant, name, given) for name, given in ids.items()})
+
+
+def _counted_id(tenant: Tenant, name: str, given: str) -> str:
+    tidied = tidy(given)
+    if tidied == given or CallFilter(**{name: given}).calls_of(tenant).exists():
+        return given
+    return tidied
 
 
 # SQLite uses a partial index only if the query has its condition, with no parameter in it.

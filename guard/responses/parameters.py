@@ -17,6 +17,7 @@ from guard.chat.request.field_checks import (
     any_object,
     anything,
     check_fields,
+    counted_id,
     either,
     identifier,
     number,
@@ -100,14 +101,14 @@ TRANSLATED: dict[str, Check] = {
             "mode": only("standard"),
         }
     ),
-    "safety_identifier": identifier,
+    "safety_identifier": counted_id,
     "temperature": number,
     "text": an_object({"format": text_format, "verbosity": identifier}),
     "tool_choice": either(text, chosen_tool),
     "tools": a_list(function_tool, MOST_TOOLS),
     "top_logprobs": whole_number,
     "top_p": number,
-    "user": identifier,
+    "user": counted_id,
 }
 
 # Translated with values that leave the price alone, else refused.

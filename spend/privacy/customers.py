@@ -26,6 +26,7 @@ from spend.models import (
     RollupMark,
     Window,
 )
+from spend.names import tidy
 from spend.privacy.conversations import Conversations
 from spend.privacy.stored_content import answer_if_readable, said_if_readable
 from tenants.models import Scope
@@ -39,6 +40,12 @@ class InFlightError(Exception):
 class Customer:
     tenant_id: str
     name: str
+
+    @classmethod
+    def named(cls, tenant_id: str, given: str) -> "Customer":
+        """Who bears just this id, as customers of before ids were tidied may, else who would be counted under it."""
+        exact = cls(tenant_id, given)
+        return exact if is_known(exact) else cls(tenant_id, tidy(given))
 
     def calls(self) -> QuerySet[Call]:
         return Call.objects.filter(tenant=self.tenant_id, customer=self.name)

@@ -32,6 +32,14 @@ class ShareInput(UnfoldAdminTextInputWidget):
         return shown.rstrip("0").rstrip(".") if shown and "." in shown else shown
 
 
+class TenantForm(forms.ModelForm):
+    """A time zone that was taken once is no error of who changes something else."""
+
+    def _get_validation_exclusions(self) -> set[str]:
+        unchanged = set() if "time_zone" in self.changed_data or self.instance._state.adding else {"time_zone"}
+        return super()._get_validation_exclusions() | unchanged
+
+
 class ConfirmForm(BaseDialogForm):
     """Nothing to fill in: the dialog's text says it all. Being a form, it changes by POST only."""
 

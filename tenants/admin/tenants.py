@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from tenants.admin.declared_filters import ModelAdmin
-from tenants.admin.forms import ConfirmForm, IssueKeyForm, TopUpForm
+from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm
 from tenants.admin.keys import state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, back_to, dialog_link
 from tenants.history import history_of
@@ -99,6 +99,7 @@ class TenantAdmin(ModelAdmin):
 
     further_pages: ClassVar[list[tuple[str, str]]] = []
 
+    form = TenantForm
     list_display: Sequence[Any] = ["id", "name", "call_state", "time_zone"]
     list_display_links = ("id", "name")
     list_filter = ("is_active",)

@@ -454,6 +454,25 @@ def test_of_calls_that_no_model_answered_the_filter_knows_the_one_asked_for(
     assert "Nothing matches this filter." in page(staff, "calls", "shop", model=LARGE)
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (" alice", ["of-before"]), ("alice", ["plain"]), ("alice ", ["plain"]), (" ", ["blank"]),
+        ("Rene\u0301e", ["composed"]), ("  ", ["of-before", "plain", "blank", "composed"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["customer", "conversation"])
+def test_the_filter_takes_the_exact_id_and_else_as_the_api_would(
+    staff: Client, shop: Tenant, key: ApiKey, name: str, asked: str, expected: list[str]
+) -> None:
+    ids = {"of-before": " alice", "plain": "alice", "blank": " ", "composed": "Ren\u00e9e"}
+    for request_id, given in ids.items():
+        place_call(shop, key, timezone.now(), request_id=request_id, **{name: given})
+    exported = staff.get(reverse("calls_csv", args=["shop"]), {name: asked}).getvalue().decode()
+    assert [request_id for request_id in ids if request_id in exported] == expected
+    assert page(staff, "calls", "shop", **{name: asked}).count('<th scope="row">') == len(expected)
+
+
 def test_a_filter_that_is_not_valid_says_so_and_shows_nothing(staff: Client, shop: Tenant, key: ApiKey) -> None:
     place_call(shop, key, timezone.now(), customer="anna")
     for wrong in (

@@ -420,6 +420,25 @@ def test_an_edit_of_another_field_says_nothing_of_budgets(operator: Client, tena
     assert tenant.name == "New name"
 
 
+@pytest.mark.parametrize(("kept", "chosen"), [("Factory", "Factory"), ("Factory", "Asia/Tokyo"), ("UTC", "Asia/Tokyo")])
+def test_a_tenant_whose_zone_is_no_place_can_be_edited(
+    operator: Client, tenant: Tenant, kept: str, chosen: str
+) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(time_zone=kept)
+    answer = operator.post(TENANT_PAGE, budgets_form(tenant) | {"name": "New name", "time_zone": chosen})
+    assert answer.status_code == 302, answer.context["errors"]
+    tenant.refresh_from_db()
+    assert (tenant.name, tenant.time_zone) == ("New name", chosen)
+
+
+@pytest.mark.parametrize("chosen", ["localtime", "Factory", "posixrules", "Nowhere/Atall", ""])
+def test_a_time_zone_that_is_no_place_is_not_chosen(operator: Client, tenant: Tenant, chosen: str) -> None:
+    answer = operator.post(TENANT_PAGE, budgets_form(tenant) | {"time_zone": chosen})
+    assert "time_zone" in answer.context["adminform"].form.errors
+    tenant.refresh_from_db()
+    assert tenant.time_zone == "Europe/Oslo"
+
+
 def test_a_downgrading_tenant_is_degraded_not_warned(operator: Client, tenant: Tenant) -> None:
     DowngradeRuleFactory.create(tenant=tenant)
     spent(tenant, 0.9)

@@ -11,6 +11,7 @@ from typing import Any
 from guard.chat.request import schemas
 from guard.chat.request.schemas import Schema, passes, schema_of
 from guard.http.errors import refuse
+from spend.names import tidy
 
 Check = Callable[[Any, str], None]
 """Takes a value and the dotted path of its field."""
@@ -164,6 +165,12 @@ def identifier(value: Any, param: str) -> None:
         raise refuse(param, f"must have at most {MOST_CHARACTERS} characters.")
     if CONTROL_CHARACTER.search(value):
         raise refuse(param, "must not contain control characters.")
+
+
+def counted_id(value: Any, param: str) -> None:
+    """A customer's or conversation's id, in the form in which it is counted."""
+    text(value, param)
+    identifier(tidy(value), param)
 
 
 def only(*allowed: Any) -> Check:

@@ -22,6 +22,7 @@ from guard.chat.request.field_checks import (
     anything,
     between,
     check_fields,
+    counted_id,
     either,
     identifier,
     number,
@@ -46,7 +47,7 @@ CACHE_LIFETIME = only("30m")
 def metadata(value: Any, param: str) -> None:
     any_object(value, param)
     for name, inner in value.items():
-        (identifier if name == "conversation_id" else text)(inner, f"{param}.{name}")
+        (counted_id if name == "conversation_id" else text)(inner, f"{param}.{name}")
 
 
 @passes(with_property(ANY_OBJECT, "mode", schemas.only("off"), required=True))
@@ -115,7 +116,7 @@ PASSED: dict[str, Check] = {
     "prompt_cache_key": identifier,
     "reasoning_effort": identifier,
     "response_format": text_format,
-    "safety_identifier": identifier,
+    "safety_identifier": counted_id,
     "seed": whole_number,
     "stop": either(text, a_list(text)),
     "temperature": number,
@@ -123,7 +124,7 @@ PASSED: dict[str, Check] = {
     "tools": a_list(callers_tool, MOST_TOOLS),
     "top_logprobs": whole_number,
     "top_p": number,
-    "user": identifier,
+    "user": counted_id,
     "verbosity": identifier,
 }
 

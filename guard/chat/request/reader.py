@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from unicodedata import normalize
 
-from guard.chat.request.field_checks import Check, anything, check_fields, identifier, tokens, true_or_false
+from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, tokens, true_or_false
 from guard.chat.request.messages import as_sent, check_messages, count_images, taken_back, without_images
 from guard.chat.request.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
 from guard.http.errors import refuse
 from guard.policy.adapt import needs_of
 from guard.policy.routing import Ask
 from spend.models import AUTO
+from spend.names import tidy
 from spend.pricing.cost import bound_input_tokens
 
 
@@ -42,13 +42,16 @@ def read_completion(body: Any) -> Asked:
     )
 
 
+CUSTOMER = ("user", "safety_identifier")
+"""Which parameters name the customer; the first that says something does."""
+
 CHAT_FIELDS: dict[str, Check] = {
     "tenantId": identifier,
     "messages": anything,
     "maxTokens": tokens,
     "model": identifier,
-    "customerId": identifier,
-    "conversationId": identifier,
+    "customerId": counted_id,
+    "conversationId": counted_id,
     "stream": true_or_false,
 }
 
@@ -78,7 +81,8 @@ def _asked(
     messages: Any = taken_back(body.get("messages"))
     check_messages(messages)
     messages = as_sent(messages)
-    sent = {name: value for name, value in body.items() if name in SENT and value is not None}
+    names = {name: tidy(body.get(name)) or None for name in CUSTOMER}
+    sent = {name: value for name, value in {**body, **names}.items() if name in SENT and value is not None}
     if "tools" in sent:
         sent["tools"] = without_hints(sent["tools"])
     options = body.get("stream_options") or {}
@@ -98,7 +102,7 @@ def _asked(
             has_begun=any(message.get("role") == "assistant" for message in messages),
         ),
         body={"messages": messages, **sent},
-        customer=tidy(body.get("user")) or tidy(body.get("safety_identifier")),
+        customer=next(filter(None, names.values()), ""),
         conversation=tidy(conversation),
         tenant_id=tenant_id,
         stream=bool(body.get("stream")),
@@ -107,11 +111,6 @@ def _asked(
 
 
 CUSTOMER_HEADER, CONVERSATION_HEADER = "X-Guard-Customer", "X-Guard-Conversation"
-
-
-def tidy(given: str | None) -> str:
-    """An id in the one form in which it is counted, however it was typed; empty for none."""
-    return normalize("NFC", given or "").strip()
 
 
 def with_headers(asked: Asked, headers: Mapping[str, str]) -> Asked:
@@ -133,7 +132,7 @@ def _agreed(in_body: str, header: str, headers: Mapping[str, str]) -> str:
         given = given.encode("latin-1").decode()
     except UnicodeError:
         raise refuse(header, "must be UTF-8.") from None
-    identifier(given, header)
+    counted_id(given, header)
     in_header = tidy(given)
     if in_body and in_header and in_body != in_header:
         raise refuse(header, f"names another than the body does, which is {in_body!r}.")

@@ -16,7 +16,7 @@ class Command(BaseCommand):
         parser.add_argument("--yes", action="store_true", help="Do not ask.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        customer = Customer(options["tenant"], options["customer"])
+        customer = Customer.named(options["tenant"], options["customer"])
         if not is_known(customer):
             raise CommandError(f"Nothing is kept of {customer.name!r} of tenant {customer.tenant_id!r}.")
         if not options["yes"] and input(f"Erase {customer.name!r} for good? Type yes: ") != "yes":

@@ -16,7 +16,7 @@ class Command(BaseCommand):
         parser.add_argument("customer")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        customer = Customer(options["tenant"], options["customer"])
+        customer = Customer.named(options["tenant"], options["customer"])
         if not is_known(customer):
             raise CommandError(f"Nothing is kept of {customer.name!r} of tenant {customer.tenant_id!r}.")
         for table, row in export(customer):

@@ -97,7 +97,7 @@ def test_a_request_becomes_a_chat_completion() -> None:
     )  # fmt: skip
     assert read.body == {
         "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}],
-        "temperature": 0.5, "top_p": 0.9, "user": " ann ", "parallel_tool_calls": False, "prompt_cache_key": "k",
+        "temperature": 0.5, "top_p": 0.9, "user": "ann", "parallel_tool_calls": False, "prompt_cache_key": "k",
         "reasoning_effort": "low", "verbosity": "low", "logprobs": True, "top_logprobs": 2,
         "response_format": {"type": "json_schema",
                             "json_schema": {"name": "order", "schema": {"type": "object"}, "strict": True}},

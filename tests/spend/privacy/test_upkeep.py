@@ -112,6 +112,7 @@ def test_a_customer_can_have_all_that_is_kept(served: GuardServer) -> None:
     assert (tables.count("calls"), tables.count("reservations"), tables.count("entries")) == (3, 3, 3)
     assert tables.count("windows") >= 1
     assert all("bob" not in json.dumps(row) for row in rows)
+    assert run(served, "export_customer", "acme", " ann\u200b").count("\n") == len(rows)
 
 
 def talk(server: GuardServer, secret: str, customer: str, conversation: str, key: str) -> None:
