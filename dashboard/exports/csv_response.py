@@ -1,4 +1,8 @@
-"""CSV, streamed: rows are made as they are sent, so a million of them need no more memory than a few."""
+"""CSV, streamed: rows are made as they are sent, so a million of them need no more memory than a few.
+
+People open it in a spreadsheet, which takes it for UTF-8 only where it begins with a byte order mark, splits it at
+commas or, in much of Europe, at semicolons, and runs what looks like a formula. Machines get the values as they are.
+"""
 
 import csv
 import re
@@ -17,15 +21,33 @@ from tenants.money import usd_from_ticks
 
 ROWS_AT_ONCE = 500
 
-# A spreadsheet would run such a text as a formula.
-FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
+BYTE_ORDER_MARK = "\ufeff"
+
+# Full-width, small, raised and lowered signs, too: spreadsheets of East Asia read them as the plain ones.
+SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−"
+# A cell begins where the text does, and, where it is split at semicolons, after one, a line's end or a quote.
+FORMULA = re.compile(rf"(?:\A|(?<=[;\t\r\n\"]))(?=[^\S;\t\r\n]*[{SIGNS}])|\A(?=[\t\r\n])")
 
 
 def csv_response(
     request: HttpRequest, filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> StreamingHttpResponse:
-    """The rows under their header, as a file to save. `rows` is read in a thread where the server is asynchronous."""
-    parts = _parts(chain([header], rows))
+    """The rows under their header, as a file to save and to open in a spreadsheet.
+
+    `rows` is read in a thread where the server is asynchronous.
+    """
+    cells = ([cell_of(value) for value in row] for row in rows)
+    return _file(request, filename, chain([BYTE_ORDER_MARK], _parts(chain([header], cells))))
+
+
+def machine_csv_response(
+    request: HttpRequest, filename: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> StreamingHttpResponse:
+    """The same for programs: nothing is before the header, and no text is changed."""
+    return _file(request, filename, _parts(chain([header], rows)))
+
+
+def _file(request: HttpRequest, filename: str, parts: Iterator[str]) -> StreamingHttpResponse:
     content = _in_threads(parts) if isinstance(request, ASGIRequest) else parts
     return StreamingHttpResponse(
         content,
@@ -38,7 +60,7 @@ def _parts(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     remaining = iter(rows)
     while some := list(islice(remaining, ROWS_AT_ONCE)):
         buffer = StringIO()
-        csv.writer(buffer).writerows([[cell_of(value) for value in row] for row in some])
+        csv.writer(buffer).writerows(some)
         yield buffer.getvalue()
 
 
@@ -50,10 +72,8 @@ async def _in_threads(parts: Iterator[str]) -> AsyncIterator[str]:
 
 
 def cell_of(value: Any) -> Any:
-    """A value as a cell. Text that a spreadsheet would run is quoted; numbers are no text and stay."""
-    if isinstance(value, str) and FORMULA.match(value):
-        return f"'{value}"
-    return "" if value is None else value
+    """A value as a cell. Where a spreadsheet would run a text it gets an apostrophe; numbers are no text and stay."""
+    return FORMULA.sub("'", value) if isinstance(value, str) else value
 
 
 def usd_cell(ticks: int | None) -> Any:

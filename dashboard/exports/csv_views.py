@@ -1,7 +1,7 @@
 """The files: what the pages show as CSV, at the same addresses, and a month's ledger, whole."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponseBase
@@ -127,17 +127,27 @@ Rows = Iterable[Sequence[Any]]
 def _csv(
     request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
 ) -> HttpResponseBase:
-    return csv_response.csv_response(request, f"{tenant.id}-{what}-{span.first}-{span.last}.csv", header, rows)
+    return csv_response.csv_response(request, _filename(tenant, what, span), header, rows)
+
+
+def _filename(tenant: Tenant, what: str, span: Span) -> str:
+    return f"{tenant.id}-{what}-{span.first}-{span.last}.csv"
 
 
 def _single_calls_csv(
-    request: HttpRequest, tenant: Tenant, span: Span, what: str, header: Sequence[str], rows: Rows
+    request: HttpRequest,
+    tenant: Tenant,
+    span: Span,
+    what: str,
+    header: Sequence[str],
+    rows: Rows,
+    respond: Callable[..., HttpResponseBase] = csv_response.csv_response,
 ) -> HttpResponseBase:
     """All of them or none: a file with some of the span's calls would pass for the whole."""
     if before := removed_before(tenant.id, span.starts_at):
         context = {"tenant": tenant, "tab": "statement", "removed_before": before}
         return render(request, "dashboard/removed.html", context, status=410)
-    return _csv(request, tenant, span, what, header, _whole(tenant, span, rows))
+    return respond(request, _filename(tenant, what, span), header, _whole(tenant, span, rows))
 
 
 def _whole(tenant: Tenant, span: Span, rows: Rows) -> Iterator[Sequence[Any]]:
@@ -206,4 +216,5 @@ def _entry_cells(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
 @tenant_page
 def focus_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     span = month_of(request, tenant)
-    return _single_calls_csv(request, tenant, span, "focus", COLUMNS, focus_rows(tenant, span))
+    rows = focus_rows(tenant, span)
+    return _single_calls_csv(request, tenant, span, "focus", COLUMNS, rows, csv_response.machine_csv_response)

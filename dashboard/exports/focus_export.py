@@ -1,4 +1,4 @@
-"""A month as a FOCUS cost and usage dataset, version 1.2 (FinOps Open Cost and Usage Specification): docs/focus.md.
+"""A month as a FOCUS cost and usage dataset, version 1.3 (FinOps Open Cost and Usage Specification): docs/focus.md.
 
 A row for each day of the tenant, model, price and kind of token, priced at its list price; and, where the
 provider billed another sum than the list prices give (or where usage is unknown), an adjustment row for the
@@ -27,10 +27,14 @@ COLUMNS = [
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd",
     "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency",
     "ChargePeriodEnd", "ChargePeriodStart", "ConsumedQuantity", "ConsumedUnit", "ContractedCost",
-    "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice", "PricingCategory",
-    "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "ServiceName",
-    "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId", "x_Model",
+    "EffectiveCost", "HostProviderName", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
+    "PricingCategory", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory",
+    "ServiceName", "ServiceProviderName", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId",
+    "x_Model",
 ]  # fmt: skip
+
+PROVIDERS = ("HostProviderName", "InvoiceIssuerName", "ProviderName", "PublisherName", "ServiceProviderName")
+"""One and the same here. Version 1.3 has new names for the third and fourth, and still wants both."""
 
 CONSUMED_UNIT = "Tokens"
 MILLION = 10**6
@@ -154,9 +158,7 @@ def _row(tenant: Tenant, span: Span, day: date, sums: DaySum, charge: dict[str, 
         "BillingPeriodEnd": _instant(span.ends_at),
         "ChargePeriodStart": _instant(midnight(day, span.zone)),
         "ChargePeriodEnd": _instant(midnight(day + timedelta(days=1), span.zone)),
-        "InvoiceIssuerName": provider,
-        "ProviderName": provider,
-        "PublisherName": provider,
+        **dict.fromkeys(PROVIDERS, provider),
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": f"{provider} chat completions",
         "ServiceSubcategory": "Generative AI",
