@@ -31,6 +31,7 @@ from guard.config.environment import (
 )
 from guard.config.log_format import log_config, log_level
 from tenants.configured import read_daily_budget, read_tenant_budgets
+from tenants.targets import read_allowed_targets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 Env.read_env(BASE_DIR / ".env")
@@ -253,6 +254,8 @@ STREAM_IDLE_SECONDS = read("STREAM_IDLE_SECONDS", "60", seconds(0.01))
 
 DEFAULT_DAILY_BUDGET_TICKS = read("DEFAULT_DAILY_BUDGET", "5.00", read_daily_budget)
 TENANT_BUDGETS = read("TENANT_BUDGETS", "{}", read_tenant_budgets)
+
+ALLOW_PRIVATE_TARGETS = read("ALLOW_PRIVATE_TARGETS", "", read_allowed_targets)
 
 ENTRIES_KEPT_DAYS = read("ENTRIES_KEPT_DAYS", "", kept_days)
 

@@ -51,15 +51,18 @@ class CallFilter:
 
 def as_counted(wanted: CallFilter, tenant: Tenant) -> CallFilter:
     """With its ids as calls bear them: just as given where one does, else as the API would read them."""
-    ids = {name: getattr(wanted, name) for name in ("customer", "conversation")}
-    return replace(wanted, **{name: _counted_id(tenant, name, given) for name, given in ids.items()})
+    customer = CallFilter(customer=wanted.customer)
+    conversation = CallFilter(conversation=wanted.conversation)
+    return replace(
+        wanted,
+        customer=_counted_id(wanted.customer, customer.calls_of(tenant)),
+        conversation=_counted_id(wanted.conversation, conversation.calls_of(tenant)),
+    )
 
 
-def _counted_id(tenant: Tenant, name: str, given: str) -> str:
+def _counted_id(given: str, calls: QuerySet[Call]) -> str:
     tidied = tidy(given)
-    if tidied == given or CallFilter(**{name: given}).calls_of(tenant).exists():
-        return given
-    return tidied
+    return given if tidied == given or calls.exists() else tidied
 
 
 # SQLite uses a partial index only if the query has its condition, with no parameter in it.

@@ -15,13 +15,14 @@ import httpx2
 import orjson
 from django.core.mail import EmailMessage
 
+from spend.alerts.checked_transport import CheckedTransport, TargetError
 from spend.models import Alert, AlertKind
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period
 
 DEADLINE_S = 15.0
-HTTP_OK = range(200, 300)
+HTTP_OK, HTTP_REDIRECTS = range(200, 300), range(300, 400)
 
 
 class UndeliveredError(Exception):
@@ -75,8 +76,12 @@ def post(url: str, body: bytes, headers: dict[str, str], within_s: float = DEADL
     sent = {"Content-Type": "application/json", "User-Agent": "guard", **headers}
     try:
         status = asyncio.run(_status_of(url, body, sent, within_s))
+    except TargetError as error:
+        raise UndeliveredError(str(error)) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         raise UndeliveredError(type(error).__name__) from None
+    if status in HTTP_REDIRECTS:
+        raise UndeliveredError(f"answered {status}, which sends elsewhere, and that is not followed")
     if status not in HTTP_OK:
         raise UndeliveredError(f"answered {status}")
 
@@ -84,7 +89,7 @@ def post(url: str, body: bytes, headers: dict[str, str], within_s: float = DEADL
 async def _status_of(url: str, body: bytes, headers: dict[str, str], within_s: float) -> int:
     async with (
         asyncio.timeout(within_s),
-        httpx2.AsyncClient(timeout=within_s) as client,
+        httpx2.AsyncClient(transport=CheckedTransport(), timeout=within_s, follow_redirects=False) as client,
         client.stream("POST", url, content=body, headers=headers) as answer,
     ):
         return answer.status_code

@@ -11,6 +11,7 @@ from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
 
 from tenants.fields import UsdFormField
+from tenants.models import Tenant
 
 
 class UsdInput(UnfoldAdminTextInputWidget):
@@ -32,12 +33,13 @@ class ShareInput(UnfoldAdminTextInputWidget):
         return shown.rstrip("0").rstrip(".") if shown and "." in shown else shown
 
 
-class TenantForm(forms.ModelForm):
+class TenantForm(forms.ModelForm[Tenant]):
     """A time zone that was taken once is no error of who changes something else."""
 
     def _get_validation_exclusions(self) -> set[str]:
-        unchanged = set() if "time_zone" in self.changed_data or self.instance._state.adding else {"time_zone"}
-        return super()._get_validation_exclusions() | unchanged
+        excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # Django's, not in its types
+        is_kept = not self.instance._state.adding and "time_zone" not in self.changed_data
+        return excluded | {"time_zone"} if is_kept else excluded
 
 
 class ConfirmForm(BaseDialogForm):

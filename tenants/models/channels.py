@@ -3,17 +3,22 @@
 import secrets
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator, validate_email
 from django.db import models
 
 from tenants.models.tenant import Tenant
+from tenants.targets import literal_address, refusal_of
 
 
 class ChannelKind(models.TextChoices):
     EMAIL = "email", "email"
     SLACK = "slack", "Slack webhook"
     WEBHOOK = "webhook", "signed webhook"
+
+
+WHERE_TO_ALLOW = "nothing is sent there unless ALLOW_PRIVATE_TARGETS lists it."
 
 
 def new_secret() -> str:
@@ -62,3 +67,12 @@ class AlertChannel(models.Model):
                 check(target)
         except ValidationError as error:
             raise ValidationError({"target": error.messages}) from error
+        if self.kind != ChannelKind.EMAIL and self.is_active:
+            self._check_literal()
+
+    def _check_literal(self) -> None:
+        """An address that is no name is known already; where a name leads is looked up each time that it is sent to."""
+        host = urlsplit(self.target).hostname or ""
+        address = literal_address(host)
+        if address and (kind := refusal_of(host, address, settings.ALLOW_PRIVATE_TARGETS)):
+            raise ValidationError({"target": f"{host} is {kind}: {WHERE_TO_ALLOW}"})

@@ -19,6 +19,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "BACKGROUND": "false",
         "EMAIL_URL": "consolemail://",
         "EMAIL_FROM": "guard@localhost",
+        "ALLOW_PRIVATE_TARGETS": "127.0.0.1",
         "TASKS_BACKEND": "django_tasks_db.DatabaseBackend",
         "RESERVATION_LEASE_SECONDS": "900",
         "HOLD_WAIT_SECONDS": "2",

@@ -508,7 +508,7 @@ class TestDeliveries:
         sink.status, sink.headers = 302, {"Location": f"{sink.url}/internal"}
         deliver_all()
         assert [received.path for received in sink.received] == ["/"]
-        assert Delivery.objects.get().last_error == "answered 302"
+        assert Delivery.objects.get().last_error == "answered 302, which sends elsewhere, and that is not followed"
 
     def test_an_answer_that_never_ends_is_not_read(self, tenant: Tenant) -> None:
         """Without its status the delivery would be tried again and again; with its body never come to an end."""
