@@ -4,7 +4,7 @@ Pure, but that counting takes a thread."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -48,7 +48,8 @@ async def bill_of(
     impossible = impossible_figures(raw_usage, sent.most)
     # Counting a long prompt takes a while.
     counted = await asyncio.to_thread(counted_usage, sent, texts) if impossible else None
-    return read_bill(raw_usage, reserved, duration_ms, counted=counted, most=sent.most), impossible
+    bill = read_bill(raw_usage, reserved, duration_ms, counted=counted, most=sent.most)
+    return replace(bill, is_usage_impossible=bool(impossible)), impossible
 
 
 def read_bill(

@@ -34,6 +34,7 @@ def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
                 found.faults,
                 found.expired,
                 found.overruns,
+                found.impossible,
                 found.paused,
             )
         ),

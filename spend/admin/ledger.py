@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
 from spend.breakers import state_of
-from spend.budgets.attention import to_review
+from spend.budgets.attention import impossible_to_review, to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.admin.declared_filters import ModelAdmin
@@ -45,13 +45,19 @@ class ToReviewFilter(admin.SimpleListFilter):
     parameter_name = "review"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
-        return [("expired", "Expired holds to look into"), ("overrun", "Overruns to look into")]
+        return [
+            ("expired", "Expired holds to look into"),
+            ("overrun", "Overruns to look into"),
+            ("impossible", "Impossible usage to look into"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LedgerEntry]) -> QuerySet[LedgerEntry]:
         if self.value() == "expired":
             return queryset.filter(pk__in=to_review(timezone.now()).filter(is_expired=True))
         if self.value() == "overrun":
             return queryset.filter(pk__in=to_review(timezone.now()).filter(is_overrun=True, is_expired=False))
+        if self.value() == "impossible":
+            return queryset.filter(pk__in=impossible_to_review(timezone.now()))
         return queryset
 
 
@@ -118,7 +124,12 @@ class LedgerEntryAdmin(ByRequest):
 
     @display(description="")
     def remarks(self, entry: LedgerEntry) -> str:
-        said = {"expired": entry.is_expired, "overrun": entry.is_overrun, "estimated": entry.is_estimated}
+        said = {
+            "expired": entry.is_expired,
+            "overrun": entry.is_overrun,
+            "impossible usage": entry.is_usage_impossible,
+            "estimated": entry.is_estimated,
+        }
         return ", ".join(word for word, is_so in said.items() if is_so)
 
     def has_review_permission(self, request: HttpRequest) -> bool:
@@ -126,7 +137,8 @@ class LedgerEntryAdmin(ByRequest):
 
     @action(description="Mark as looked into", permissions=["review"])
     def mark_reviewed(self, request: HttpRequest, queryset: QuerySet[LedgerEntry]) -> None:
-        entries = list(queryset.filter(Q(is_overrun=True) | Q(is_expired=True), review__isnull=True))
+        odd = Q(is_overrun=True) | Q(is_expired=True) | Q(is_usage_impossible=True)
+        entries = list(queryset.filter(odd, review__isnull=True))
         for entry in entries:
             Review.objects.get_or_create(entry=entry, defaults={"by_id": request.user.pk})
         success(request, f"{len(entries)} marked.")

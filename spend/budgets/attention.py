@@ -65,6 +65,7 @@ class Attention:
     faults: list[ModelFault]
     expired: int
     overruns: int
+    impossible: int
 
 
 def attention(now: datetime) -> Attention:
@@ -84,6 +85,7 @@ def attention(now: datetime) -> Attention:
         faults=list(model_faults(now)),
         expired=to_review(now).filter(is_expired=True).count(),
         overruns=to_review(now).filter(is_overrun=True, is_expired=False).count(),
+        impossible=impossible_to_review(now).count(),
     )
 
 
@@ -141,8 +143,16 @@ def _fullness(use: Use) -> Fraction:
 
 def to_review(now: datetime) -> QuerySet[LedgerEntry]:
     """Recent entries whose bill is unknown or above the hold, and that no operator looked into yet."""
-    recent = LedgerEntry.objects.filter(at__gte=now - REVIEW_WITHIN, review__isnull=True)
-    return recent.filter(Q(is_overrun=True) | Q(is_expired=True))
+    return _not_reviewed(now).filter(Q(is_overrun=True) | Q(is_expired=True))
+
+
+def impossible_to_review(now: datetime) -> QuerySet[LedgerEntry]:
+    """Recent entries whose provider gave usage that cannot be. By themselves: they have an index of their own."""
+    return _not_reviewed(now).filter(is_usage_impossible=True)
+
+
+def _not_reviewed(now: datetime) -> QuerySet[LedgerEntry]:
+    return LedgerEntry.objects.filter(at__gte=now - REVIEW_WITHIN, review__isnull=True)
 
 
 def models_in_use() -> dict[str, list[str]]:

@@ -279,7 +279,7 @@ RESERVATION_FIELDS = [
 ENTRY_FIELDS = [
     "reservation_id", *ATTEMPTED_FIELDS, "at", "cost_ticks", "hold_ticks", "computed_ticks", "provider_ticks",
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
-    "is_estimated", "is_overrun", "is_expired", "duration_ms", "corrects_id",
+    "is_estimated", "is_overrun", "is_expired", "is_usage_impossible", "duration_ms", "corrects_id",
 ]  # fmt: skip
 CALL_FIELDS = [
     "id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
@@ -321,7 +321,7 @@ def _entry_row(entry: Entry) -> tuple[Any, ...]:
         reserved.id, *_attempted_row(reserved), reserved.created_at, entry.cost_ticks, reserved.hold_ticks,
         bill.computed_ticks, bill.provider_ticks, usage.input_tokens, usage.cached_input_tokens,
         usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens, bill.is_estimated,
-        entry.is_overrun, entry.is_expired, bill.duration_ms, entry.corrects_id,
+        entry.is_overrun, entry.is_expired, bill.is_usage_impossible, bill.duration_ms, entry.corrects_id,
     )  # fmt: skip
 
 

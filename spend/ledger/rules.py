@@ -186,6 +186,7 @@ class Bill:
     computed_ticks: int | None = None
     provider_ticks: int | None = None
     is_estimated: bool = False
+    is_usage_impossible: bool = False
     duration_ms: int = 0
 
 

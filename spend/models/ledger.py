@@ -138,6 +138,12 @@ class LedgerEntry(AppendOnly, Attempted):
     is_estimated = models.BooleanField(default=False, help_text="The provider's bill is unknown.")
     is_overrun = models.BooleanField(default=False, help_text="The provider billed more than was held.")
     is_expired = models.BooleanField(default=False, help_text="Settled at the hold when its lease ended.")
+    is_usage_impossible = models.BooleanField(
+        "impossible usage",
+        default=False,
+        db_default=False,
+        help_text="The provider gave figures that no call can have. They were counted instead.",
+    )
     duration_ms = models.PositiveIntegerField(default=0)
     corrects_id = models.UUIDField(
         null=True, help_text="The expired entry that this one's cost brings to the bill, which came late."
@@ -154,6 +160,7 @@ class LedgerEntry(AppendOnly, Attempted):
             ),
             models.Index(fields=["call_id"], name="entry_by_call"),
             models.Index(fields=["at"], condition=Q(is_overrun=True) | Q(is_expired=True), name="entry_to_review"),
+            models.Index(fields=["at"], condition=Q(is_usage_impossible=True), name="entry_impossible"),
         ]
 
     def __str__(self) -> str:

@@ -559,15 +559,19 @@ def test_home_says_what_needs_the_operator(operator: Client, tenant: Tenant, set
     settings.DEFAULT_ROUTE = ["only", "gone"]
     entries(tenant, 1, is_overrun=True)
     entries(tenant, 2, is_expired=True)
+    entries(tenant, 3, is_usage_impossible=True)
     found = attention(timezone.now())
     assert [each.tenant.pk for each in found.stopped] == ["acme"]
     assert [each.tenant.pk for each in found.degraded] == ["warm"]
     assert [each.pk for each in found.paused] == ["off"]
     assert [use.state for use in found.installation] == ["stopped"]
     assert [fault.model_id for fault in found.faults] == ["gone"]
-    assert (found.expired, found.overruns) == (2, 1)
+    assert (found.expired, found.overruns, found.impossible) == (2, 1, 3)
     shown = re.sub(r"\s+", " ", page(operator, "/admin/"))
-    for words in ("Tenants stopped", "has been failing", "is not in the catalogue", "2 expired holds", "1 overrun<"):
+    for words in (
+        "Tenants stopped", "has been failing", "is not in the catalogue", "2 expired holds", "1 overrun<",
+        "3 answers with impossible usage<",
+    ):  # fmt: skip
         assert words in shown
 
 
@@ -603,6 +607,17 @@ def test_entries_are_looked_into(operator: Client, auditor: Client, tenant: Tena
     assert to_review(timezone.now()).count() == 1
     assert "1 marked." in said(operator.post("/admin/spend/ledgerentry/", data))
     assert to_review(timezone.now()).count() == 0
+
+
+def test_impossible_usage_is_listed_until_it_was_looked_into(operator: Client, tenant: Tenant) -> None:
+    (odd,), _ = entries(tenant, 1, is_usage_impossible=True), entries(tenant, 1)
+    address = "/admin/spend/ledgerentry/?review=impossible"
+    shown = page(operator, address)
+    assert "impossible usage" in shown
+    assert shown.count("/change/") == 1
+    operator.post(address, {"action": "mark_reviewed", "_selected_action": [str(odd.pk)]})
+    assert "/change/" not in page(operator, address)
+    assert "impossible usage" not in page(operator, "/admin/")
 
 
 def test_search_by_request_id(operator: Client, tenant: Tenant) -> None:

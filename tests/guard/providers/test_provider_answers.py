@@ -244,6 +244,7 @@ def test_impossible_figures_are_counted_flagged_and_teach_nothing(
     assert entry.is_estimated
     (call,) = agent.calls()
     assert "usage_not_believed" in [step["decision"] for step in call.steps]
+    assert agent.entry().is_usage_impossible
     assert f"{agent.model}: figures of its provider's usage are impossible" in agent.server.log
     with agent.server.database():
         model = CatalogueModel.objects.get(pk=agent.model)
@@ -271,6 +272,25 @@ def test_an_answer_of_thoughts_only_is_taken_back_next_turn(agent: Agent, provid
     assert served_by(asking.ask(agent, messages=[*HELLO, delivered, *HELLO])) == agent.model
     sent = provider.calls(upstream(agent.model))[-1]["body"]["messages"]
     assert sent == [*HELLO, {"role": "assistant", "content": "", "reasoning_content": "thinking"}, *HELLO]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"type": "tool_use"}, {"type": None}, {"function": {"name": "look_up", "arguments": None}}]
+)
+def test_odd_calls_of_tools_are_taken_back_with_their_results(
+    agent: Agent, provider: Provider, asking: Asking, odd: Json
+) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [{**call, **odd}]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    provider.behave(upstream(agent.model), body={"choices": [choice], "usage": USAGE})
+    delivered = agent.chat().json()["choices"][0]["message"]
+    assert delivered == message
+    provider.behave(upstream(agent.model), usage=USAGE)
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "It is on its way."}
+    assert served_by(asking.ask(agent, messages=[*HELLO, delivered, result])) == agent.model
+    sent = provider.calls(upstream(agent.model))[-1]["body"]["messages"]
+    assert sent == [*HELLO, {**message, "tool_calls": [call]}, result]
 
 
 # What costs nothing
