@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from guard.chat.request import schemas
 from guard.chat.request.field_checks import (
     Check,
@@ -92,8 +94,9 @@ content_parts = a_list(
 def taken_back(messages: Any) -> Any:
     """The messages, with those of an assistant as any provider takes them: what the guard delivered comes back here.
 
-    Providers answer with fields of their own, with parts that only they know, with an empty list of tool calls, and
-    with no text where a maximum cut the thinking short; and not each takes what it sent itself.
+    Providers answer with fields of their own, with parts and calls of tools that only they know, with calls without
+    arguments, with an empty list of calls, and with no text where a maximum cut the thinking short; and not each takes
+    what it sent itself.
     """
     if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
         return messages
@@ -105,14 +108,48 @@ def taken_back(messages: Any) -> Any:
 
 def _taken_back(message: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if name in MESSAGE_FIELDS}
+    if isinstance(calls := kept.get("tool_calls"), list):
+        kept["tool_calls"] = [_call_taken_back(call) for call in calls if not _is_of_their_own(call)]
     if kept.get("tool_calls") == []:
         del kept["tool_calls"]
+    if isinstance(called := kept.get("function_call"), Mapping):
+        kept["function_call"] = _with_arguments(called)
     content = kept.get("content")
     if isinstance(content, list):
         kept["content"] = [part for part in content if not _is_of_a_providers_own(part)]
     if not kept.get("content") and not any(kept.get(name) for name in CONTENT_ELSEWHERE):
         kept["content"] = ""
     return kept
+
+
+def _call_taken_back(call: Any) -> Any:
+    """Whatever its provider calls it, a call that has a function is one of a function."""
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(function := call.get("function"), Mapping):
+        return {**call, "type": "function", "function": _with_arguments(function)}
+    custom = call.get("custom")
+    if isinstance(custom, Mapping) and custom.get("input") is None:
+        return {**call, "custom": {**custom, "input": ""}}
+    return call
+
+
+def _with_arguments(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As text: none is an object of none, and what was sent as an object is written out."""
+    arguments = function.get("arguments")
+    if arguments is None:
+        return {**function, "arguments": "{}"}
+    if isinstance(arguments, Mapping):
+        return {**function, "arguments": orjson.dumps(arguments).decode()}
+    return function
+
+
+def _is_of_their_own(call: Any) -> bool:
+    """A call that ran at the provider's, such as a search: nobody here can have answered it."""
+    if not isinstance(call, Mapping) or call.get("function") is not None:
+        return False
+    kind = call.get("type")
+    return isinstance(kind, str) and kind not in TOOL_CALLS
 
 
 def _is_of_a_providers_own(part: Any) -> bool:

@@ -436,8 +436,44 @@ def test_hints_for_the_cache_are_dropped_wherever_they_stand(hint: Any) -> None:
             {"content": [{"type": "text", "text": "Hi"}]},
         ),
         ({"content": [{"type": "thinking", "thinking": "Hm"}]}, {"content": ""}),
+        (
+            {"content": "Hi", "tool_calls": [{"id": "s", "type": "web_search", "query": "q"}, CALLED]},
+            {"content": "Hi", "tool_calls": [CALLED]},
+        ),
+        ({"content": None, "tool_calls": [{"id": "s", "type": "web_search"}]}, {"content": ""}),
+        (
+            {"content": None, "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": None}}]},
+            {"content": None, "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": ""}}]},
+        ),
+        (
+            {"content": None, "function_call": {"name": "f", "arguments": None}},
+            {"content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        ),
     ],
 )
 def test_what_was_delivered_is_taken_back(delivered: dict[str, Any], sent: dict[str, Any]) -> None:
     history = [*HELLO, {"role": "assistant", **delivered}, *HELLO]
     assert asked(messages=history).body["messages"] == [*HELLO, {"role": "assistant", **sent}, *HELLO]
+
+
+def called_with(arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": "f", "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("delivered", "sent"),
+    [
+        (called_with(None), called_with("{}")),
+        ({"function": {"name": "f"}}, called_with("{}")),
+        (called_with({"a": 1}), called_with('{"a":1}')),
+        (called_with(""), called_with("")),
+        ({"type": None}, {"type": "function"}),
+        ({"type": ""}, {"type": "function"}),
+        ({"type": "tool_use"}, {"type": "function"}),
+        ({"type": ["function"]}, {"type": "function"}),
+    ],
+)
+def test_a_call_of_a_function_is_taken_back_as_such(delivered: dict[str, Any], sent: dict[str, Any]) -> None:
+    message = {"role": "assistant", "content": None}
+    history = [*HELLO, {**message, "tool_calls": [{**CALLED, **delivered}]}]
+    assert asked(messages=history).body["messages"][-1] == {**message, "tool_calls": [{**CALLED, **sent}]}
