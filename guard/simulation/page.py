@@ -53,7 +53,12 @@ class CallForm(forms.Form):
         label="Maximum of output tokens", required=False, min_value=1, widget=UnfoldAdminIntegerFieldWidget
     )
     customer = forms.CharField(required=False, max_length=255, widget=UnfoldAdminTextInputWidget)
-    conversation = forms.CharField(required=False, max_length=255, widget=UnfoldAdminTextInputWidget)
+    conversation = forms.CharField(
+        required=False,
+        max_length=255,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="One that goes on keeps its model while that is no dearer.",
+    )
     key = forms.ModelChoiceField(
         label="API key",
         queryset=ApiKey.objects.none(),
@@ -107,7 +112,8 @@ def rehearsal_page(request: HttpRequest, tenant_id: str) -> HttpResponse:
 def _answer(form: CallForm, tenant: Tenant) -> dict[str, Any]:
     now = timezone.now()
     try:
-        found = rehearse(tenant, form.api_key(), form.request(), now)
+        goes_on = bool(form.cleaned_data["conversation"])
+        found = rehearse(tenant, form.api_key(), form.request(), now, goes_on=goes_on)
     except GuardError as error:
         return {"outcome": outcome_of_error(error)}
     limits = limit_rows(found, can_downgrade=bool(tenant.effective_downgrades()))

@@ -17,6 +17,7 @@ from guard.chat.endpoints import check_model
 from guard.chat.request.reader import Asked, read_chat
 from guard.http.authentication import refuse_disabled
 from guard.http.errors import RateLimited
+from guard.policy.last_served import last_in_ledger
 from guard.policy.limits import limits_of
 from guard.policy.loader import load
 from guard.policy.rate_limits import NO_REQUEST, PerMinute
@@ -82,15 +83,19 @@ class Rehearsal:
     result: Reservable | None
 
 
-def rehearse(tenant: Tenant, key: ApiKey, request: Mapping[str, Any], now: datetime) -> Rehearsal:
+def rehearse(
+    tenant: Tenant, key: ApiKey, request: Mapping[str, Any], now: datetime, *, goes_on: bool = False
+) -> Rehearsal:
     """Of a `request` in the shape of `POST /api/chat`, with one of `tenant`'s keys (an unsaved one is a new one).
 
+    Its conversation has begun where its messages say so, or it `goes_on` though they leave that out.
     Raises the GuardError that would refuse the call before anything was planned for it.
     """
     policy = load()
     caller_key = KeyPolicy(key.id or 0, policy.tenants[tenant.id], key.expires_at, key.revoked_at, Pace.of(key, tenant))
     refuse_disabled(is_active=tenant.is_active)
     asked = read_chat({"tenantId": tenant.id, **request})
+    asked = replace(asked, ask=replace(asked.ask, has_begun=asked.ask.has_begun or goes_on))
     check_model(asked.ask.model, caller_key, policy)
     refuse_too_many_a_minute(caller_key.pace)
     return _plan_and_reserve(asked, caller_key, policy, now)
@@ -109,10 +114,10 @@ def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetim
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
     standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model
-    planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key())
-    reserve = Reserve(
-        new_id(), _caller(asked, key, wanted), limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight
-    )
+    caller = _caller(asked, key, wanted)
+    last = last_in_ledger(caller) if asked.ask.has_begun and asked.conversation else None
+    planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key(), last=last)
+    reserve = Reserve(new_id(), caller, limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight)
     result = _try(reserve, standings) if planned.offers else None
     verdicts = tuple(_verdict(replace(reserve, offers=(offer,)), standings) for offer in planned.offers)
     return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result)

@@ -12,7 +12,7 @@ from guard.http.errors import GuardError
 from guard.simulation.simulate import Rehearsal, Verdict
 from spend.budgets.usage import remaining_ticks, state_of
 from spend.codes import StepCode
-from spend.ledger.rules import DoesNotFit, Held, Limit, TooMany, WindowKey
+from spend.ledger.rules import DoesNotFit, Held, Limit, Offer, TooMany, WindowKey
 from spend.models import AUTO, Route
 from tenants.models import Scope
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
@@ -184,12 +184,19 @@ def _offer_row(number: int, verdict: Verdict, found: Rehearsal, served: int | No
 def place_of(number: int, found: Rehearsal) -> str:
     """Why an offer stands where it stands in the plan (`guard.policy.routing`)."""
     offer, rest = found.verdicts[number].offer, [verdict.offer for verdict in found.verdicts[number:]]
+    is_kept = any(why is StepCode.CONVERSATION_KEPT for _, why in found.left_out)
+    if is_kept and offer.model == found.verdicts[0].offer.model:
+        return _up_to("served this conversation before", offer)
     if offer.route is Route.DOWNGRADE:
         # The rules' offers come before the first choice's second one, which is bound by the hard cap only.
         is_by_rule = any(each.route is not Route.DOWNGRADE for each in rest)
         return "downgrade past the soft cap" if is_by_rule else "cheaper, where others do not fit"
     first = "first on the route" if found.asked.ask.model == AUTO else "asked for"
     name = "next on the route" if offer.route is Route.FALLBACK else first
+    return _up_to(name, offer)
+
+
+def _up_to(name: str, offer: Offer) -> str:
     return f"{name}, below the soft cap" if offer.only_below_soft else f"{name}, up to the hard cap"
 
 

@@ -30,6 +30,7 @@ from tests.factories import (
     TenantFactory,
     UserFactory,
 )
+from tests.support.history import place_call
 from tests.support.provider import Provider
 from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
 
@@ -159,6 +160,24 @@ def test_a_model_whose_provider_has_no_key_is_passed_over_as_in_a_real_call(
     assert steps == [("large", "no_provider_key"), ("other", "held"), ("other", "served")]
 
 
+def test_a_conversation_keeps_its_model_as_in_a_real_call(
+    guard_server: Callable[..., GuardServer], provider: Provider
+) -> None:
+    pair = Pair(guard_server(), provider)
+    answer, question = {"role": "assistant", "content": "Let me see."}, ASKED["messages"][0]
+    turn = {"conversationId": "c-1", "messages": [question, answer, question]}
+    with pair.server.database():
+        Breaker.objects.create(model_id="large", opened_at=timezone.now())
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    assert pair.foretold(**turn) == pair.happened(**turn) == (200, "other", "fallback", 1024)
+    with pair.server.database():
+        Breaker.objects.all().delete()
+    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    assert pair.foretold(**turn) == pair.happened(**turn) == (200, "other", "fallback", 1024)
+    begins = {**turn, "messages": [question]}
+    assert pair.foretold(**begins) == pair.happened(**begins) == (200, "large", "primary", 1024)
+
+
 # The page
 
 
@@ -239,6 +258,22 @@ def test_a_budget_of_each_customer_binds_the_customer_that_is_named(operator: Cl
         "It would be answered by small, because large's hold of 0.0026 USD would take today's budget of customer c-1 "
         "past its soft cap (0.00 of 0.0026 USD used)."
     )
+
+
+def test_a_conversation_that_is_named_goes_on_with_its_model(operator: Client, tenant: Tenant) -> None:
+    facts: Any = {"model": "other", "route": "fallback", "conversation": "c-1", "input_tokens": 2_000, "cost_ticks": 1}
+    place_call(tenant, ApiKeyFactory.create(tenant=tenant), timezone.now(), **facts)
+    assert told(operator, conversation="c-2") == "It would be answered by large, as it was asked for."
+    assert told(operator, conversation=" c-1 ") == (
+        "It would be answered by other, because another model than large served this conversation before."
+    )
+    shown = operator.get(PAGE, {"model": "auto", "prompt": "Hi", "conversation": "c-1"})
+    assert [(row["model"], row["place"]) for row in shown.context["offers"]] == [
+        ("other", "served this conversation before, below the soft cap"),
+        ("small", "downgrade past the soft cap"),
+        ("other", "served this conversation before, up to the hard cap"),
+    ]
+    assert told(operator, conversation="c-1", model="large") == "It would be answered by large, as it was asked for."
 
 
 def test_a_budget_of_each_key_binds_the_key_that_is_chosen(operator: Client, tenant: Tenant) -> None:
