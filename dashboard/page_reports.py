@@ -227,6 +227,7 @@ class Statement:
     days: list[tuple[object, Figures]]
     customers: Subjects
     savings: Savings
+    cached: CachedSaving
 
 
 def statement(tenant: Tenant, span: Span) -> Statement:
@@ -241,4 +242,5 @@ def _statement(tenant: Tenant, span: Span, mark: datetime) -> Statement:
         days=sorted(grouped(rows, "day").items()),
         customers=top_customers(tenant, span, mark, limit=20),
         savings=savings_of(tenant, span, mark),
+        cached=cached_saving(rows, span),
     )

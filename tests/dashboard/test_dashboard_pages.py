@@ -520,6 +520,16 @@ def test_a_statement_is_of_one_month_of_the_tenants_own(staff: Client, shop: Ten
     assert "Sun 1 Feb" in february
 
 
+def test_a_statement_says_what_cached_input_saved(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    at, model = timezone.now(), CatalogueModelFactory.create(id="grok-4.3")  # a token 12,500 ticks, cached 2,000
+    facts: Any = {"model": model.pk, "price_id": model.prices.get().pk, "input_tokens": 200_000_000, "cost_ticks": 1}
+    place_call(shop, key, at, **facts)
+    month = f"{at.astimezone(shop.zone):%Y-%m}"
+    assert "which saved" not in page(staff, "statement", "shop", month=month)
+    place_call(shop, key, at, **facts, cached_input_tokens=100_000_000)
+    assert "100,000,000 of them cached, which saved $105.00" in page(staff, "statement", "shop", month=month)
+
+
 @pytest.mark.parametrize("month", ["2999-01", "1999-12", "2026-13", "x", "2026-01-01"])
 def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop: Tenant, month: str) -> None:
     assert staff.get(reverse("statement", args=["shop"]), {"month": month}).status_code == 404
@@ -528,7 +538,7 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 # The number of queries
 
 MOST_QUERIES = {
-    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 28, "calls": 8, "call": 9, "statement": 14, "days_csv": 8,
+    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 28, "calls": 8, "call": 9, "statement": 16, "days_csv": 8,
     "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip
 
