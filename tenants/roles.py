@@ -22,8 +22,8 @@ CONFIGURATION = {
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]
 
 
-def create_roles(**_signal: Any) -> None:
-    """Make the groups and give them what permissions exist by now."""
+def own_permissions() -> dict[str, Q]:
+    """By role what the product gives it of itself, of the permissions that exist by now."""
     readable = Q(content_type__app_label__in=READABLE_APPS, codename__startswith="view_")
     editable = Q()
     for app_label, models in CONFIGURATION.items():
@@ -31,14 +31,18 @@ def create_roles(**_signal: Any) -> None:
     users = Q(content_type__app_label="auth", codename="view_user")
     lock_outs = Q(content_type__app_label="axes", codename__in=["view_accessattempt", "delete_accessattempt"])
     tokens = Q(content_type__app_label="tenants", codename="change_operatortoken")  # to revoke one
-    _grant("operator", readable | editable | users | tokens | lock_outs | Q(codename="read_callcontent"))
-    _grant("auditor", readable)
-    _grant("manager", Q(pk__in=[]))
+    return {
+        "operator": readable | editable | users | tokens | lock_outs | Q(codename="read_callcontent"),
+        "auditor": readable,
+        "manager": Q(pk__in=[]),
+    }
 
 
-def _grant(role: str, permissions: Q) -> None:
-    group, _ = Group.objects.get_or_create(name=role)
-    group.permissions.add(*Permission.objects.filter(permissions))
+def create_roles(**_signal: Any) -> None:
+    """Make the groups and give them their permissions."""
+    for role, permissions in own_permissions().items():
+        group, _ = Group.objects.get_or_create(name=role)
+        group.permissions.add(*Permission.objects.filter(permissions))
 
 
 def role(name: str) -> Group:

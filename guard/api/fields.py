@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,13 +11,9 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
+from spend.pricing.cost import DEAREST_PRICE_TICKS
+from tenants.exact import MOST_INTEGER, exact_decimal, instant_string, read_instant
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION, TICKS_PER_USD, ticks_from_usd, usd_string
-
-MOST_INTEGER = 2**31 - 1
-DEAREST_PRICE_TICKS = 10**9
-"""100,000 USD per million tokens: the most for which any call's cost still fits 64 bits."""
-
-PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 
 
 class Text(serializers.CharField):
@@ -56,12 +52,12 @@ class YesNo(serializers.BooleanField):
         return data
 
 
-def exact_decimal(data: Any) -> Decimal:
-    """A JSON number, or a string of plain digits such as "12.50". Raises ValidationError."""
-    is_number = isinstance(data, int | Decimal) and not isinstance(data, bool)
-    if not is_number and not (isinstance(data, str) and PLAIN_DECIMAL.fullmatch(data)):
-        raise ValidationError('must be a decimal string such as "12.50", or a number.')
-    return Decimal(data)
+def decimal_of(data: Any) -> Decimal:
+    """As `exact_decimal`. Raises ValidationError."""
+    try:
+        return exact_decimal(data)
+    except ValueError as error:
+        raise ValidationError(f"{error}.") from error
 
 
 @extend_schema_field({"type": "string", "format": "decimal", "example": "12.50"})
@@ -72,7 +68,7 @@ class Usd(serializers.Field[int, Any, str, Any]):
     most_ticks: int | None = None
 
     def to_internal_value(self, data: Any) -> int:
-        usd = exact_decimal(data)
+        usd = decimal_of(data)
         if usd < 0:
             raise ValidationError("must not be negative.")
         try:
@@ -100,7 +96,7 @@ class Share(serializers.Field[Decimal, Any, str, Any]):
     """A share of a limit: more than 0, at most 1, with at most 4 decimals."""
 
     def to_internal_value(self, data: Any) -> Decimal:
-        share = exact_decimal(data)
+        share = decimal_of(data)
         if not 0 < share <= 1:
             raise ValidationError("must be greater than 0 and at most 1.")
         if share != round(share, 4):
@@ -123,20 +119,7 @@ class Instant(serializers.DateTimeField):
         return instant
 
     def to_representation(self, value: datetime) -> str:
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-
-def read_instant(data: Any) -> datetime | None:
-    """The instant in UTC, or None for what is no RFC 3339 time of the years that Python knows."""
-    if not isinstance(data, str) or not RFC3339.fullmatch(data):
-        return None
-    try:
-        return datetime.fromisoformat(data.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+        return instant_string(value)
 
 
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)

@@ -72,6 +72,12 @@ UNFOLD: dict[str, Any] = {
                     _page("Prices", "payments", "spend.price"),
                     _page("Installation budgets", "account_balance", "tenants.budget"),
                     _page("Alert channels", "campaign", "tenants.alertchannel"),
+                    {
+                        "title": "Configuration file",
+                        "icon": "import_export",
+                        "link": reverse_lazy("configuration"),
+                        "permission": "spend.configuration.access.may_take_files",
+                    },
                 ],
             },
             {

@@ -13,6 +13,8 @@ import orjson
 BOUND_TOKENS_PER_MESSAGE = 8
 BOUND_TOKENS_PER_CALL = 16
 MOST_TOKENS = 2**31 - 1
+DEAREST_PRICE_TICKS = 10**9
+"""100,000 USD per million tokens: the most for which any call's cost still fits 64 bits."""
 DIGITS = re.compile(r"[0-9]{1,10}")
 
 

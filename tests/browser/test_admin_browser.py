@@ -81,6 +81,7 @@ ADDRESSES = [
     "/admin/tenants/tenant/shop-0001/rehearsal/",
     "/admin/tenants/tenant/stopped/rehearsal/?model=failing&max_tokens=0",
     "/admin/auth/user/second-factor/",
+    "/admin/configuration/",
     "/admin/auth/user/1/password/",
     "/admin/password_change/",
     "/admin/password_change/done/",
