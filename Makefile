@@ -5,7 +5,7 @@ MANAGE := $(BIN)/python manage.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(LOCK_ARGS)
 
-.PHONY: setup run serve test test-quick test-clients check bench screenshots lock
+.PHONY: setup run serve test test-quick test-clients test-image check bench screenshots lock
 
 setup: .venv/.development
 
@@ -49,6 +49,10 @@ NODE_CLIENTS := $(if $(shell command -v npm),tests/clients/node_modules/.install
 test-clients: .venv/.development .venv-clients/.installed $(NODE_CLIENTS)
 	GUARD_TEST_CLIENTS=required $(BIN)/python -m pytest tests/clients/test_clients.py $(PYTEST_ARGS)
 
+# Each step of the Dockerfile without Docker, and the product started from what they made.
+test-image: .venv/.development
+	$(BIN)/python -m tests.deploy.dockerfile
+
 check: export DEBUG := true
 check: export DATABASE_URL := sqlite://:memory:
 check: .venv/.development
@@ -60,6 +64,8 @@ check: .venv/.development
 	$(MANAGE) makemigrations --check --dry-run
 	$(MANAGE) check --fail-level WARNING
 	$(BIN)/djlint --check --lint --quiet $(wildcard */templates)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
 
 bench: .venv/.development
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)

@@ -1,3 +1,3 @@
 """The guard's API and the project's wiring."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
