@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 from unfold.widgets import UnfoldAdminFileFieldWidget
 
 from spend.configuration.access import may_take_files
@@ -41,6 +42,7 @@ class ShownForm(forms.Form):
     digest = forms.CharField(widget=forms.HiddenInput)
 
 
+@require_safe
 def export_file(request: HttpRequest) -> HttpResponse:
     if not may_take_files(request):
         raise PermissionDenied
