@@ -8,6 +8,7 @@ from django.contrib.messages import info, success, warning
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -86,7 +87,7 @@ def _take_in(request: HttpRequest) -> HttpResponse:
         warning(request, "Something was changed since you looked. This is what the file would change now.")
         return _page(request, form=FileForm(), plan=plan, shown=_shown(text, plan))
     if plan.changes:
-        success(request, f"{len(plan.changes)} changes were made, and are in force.")
+        success(request, f"Made and in force: {len(plan.changes)} change{pluralize(len(plan.changes))}.")
     else:
         info(request, "There was nothing to change.")
     return HttpResponseRedirect(reverse("configuration"))
