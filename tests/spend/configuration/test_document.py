@@ -11,7 +11,7 @@ from auditlog.models import LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.management import CommandError, call_command
 from django.utils import timezone
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
@@ -422,7 +422,7 @@ TENANTS = st.lists(
 
 
 class RoundTrip(TestCase):
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(TENANTS)
     def test_any_configuration_comes_out_as_it_went_in(self, tenants: list[dict[str, Any]]) -> None:
         for model_id in ("strong", "cheap", "1e5"):
