@@ -2,7 +2,7 @@
 #
 #   docker build --tag guard:0.2.0 .
 #
-# `.ci/try_dockerfile.py` runs these steps without Docker, each instruction in a directory that stands for the image.
+# `make test-image` runs these steps without Docker, each in a directory that stands for its stage.
 
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /app

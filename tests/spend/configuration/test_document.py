@@ -10,6 +10,7 @@ import pytest
 from auditlog.models import LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.management import CommandError, call_command
+from django.db.models.signals import post_save
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -291,17 +292,21 @@ def test_a_file_says_its_version(text: str) -> None:
 
 
 def test_a_failure_midway_leaves_nothing(shop: Tenant) -> None:
-    """The last statement of an import fails, here by a model that was taken away meanwhile."""
-    text = "version: 1\nbudgets: [{period: day, limit: 7}]\ntenants: [{id: acme, route: [spare]}]"
-    spare = CatalogueModelFactory.create(id="spare", price=None)
-    before = export_text(NOW)
-    plan = plan_text(text, NOW)
-    spare.delete()
+    """What listens to changes, as the trail does, fails at the last of them."""
+    text = "version: 1\nbudgets: [{period: day, limit: 7}]\ntenants: [{id: acme, name: Other}, {id: bakery}]"
+    before, revision = export_text(NOW), Revision.current()
 
-    with pytest.raises(Refused):
-        import_text(text, NOW)
-    assert plan.changes
-    assert export_text(NOW) == before
+    def fail(instance: Tenant, **_signal: Any) -> None:
+        if instance.pk == "bakery":
+            raise OSError("no room left")
+
+    post_save.connect(fail, sender=Tenant)
+    try:
+        with pytest.raises(OSError, match="no room left"):
+            import_text(text, NOW)
+    finally:
+        post_save.disconnect(fail, sender=Tenant)
+    assert (export_text(NOW), Revision.current()) == (before, revision)
 
 
 def price_now(model_id: str, now: datetime) -> Price | None:
