@@ -17,7 +17,7 @@ from guard.api.views.catalogue import (
     OpenAIModelView,
 )
 from guard.api.views.health import HealthView
-from guard.api.views.responses import KeptResponseView
+from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
 
@@ -50,7 +50,8 @@ urlpatterns = [
     path("api/capabilities/<model_id:model_id>", CapabilitiesView.as_view()),
     path("api/learned-capabilities/<int:learned_id>", LearnedCapabilityView.as_view()),
     path("v1/responses/<str:response_id>", KeptResponseView.as_view()),
-    path("v1/responses/<str:response_id>/<str:what>", KeptResponseView.as_view()),
+    path("v1/responses/<str:response_id>/input_items", InputItemsView.as_view()),
+    path("v1/responses/<str:response_id>/cancel", CancelView.as_view()),
     path("v1/models", OpenAIModelsView.as_view()),
     path("v1/models/<model_id:model_id>", OpenAIModelView.as_view()),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**PUBLIC), name="schema"),

@@ -61,11 +61,15 @@ class ChatView(AsyncAPIView):
         """The request's JSON as a call. Raises InvalidRequest naming the field."""
         raise NotImplementedError
 
+    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> Asked:
+        """The request as a call. Raises InvalidRequest naming the field or the header."""
+        return with_headers(self.read(data), request.headers)
+
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
         key = await authenticate(request, runtime)
         line_of(request).asked(data := read_body(request))
-        asked = with_headers(self.read(data), request.headers)
+        asked = await self.read_call(data, request, key, runtime)
         exchange = Exchange(request, key, asked, request_id_of(request))
         call = call_of(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
@@ -75,6 +79,9 @@ class ChatView(AsyncAPIView):
         call = replace(call, claim=claim) if claim else call
         if exchange.asked.stream:
             return await self.streamed(call, exchange, runtime)
+        return await self.answered(call, exchange, runtime)
+
+    async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         answer = await runtime.paid(converse(call, runtime))
         return json_answer(self.body(answer, exchange), headers_of(answer, exchange))
 

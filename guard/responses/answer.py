@@ -1,5 +1,6 @@
 """A chat completion as a response. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -28,8 +29,17 @@ DEFAULTS: Mapping[str, Any] = {
 """What a response repeats of its request, and what it says where the request is silent."""
 
 
+ID = re.compile(r"resp_([0-9a-f]{32})")
+
+
 def id_of(call_id: UUID) -> str:
     return f"resp_{call_id.hex}"
+
+
+def call_id_of(response_id: str) -> UUID | None:
+    """The call whose response it is; None for what is no such id."""
+    found = ID.fullmatch(response_id)
+    return UUID(found[1]) if found else None
 
 
 def created_at(call_id: UUID) -> int:
@@ -37,13 +47,14 @@ def created_at(call_id: UUID) -> int:
     return (call_id.int >> 80) // 1000
 
 
-def repeated(request: Mapping[str, Any]) -> Json:
-    """What a response says of its request."""
+def repeated(request: Mapping[str, Any], *, store: bool = False) -> Json:
+    """What a response says of its request, and whether it is kept."""
     said = {name: request[name] if request.get(name) is not None else value for name, value in DEFAULTS.items()}
     said["text"] = {"format": {"type": "text"}, **{k: v for k, v in said["text"].items() if v is not None}}
     said["tools"] = [{"parameters": None, "strict": None, **tool} for tool in said["tools"]]
     # What is left to the provider's dialect is said as it is done.
-    return {**said, "truncation": "disabled", "background": False, "previous_response_id": None, "store": False}
+    previous = request.get("previous_response_id")
+    return {**said, "truncation": "disabled", "background": False, "previous_response_id": previous, "store": store}
 
 
 def response(

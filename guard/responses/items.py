@@ -1,6 +1,7 @@
 """The items of a request's input, checked: each is refused by its place, as in `input[0].content[1].type`."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from guard.chat.request.field_checks import (
@@ -113,8 +114,11 @@ def is_message(item: Mapping[str, Any]) -> bool:
     return item.get("type") in (None, "message")
 
 
-def read_input(given: Any) -> list[dict[str, Any]]:
-    """The input as items. Raises InvalidRequest naming what of it cannot be served or priced."""
+def read_input(given: Any, before: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The input as items. Raises InvalidRequest naming what of it cannot be served or priced.
+
+    `before` are the items that it goes on from, whose calls it may answer.
+    """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
     if not isinstance(given, list) or not given:
@@ -123,7 +127,7 @@ def read_input(given: Any) -> list[dict[str, Any]]:
         raise refuse("input", f"must be at most {MOST_MESSAGES:,} items.")
     for position, item in enumerate(given):
         _check_item(item, f"input[{position}]")
-    _check_calls(given)
+    _check_calls(given, before)
     return given
 
 
@@ -137,12 +141,11 @@ def _check_item(item: Any, param: str) -> None:
     ITEMS[kind](item, param)
 
 
-def _check_calls(items: list[dict[str, Any]]) -> None:
-    called = set(_call_ids(items, "function_call"))
+def _check_calls(items: list[dict[str, Any]], before: Iterable[Mapping[str, Any]]) -> None:
+    called = {item["call_id"] for item in chain(before, items) if item.get("type") == "function_call"}
     for position, item in enumerate(items):
         if item.get("type") == "function_call_output" and item["call_id"] not in called:
-            raise refuse(f"input[{position}].call_id", f"no function_call of the input is {item['call_id'][:80]!r}.")
-
-
-def _call_ids(items: Iterable[Mapping[str, Any]], kind: str) -> Iterable[str]:
-    return (item["call_id"] for item in items if item.get("type") == kind)
+            raise refuse(
+                f"input[{position}].call_id",
+                f"no function_call of the input, or of what it goes on from, is {item['call_id'][:80]!r}.",
+            )

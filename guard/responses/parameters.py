@@ -130,6 +130,7 @@ DROPPED: dict[str, Check] = {
 OURS: dict[str, Check] = {
     "metadata": metadata,
     "model": identifier,
+    "previous_response_id": identifier,
     "store": true_or_false,
     "stream": true_or_false,
 }
@@ -142,7 +143,6 @@ REFUSED: dict[str, Check] = {
     "conversation": not_here("is not supported: such objects are kept at a provider's. Send the history as input."),
     "image": refused,
     "moderation": refused,
-    "previous_response_id": not_here("is not supported: the guard keeps no responses. Send the history as input."),
     "prompt": not_here("is not supported: templates are kept at a provider's. Send instructions and input."),
 }
 

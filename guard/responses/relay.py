@@ -1,23 +1,37 @@
 """A streamed answer, told as a response's events; kept and counted as the chat completion that it is."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from guard.chat.streaming import Relay
+from guard.chat.types import Answer
 from guard.http.errors import GuardError
 from guard.http.sse import Event
 from guard.responses.events import Events, as_bytes
 from spend.pricing.cost import Usage
 
+Json = dict[str, Any]
+
 
 class ResponseRelay(Relay):
-    def __init__(self, *args: Any, events: Events, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.events = events
+    def __init__(self, *args: Any, events: Events, keep: Callable[[Json], Awaitable[Json]], **options: Any) -> None:
+        """`keep` stores the response that a stream ended with, where it is to be, and answers it."""
+        super().__init__(*args, closing=lambda _answer: as_bytes(self.last_events), **options)
+        self.events, self.keep = events, keep
+        self.last_events: list[Json] = []
 
     def _pass_on(self, events: list[Event]) -> bytes:
         super()._pass_on(events)
         begun = [] if self.events.sequence_number else self.events.begin()
         return as_bytes(begun) + told(events, self.events)
+
+    async def _settle_once(self) -> Answer:
+        """Kept with the settlement, whether or not its client still waits: the same call may be asked for again."""
+        answer = await super()._settle_once()
+        if self.is_finished:
+            self.last_events = self.events.complete(answer.usage)
+            self.last_events[-1]["response"] = await self.keep(self.last_events[-1]["response"])
+        return answer
 
     def _usage(self) -> Usage | None:
         """What was billed; None where its settlement is still to be written."""

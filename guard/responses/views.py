@@ -1,44 +1,75 @@
 """`POST /v1/responses`: parse, have it served as any chat call, shape the answer."""
 
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
+from guard.call import ChatCall
 from guard.chat.endpoints import ChatView, Exchange, headers_of
-from guard.chat.request.reader import Asked, read_completion
+from guard.chat.flow import converse
+from guard.chat.request.reader import Asked, read_completion, with_headers
 from guard.chat.streaming import Relay
 from guard.chat.types import Answer, Opened
-from guard.http.errors import GuardError
+from guard.http.async_view import json_answer
+from guard.http.errors import GuardError, refuse
 from guard.http.sse import Splitter
+from guard.policy.snapshot import KeyPolicy
 from guard.responses.answer import repeated, response_of
 from guard.responses.events import Events, as_bytes
 from guard.responses.items import read_input
+from guard.responses.memory import NO_MEMORY, PARAM, Memory, keep, recall
 from guard.responses.parameters import check_parameters
 from guard.responses.relay import ResponseRelay, told
 from guard.responses.request import CHAT_NAMES, chat_request
+from guard.telemetry.content_capture import keeps_content
 from guard.worker.runtime import Runtime
+
+Json = dict[str, Any]
 
 ADAPTED_HEADER = "X-Guard-Adapted"
 
 
 @dataclass(frozen=True, slots=True)
 class AskedResponse(Asked):
-    repeated: dict[str, Any] = field(default_factory=dict)
+    repeated: Json = field(default_factory=dict)
     """What the response says of its request."""
+    input: list[Json] = field(default_factory=list)
+    memory: Memory = NO_MEMORY
+    """What it goes on from."""
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.repeated["store"])
 
 
-def read_response(body: Any) -> AskedResponse:
-    """Raises InvalidRequest naming the field."""
-    check_parameters(body)
-    asked = read_completion(chat_request(body, read_input(body.get("input"))))
+def read_response(body: Any, memory: Memory = NO_MEMORY, *, keeps: bool = False) -> AskedResponse:
+    """A request whose parameters are checked; `keeps` is whether the tenant does. Raises InvalidRequest."""
+    given = read_input(body.get("input"), memory.items)
+    asked = read_completion(chat_request(body, memory.then(given)))
     facts = {name: getattr(asked, name) for name in Asked.__slots__}
-    return AskedResponse(**facts, repeated=repeated(body))
+    is_kept = keeps and body.get("store") is not False
+    return AskedResponse(**facts, repeated=repeated(body, store=is_kept), input=given, memory=memory)
+
+
+def going_on(asked: AskedResponse) -> AskedResponse:
+    """Customer and conversation of the response before it, where the request names none. Raises InvalidRequest."""
+    before = asked.memory
+    if before.customer and asked.customer not in ("", before.customer):
+        raise refuse(PARAM, "was answered to another customer than this request names.")
+    customer, conversation = asked.customer or before.customer, asked.conversation or before.conversation
+    return replace(asked, customer=customer, conversation=conversation)
 
 
 class ResponsesEndpoint(ChatView):
-    def read(self, data: Any) -> Asked:
-        return read_response(data)
+    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> Asked:
+        check_parameters(data)
+        previous = data.get(PARAM)
+        memory = NO_MEMORY if previous is None else await recall(previous, key.tenant, runtime)
+        asked = read_response(data, memory, keeps=keeps_content(key.tenant))
+        return going_on(with_headers(asked, request.headers))
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:
         try:
@@ -49,7 +80,15 @@ class ResponsesEndpoint(ChatView):
             answered.headers[ADAPTED_HEADER] = ",".join(map(our_name, adapted.split(",")))
         return answered
 
-    def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
+    async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
+        async def serve() -> tuple[Json, Answer]:
+            answer = await converse(call, runtime)
+            return await keeper(call, exchange, runtime)(self.body(answer, exchange)), answer
+
+        body, answer = await runtime.paid(serve())
+        return json_answer(body, headers_of(answer, exchange))
+
+    def body(self, answer: Answer, exchange: Exchange) -> Json:
         assert answer.call_id  # noqa: S101
         assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
         return response_of(answer.call_id, answer.model, exchange.asked.repeated, answer.completion, answer.usage)
@@ -62,8 +101,8 @@ class ResponsesEndpoint(ChatView):
             runtime,
             path=exchange.request.path,
             show_usage=False,
-            closing=lambda answer: as_bytes(events.complete(answer.usage)),
             events=events,
+            keep=keeper(opened.progress.call, exchange, runtime),
         )
 
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
@@ -78,6 +117,17 @@ class ResponsesEndpoint(ChatView):
     def _events(self, call_id: Any, model: str, exchange: Exchange) -> Events:
         assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
         return Events(call_id, model, exchange.asked.repeated)
+
+
+def keeper(call: ChatCall, exchange: Exchange, runtime: Runtime) -> Callable[[Json], Awaitable[Json]]:
+    return partial(_keep, call, exchange, runtime)
+
+
+async def _keep(call: ChatCall, exchange: Exchange, runtime: Runtime, response: Json) -> Json:
+    """The response, once it is kept where it is to be."""
+    asked = exchange.asked
+    assert isinstance(asked, AskedResponse)  # noqa: S101
+    return await keep(asked.memory.turn(asked.input, response), call, runtime) if asked.is_kept else response
 
 
 def our_name(name: str) -> str:

@@ -26,14 +26,16 @@ class BoundedQueue(Queue[Item]):
         self.most_bytes, self.bytes_queued = most_bytes, 0
         self.logger, self.dropped_line, self.dropped = logger, dropped_line, 0
 
-    def offer(self, item: Item) -> None:
-        """Queue the item, or drop it. Neither waits nor raises."""
+    def offer(self, item: Item) -> bool:
+        """Queue the item, or drop it; whether it is queued. Neither waits nor raises."""
         try:
             self.put_nowait(item)
+            return True
         except Full:
             self.dropped += 1
             if self.dropped.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …
                 self.logger.warning(self.dropped_line, self.dropped)
+            return False
 
     def _put(self, item: Item) -> None:
         """Called by Queue under its lock, as `_get` is."""

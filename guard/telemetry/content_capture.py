@@ -3,25 +3,30 @@
 A served call only puts what was said into the queue, which takes microseconds and cannot fail.  The
 thread encrypts and stores it, some calls at a time.  What the database does not take is lost, and
 said so in the log, without a word of it: a record to read is worth less than the calls themselves.
+
+A response that its client may go on with by its id takes the same way, a column of the same row; only
+that its call waits to hear whether it is stored, so that the client can use the id at once.
 """
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import close_old_connections, connection, transaction
 
 from guard.call import ChatCall
-from guard.policy.snapshot import TenantPolicy
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import body_of
 from spend.models import Call, CallContent
 from spend.privacy.encryption import can_encrypt, encrypt
+from spend.privacy.stored_content import KeepsContent
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +38,58 @@ STOP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class OfACall:
+    """What is kept of a call, in a column of its row."""
+
     call_id: UUID
     customer: str
     conversation: str
-    messages: Any
-    completion: Mapping[str, Any]
-    size: int = 0
+
+    column: ClassVar[str]
 
     def is_of(self, call: Call) -> bool:
         """Whether the call's row still names who said it."""
         return (call.customer, call.conversation) == (self.customer, self.conversation)
 
+    def plain(self) -> bytes:
+        raise NotImplementedError
 
-def keeps_content(tenant: TenantPolicy) -> bool:
+    def tell(self, *, is_stored: bool) -> None:
+        """Whoever waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said(OfACall):
+    messages: Any
+    completion: Mapping[str, Any]
+    size: int = 0
+
+    column = "body"
+
+    def plain(self) -> bytes:
+        return body_of(self.messages, self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Response(OfACall):
+    packed: bytes
+    """As `spend.privacy.responses` packs it."""
+    stored: "Future[bool]" = field(default_factory=Future)
+
+    column = "response"
+
+    @property
+    def size(self) -> int:
+        return len(self.packed)
+
+    def plain(self) -> bytes:
+        return self.packed
+
+    def tell(self, *, is_stored: bool) -> None:
+        self.stored.set_result(is_stored)
+
+
+def keeps_content(tenant: KeepsContent) -> bool:
     return tenant.content_days > 0 and can_encrypt()
 
 
@@ -55,7 +98,7 @@ class Contents:
 
     def __init__(self) -> None:
         line = "what was said in %d calls was dropped: its queue is full"
-        self.queue: BoundedQueue[Said] = BoundedQueue(MOST_QUEUED, MOST_QUEUED_BYTES, logger, line)
+        self.queue: BoundedQueue[Said | Response] = BoundedQueue(MOST_QUEUED, MOST_QUEUED_BYTES, logger, line)
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, name="contents", daemon=True)
 
@@ -80,6 +123,14 @@ class Contents:
         size = size_of(messages, completion)
         self.queue.offer(Said(caller.call_id, caller.customer, caller.conversation, messages, completion, size))
 
+    def keep_response(self, call: ChatCall, packed: bytes) -> "Future[bool]":
+        """Queue a response of a call that is settled; whether it was stored. Neither waits nor raises."""
+        caller = call.caller
+        response = Response(caller.call_id, caller.customer, caller.conversation, packed)
+        if not self.queue.offer(response):
+            response.tell(is_stored=False)
+        return response.stored
+
     def _run(self) -> None:
         try:
             while not (self.stopping.is_set() and self.queue.empty()):
@@ -88,8 +139,8 @@ class Contents:
         finally:
             connection.close()
 
-    def _next(self) -> list[Said]:
-        some: list[Said] = []
+    def _next(self) -> list[Said | Response]:
+        some: list[Said | Response] = []
         try:
             some.append(self.queue.get(timeout=POLL_S))
             while len(some) < MOST_AT_ONCE:
@@ -99,37 +150,48 @@ class Contents:
         return some
 
 
-def _store_safely(some: list[Said]) -> None:
+def _store_safely(some: list[Said | Response]) -> None:
     close_old_connections()
+    stored: set[UUID] = set()
     try:
-        store(some)
+        stored = store(some)
     except Exception as error:  # noqa: BLE001  only its kind is told: its text may show what was said
         logger.warning("what was said in %d calls was not stored: %s", len(some), type(error).__name__)
         connection.close()
+    finally:
+        for each in some:
+            each.tell(is_stored=each.call_id in stored)
 
 
-def store(some: Iterable[Said]) -> None:
-    """Encrypt and store what was said in calls. Raises django.db.Error; then none of it is stored.
+def store(some: Iterable[OfACall]) -> set[UUID]:
+    """Encrypt and store what was said in calls; of which. Raises django.db.Error; then none of it is stored.
 
     Left out is what the tenant does not keep any more, and what a customer said who was erased
     meanwhile: the call's row then has another name, or is locked by the erasure, which deletes what
     was said after it has renamed the calls.
     """
-    said = {each.call_id: each for each in some}
-    sealed = {call_id: encrypt(body_of(each.messages, each.completion)) for call_id, each in said.items()}
+    sealed = [(each, encrypt(each.plain())) for each in some]
     with transaction.atomic():
-        calls = Call.objects.select_for_update(skip_locked=True, of=("self",)).filter(
-            pk__in=said, tenant__content_days__gt=0
+        locked = Call.objects.select_for_update(skip_locked=True, of=("self",)).filter(
+            pk__in={each.call_id for each, _ in sealed}, tenant__content_days__gt=0
         )
-        CallContent.objects.bulk_create(_row(call, sealed[call.id]) for call in calls if said[call.id].is_of(call))
+        calls, rows = {call.id: call for call in locked}, defaultdict[str, list[CallContent]](list)
+        for each, text in sealed:
+            if (call := calls.get(each.call_id)) and each.is_of(call):
+                rows[each.column].append(_row(call, **{each.column: text}))
+        for column, those in rows.items():
+            CallContent.objects.bulk_create(
+                those, update_conflicts=True, update_fields=[column], unique_fields=["call_id"]
+            )
+    return {row.call_id for those in rows.values() for row in those}
 
 
-def _row(call: Call, body: str) -> CallContent:
+def _row(call: Call, **columns: str) -> CallContent:
     return CallContent(
         call_id=call.id,
         tenant_id=call.tenant_id,
         customer=call.customer,
         conversation=call.conversation,
         at=call.at,
-        body=body,
+        **columns,
     )

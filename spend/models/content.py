@@ -9,7 +9,9 @@ from tenants.models import Tenant
 class CallContent(models.Model):
     """What was said in a served call, encrypted; kept for the tenant's `content_days`.
 
-    `body` is sealed JSON: `{"messages": …, "answer": [choice, …]}`, each cut where it is very long.
+    `body` is sealed JSON: `{"messages": …, "answer": [choice, …]}`, each cut where it is very long. `response` is of a
+    call that can be gone on with by its response's id, uncut: see `spend.privacy.responses`. Either may be empty, as
+    each is written by itself.
     """
 
     call_id = models.UUIDField(primary_key=True)
@@ -18,6 +20,8 @@ class CallContent(models.Model):
     conversation = models.CharField(max_length=255, blank=True)
     at = models.DateTimeField()
     body = models.TextField()
+    # By an older guard, which may run on while this column is added, it is left out.
+    response = models.TextField(blank=True, default="", db_default="")
 
     class Meta:
         # Auditors may see whatever can be viewed, but not this.

@@ -6,7 +6,7 @@ pseudonym, which is random: nobody can work it out from the name, nor the name f
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -28,6 +28,7 @@ from spend.models import (
 )
 from spend.names import tidy
 from spend.privacy.conversations import Conversations
+from spend.privacy.responses import unpacked_if_readable
 from spend.privacy.stored_content import answer_if_readable, said_if_readable
 from tenants.models import Scope
 
@@ -84,6 +85,8 @@ def export(customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, row
     for content in chain(customer.contents().order_by("at").iterator(100), conversations.contents()):
         yield "contents", {"call_id": content.call_id, "at": content.at, "said": said_if_readable(content)}
+        if response := unpacked_if_readable(content):
+            yield "responses", {"call_id": content.call_id, "at": content.at, "response": asdict(response)}
     for call in chain(customer.answers().iterator(100), conversations.answers()):
         yield "answers", {"call_id": call.call_id, "at": call.claimed_at, "answer": answer_if_readable(call)}
 

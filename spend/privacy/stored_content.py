@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -13,16 +13,32 @@ from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, decrypt
 from tenants.models import Tenant
 
 MOST_AT_ONCE = 500
-ENCRYPTED_COLUMNS: list[tuple[type[Model], str]] = [(CallContent, "body"), (IdempotentCall, "answer")]
+ENCRYPTED_COLUMNS: list[tuple[type[Model], str]] = [
+    (CallContent, "body"),
+    (CallContent, "response"),
+    (IdempotentCall, "answer"),
+]
 
 
-def kept(tenant: Tenant, now: datetime) -> QuerySet[CallContent]:
+class KeepsContent(Protocol):
+    """A tenant, as its row or as the policy has it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def content_days(self) -> int: ...
+
+
+def kept(tenant: KeepsContent, now: datetime) -> QuerySet[CallContent]:
     """What is not too old, by the tenant's present `content_days`, whether or not the rest is deleted yet."""
-    return CallContent.objects.filter(tenant=tenant, at__gt=now - timedelta(days=tenant.content_days))
+    return CallContent.objects.filter(tenant_id=tenant.id, at__gt=now - timedelta(days=tenant.content_days))
 
 
 def said_in(content: CallContent) -> dict[str, Any]:
     """`messages` and `answer`, as `guard.telemetry.transcript` has cut them. Raises UnreadableError."""
+    if not content.body:  # it found no place in the queue, or a kept response came before it
+        return {"messages": [], "answer": []}
     said: dict[str, Any] = orjson.loads(decrypt(content.body))
     return said
 

@@ -2,8 +2,8 @@
 
 A script tries each of its scenarios against the guard at GUARD_URL and prints what the client saw, as JSON,
 in its last line.
-GUARD_KEYS has the keys of four tenants: `open` has money, `soft` is past its soft cap, `stopped` at its hard
-cap, and the providers of `down` are.
+GUARD_KEYS has the keys of five tenants: `open` has money, `keeps` too, and keeps what is said, `soft` is past its
+soft cap, `stopped` at its hard cap, and the providers of `down` are.
 """
 
 import asyncio

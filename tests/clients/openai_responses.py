@@ -56,6 +56,21 @@ def structured() -> dict[str, Any]:
     return {"parsed": type(answer.output_parsed).__name__, "content": again.output_text}
 
 
+def memory() -> dict[str, Any]:
+    """A tool's result that says nothing of the call, then a stream; the history is the guard's."""
+    client = client_of("keeps")
+    asked = client.responses.create(model="auto", input=TOOL_QUESTION, tools=[FUNCTION])
+    (call,) = asked.output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": get_weather("Oslo")}
+    answer = client.responses.create(model="auto", input=[result], tools=[FUNCTION], previous_response_id=asked.id)
+    with client.responses.stream(model="auto", input=QUESTION, previous_response_id=answer.id) as events:
+        last = events.get_final_response()
+    kept = client.responses.retrieve(last.id)
+    items = client.responses.input_items.list(answer.id)
+    client.responses.delete(last.id)
+    return {"content": answer.output_text, "again": kept.output_text, "items": [item.type for item in items]}
+
+
 def downgrade() -> dict[str, Any]:
     response = client_of("soft").responses.with_raw_response.create(model="auto", input=QUESTION)
     return {"model": response.parse().model, "route": response.headers["x-guard-route"]}
@@ -74,4 +89,4 @@ def outage() -> None:
 
 
 if __name__ == "__main__":
-    report(chat, stream, stream_helper, tools, structured, downgrade, stop, stop_stream, outage)
+    report(chat, stream, stream_helper, tools, structured, memory, downgrade, stop, stop_stream, outage)

@@ -54,7 +54,7 @@ def skip_unless_installed(command: str) -> None:
 
 @dataclass(frozen=True)
 class Shop:
-    """A running guard and four tenants: one has money, two are past a cap, and the providers of one are down."""
+    """A running guard and five tenants: two have money, two are past a cap, and the providers of one are down."""
 
     server: GuardServer
     keys: dict[str, str]
@@ -84,7 +84,7 @@ class Shop:
 
 @pytest.fixture
 def shop(guard_server: Callable[..., GuardServer], provider: Provider) -> Shop:
-    server = guard_server(start=False)
+    server = guard_server(start=False, CONTENT_KEYS="MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
     keys = {}
     with server.database():
         dear, cheap = (
@@ -92,8 +92,9 @@ def shop(guard_server: Callable[..., GuardServer], provider: Provider) -> Shop:
             CatalogueModelFactory.create(id="cheap", price__tier__input_ticks=10, price__tier__output_ticks=10),
         )
         broken = CatalogueModelFactory.create(id="broken")
-        for name in ("open", "soft", "stopped", "down"):
-            keys[name] = ApiKeyFactory.create(tenant=TenantFactory.create(id=name)).secret
+        for name in ("open", "keeps", "soft", "stopped", "down"):
+            tenant = TenantFactory.create(id=name, content_days=30 if name == "keeps" else 0)
+            keys[name] = ApiKeyFactory.create(tenant=tenant).secret
             RouteStepFactory.create(tenant_id=name, model=broken if name == "down" else dear)
         BudgetFactory.create(tenant_id="soft", soft_cap=Decimal("0.0001"))
         DowngradeRuleFactory.create(tenant_id="soft", to_model=cheap)
@@ -131,6 +132,10 @@ def check_answers(seen: dict[str, Any]) -> None:
     assert seen["stream"].get("models", ["dear"]) == ["dear"]
     assert seen["tools"]["content"].startswith(LOOKED_UP), seen
     assert seen.get("structured", {}).get("parsed", "Order") == "Order", seen
+    if memory := seen.get("memory"):
+        assert memory["content"].startswith(LOOKED_UP), seen
+        assert memory["again"].startswith("[demo]"), seen
+        assert memory.get("items", ["function_call_output"]) == ["function_call_output"]
     assert seen["downgrade"].get("model", "cheap") == "cheap", seen
     assert seen["downgrade"].get("route", "downgrade") == "downgrade"
 

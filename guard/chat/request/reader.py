@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, tokens, true_or_false
 from guard.chat.request.messages import as_sent, check_messages, count_images, taken_back, without_images
@@ -110,10 +110,11 @@ def _asked(
     )
 
 
+AskedCall = TypeVar("AskedCall", bound=Asked)
 CUSTOMER_HEADER, CONVERSATION_HEADER = "X-Guard-Customer", "X-Guard-Conversation"
 
 
-def with_headers(asked: Asked, headers: Mapping[str, str]) -> Asked:
+def with_headers(asked: AskedCall, headers: Mapping[str, str]) -> AskedCall:
     """Customer and conversation named by headers, for clients that can't set them in the body.
 
     Raises InvalidRequest where a header is no id, or its body says otherwise.

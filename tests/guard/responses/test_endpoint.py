@@ -152,7 +152,7 @@ def test_no_response_is_kept(agent: Agent, client: OpenAI) -> None:
         client.responses.cancel,
         client.responses.input_items.list,
     ):
-        with pytest.raises(openai.NotFoundError, match="the guard keeps none"):
+        with pytest.raises(openai.NotFoundError, match="keeps no conversations"):
             asking("resp_1")
     assert agent.server.client.get("/v1/responses/resp_1").status_code == 401
     with pytest.raises(openai.BadRequestError) as raised:

@@ -17,6 +17,7 @@ from guard.responses import parameters
 from guard.responses.answer import id_of, output_of, repeated, response_of
 from guard.responses.events import Events
 from guard.responses.items import read_input
+from guard.responses.parameters import check_parameters
 from guard.responses.request import messages_of
 from guard.responses.views import AskedResponse, in_our_names, our_name, read_response
 from spend.pricing.cost import Usage
@@ -29,7 +30,9 @@ Json = dict[str, Any]
 
 
 def asked(**request: Any) -> AskedResponse:
-    return read_response({"model": "auto", "input": "Hello", **request})
+    body = {"model": "auto", "input": "Hello", **request}
+    check_parameters(body)
+    return read_response(body)
 
 
 def refusal(**request: Any) -> InvalidRequest:

@@ -342,7 +342,7 @@ def test_what_is_stored_during_an_erasure_is_left_out(tenant: Tenant, call: Call
     assert CallContent.objects.filter(customer="ann").exists() is not is_guarded
 
 
-def run_beside(work: Callable[[], None], tenant: Tenant) -> None:
+def run_beside(work: Callable[[], object], tenant: Tenant) -> None:
     """An erasure that is done but not committed, and `work` on a connection of its own meanwhile."""
     from concurrent.futures import ThreadPoolExecutor
 
