@@ -24,13 +24,14 @@ from django.http import HttpResponseBase  # noqa: E402
 
 from guard.chat.streaming import Relay, Streamed  # noqa: E402
 from guard.chat.urls import CHAT_VIEWS  # noqa: E402
+from guard.embeddings.urls import EMBEDDINGS_VIEWS  # noqa: E402
 from guard.http.error_pages import bad_request  # noqa: E402
 from guard.http.errors import GuardError, envelope  # noqa: E402
 from guard.http.request_body import read_body, replayed  # noqa: E402
 from guard.responses.urls import RESPONSES_VIEWS  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402
 
-ASYNC_VIEWS = {**CHAT_VIEWS, **RESPONSES_VIEWS}
+ASYNC_VIEWS = {**CHAT_VIEWS, **EMBEDDINGS_VIEWS, **RESPONSES_VIEWS}
 
 USAGE_WAIT_S = 1.0
 

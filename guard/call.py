@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from guard.http.request_log import Line
 from guard.policy.routing import Ask
@@ -29,3 +29,23 @@ class ChatCall:
     pace: Pace = field(default_factory=Pace)
     context: Mapping[str, str] = field(default_factory=dict)
     line: Line = field(default_factory=Line)
+
+    operation: ClassVar[str] = "chat"
+    """As OpenTelemetry names it."""
+    address: ClassVar[str] = "/chat/completions"
+    """Under the provider's base URL."""
+
+    def payload(self, fitted: Mapping[str, Any], upstream_name: str, max_tokens: int) -> dict[str, Any]:
+        """The provider's request, of one that is made fit for its model."""
+        return {**fitted, "model": upstream_name, "max_completion_tokens": max_tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingCall(ChatCall):
+    """A call for vectors of its inputs, which has no messages and no maximum."""
+
+    operation = "embeddings"
+    address = "/embeddings"
+
+    def payload(self, fitted: Mapping[str, Any], upstream_name: str, max_tokens: int) -> dict[str, Any]:
+        return {**fitted, "model": upstream_name}

@@ -16,6 +16,7 @@ urlpatterns = [
     path("admin/configuration/export/", admin.site.admin_view(export_file), name="configuration_export"),
     path("admin/", admin.site.urls),
     path("", include("guard.chat.urls")),
+    path("", include("guard.embeddings.urls")),
     path("", include("guard.responses.urls")),
     path("", include("guard.api.urls")),
     re_path(API_ADDRESSES, no_such_address),

@@ -159,6 +159,11 @@ FAMILIES: tuple[tuple[str, Capabilities], ...] = (
 )
 
 
+def is_embedding_family(name: str) -> bool:
+    """By the provider's name of a model: all that make embeddings have it in theirs."""
+    return "embed" in name.lower()
+
+
 def of_family(name: str) -> Capabilities:
     """By the provider's name of a model, with or without an account's or a vendor's before a slash."""
     bare = name.rpartition("/")[2]

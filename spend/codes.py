@@ -96,6 +96,7 @@ class StepCode(Worded):
         "For {model} the request was made fit: what it refuses and doesn't change the meaning was left out or mapped.",
     )
     REJECTED = "rejected", "{model} refused the request as it was, so another one was tried."
+    NO_CHAT = "no_chat", "{model} was passed over: it makes embeddings, and no chat."
     NO_TOOLS = "no_tools", "{model} was passed over: it does not call functions as this request wants it."
     NO_JSON_SCHEMA = "no_json_schema", "{model} was passed over: it does not answer by a JSON schema."
     NO_IMAGES = "no_images", "{model} was passed over: it takes no images."

@@ -55,7 +55,7 @@ CALL = with_a({"type": only("function_call"), "call_id": TEXT, "name": TEXT, "ar
 RESULT = closed(
     {
         "type": only("function_call_output"),
-        "call_id": {**TEXT, "description": "That of a function_call in the input."},
+        "call_id": {**TEXT, "description": "That of a function_call in the input, or in what it goes on from."},
         "output": one_of(TEXT, list_of(closed({"type": only("input_text"), "text": TEXT}))),
     },
     {"id": TEXT, "status": TEXT, "name": TEXT},
@@ -76,7 +76,8 @@ PARAMETERS: Schema = {
     "max_output_tokens": TOKENS,
     "max_tool_calls": WHOLE_NUMBER,
     "reasoning": closed({}, {"effort": IDENTIFIER, "summary": TEXT}),
-    "store": {**YES_NO, "description": "No response is kept; the answer says false."},
+    "previous_response_id": {**IDENTIFIER, "description": "Of a response that is kept, which this one goes on from."},
+    "store": {**YES_NO, "description": "Whether it is kept, where the tenant keeps any; the answer says so."},
     "stream_options": closed({}, {"include_obfuscation": YES_NO}),
     "text": closed(
         {},

@@ -350,6 +350,7 @@ class CapabilitiesSerializer(StrictSerializer):
     thinks_within_maximum = YesNo(
         required=False, help_text="Whether its reasoning counts against the maximum of output tokens."
     )
+    makes_embeddings = YesNo(required=False, help_text="Whether it serves /v1/embeddings, for any tenant, and no chat.")
     learned = LearnedCapabilitySerializer(many=True, read_only=True)
 
 

@@ -6,7 +6,7 @@ from django.urls import path, re_path, register_converter
 from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from guard.api import chat_schema, responses_schema  # noqa: F401  their views are the chat endpoints' in the document
+from guard.api import chat_schema, embeddings_schema, responses_schema  # noqa: F401  their views are the chat endpoints' in the document
 from guard.api.views.budgets import BudgetsView, OwnBudgetView
 from guard.api.views.catalogue import (
     CapabilitiesView,

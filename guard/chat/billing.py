@@ -106,7 +106,9 @@ def counted_usage(sent: Sent, texts: Iterable[str]) -> Usage:
 
 
 def count_prompt(body: Mapping[str, Any]) -> int:
-    """The tokens of a provider's request, but for its images'."""
+    """The tokens of a provider's request, but for its images'; of embeddings some inputs are tokens already."""
+    if "messages" not in body:
+        return sum(count_tokens(each) if isinstance(each, str) else len(each) for each in body["input"])
     messages = ["\n".join(texts_in(message)) for message in without_images(body["messages"])]
     schemas = [orjson.dumps(body[name]).decode() for name in IN_THE_PROMPT if name in body]
     return sum(map(count_tokens, [*messages, *schemas])) + TOKENS_PER_MESSAGE * len(messages)

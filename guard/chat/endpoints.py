@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import Error
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -23,7 +23,7 @@ from guard.http.errors import Forbidden, InvalidRequest, LedgerUnavailable
 from guard.http.request_ids import context_of, line_of, request_id_of
 from guard.http.sse import DONE, encode
 from guard.policy.budget_status import BudgetStatus
-from guard.policy.snapshot import KeyPolicy, Policy
+from guard.policy.snapshot import KeyPolicy, ModelPolicy, Policy
 from guard.providers.deltas import text_of
 from guard.worker.runtime import Runtime
 from spend.ids import new_id
@@ -33,6 +33,8 @@ from tenants.models import KEY_PREFIX, digest_of
 from tenants.money import usd_string
 
 MOST_KEY_LENGTH = 255
+
+AnyCall = TypeVar("AnyCall", bound=ChatCall)
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +67,20 @@ class ChatView(AsyncAPIView):
         """The request as a call. Raises InvalidRequest naming the field or the header."""
         return with_headers(self.read(data), request.headers)
 
+    def call(self, exchange: Exchange, policy: Policy) -> ChatCall:
+        """The call, once the tenant and the model it names are allowed. Raises Forbidden or InvalidRequest."""
+        if exchange.asked.tenant_id not in (None, exchange.key.tenant.id):
+            raise Forbidden("This key belongs to another tenant.")
+        check_model(exchange.asked.ask.model, exchange.key, policy)
+        return call_of(exchange, ChatCall)
+
     async def exchange(self, request: HttpRequest) -> HttpResponseBase:
         runtime = runtime_of(request)
         key = await authenticate(request, runtime)
         line_of(request).asked(data := read_body(request))
         asked = await self.read_call(data, request, key, runtime)
         exchange = Exchange(request, key, asked, request_id_of(request))
-        call = call_of(exchange, runtime.policy)
+        call = self.call(exchange, runtime.policy)
         claim = await claim_key(request, call, runtime)
         if isinstance(claim, Answer):
             line_of(request).replayed(claim.model, str(claim.route))
@@ -164,11 +173,15 @@ class CompletionsEndpoint(ChatView):
         return await self.exchange(request)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
-        """The provider's body, naming the catalogue's model; its own figures of cost may have to go."""
-        body = {**answer.completion, "model": answer.model}
-        if exchange.hides_money and "usage" in body:
-            body["usage"] = tokens_only(body["usage"])
-        return body
+        return as_provided(answer, exchange)
+
+
+def as_provided(answer: Answer, exchange: Exchange) -> dict[str, Any]:
+    """The provider's body, naming the catalogue's model; its own figures of cost may have to go."""
+    body = {**answer.completion, "model": answer.model}
+    if exchange.hides_money and "usage" in body:
+        body["usage"] = tokens_only(body["usage"])
+    return body
 
 
 def runtime_of(request: HttpRequest) -> Runtime:
@@ -199,12 +212,9 @@ async def find_key(secret: str, runtime: Runtime) -> KeyPolicy | None:
     return runtime.policy.keys.get(digest)
 
 
-def call_of(exchange: Exchange, policy: Policy) -> ChatCall:
-    """The call, once the tenant and the model it names are allowed. Raises Forbidden or InvalidRequest."""
+def call_of(exchange: Exchange, kind: type[AnyCall]) -> AnyCall:
+    """The call, whose model is checked already."""
     asked, key, tenant = exchange.asked, exchange.key, exchange.key.tenant
-    if asked.tenant_id not in (None, tenant.id):
-        raise Forbidden("This key belongs to another tenant.")
-    check_model(asked.ask.model, key, policy)
     caller = Caller(
         call_id=new_id(),
         request_id=exchange.request_id,
@@ -214,7 +224,7 @@ def call_of(exchange: Exchange, policy: Policy) -> ChatCall:
         conversation=asked.conversation,
         requested_model=tenant.route[0] if asked.ask.model == AUTO else asked.ask.model,
     )
-    return ChatCall(
+    return kind(
         caller,
         tenant,
         asked.ask,
@@ -228,13 +238,24 @@ def call_of(exchange: Exchange, policy: Policy) -> ChatCall:
 def check_model(name: str, key: KeyPolicy, policy: Policy) -> None:
     if name == AUTO:
         return
+    model = enabled_model(name, policy)
+    if model.makes_embeddings:
+        raise InvalidRequest(f"model: {name!r} makes embeddings: call it at /v1/embeddings.", param="model")
+    if name not in key.tenant.models:
+        raise Forbidden(f"The model {name!r} is not on this tenant's route.")
+    check_price(model)
+
+
+def enabled_model(name: str, policy: Policy) -> ModelPolicy:
     model = policy.models.get(name)
     if model is None or not model.is_enabled:
         raise InvalidRequest(f"model: {name!r} is not a model of this guard.", param="model")
-    if name not in key.tenant.models:
-        raise Forbidden(f"The model {name!r} is not on this tenant's route.")
+    return model
+
+
+def check_price(model: ModelPolicy) -> None:
     if model.price_at(timezone.now()) is None:
-        raise InvalidRequest(f"model: {name!r} has no price, so it cannot be called.", param="model")
+        raise InvalidRequest(f"model: {model.id!r} has no price, so it cannot be called.", param="model")
 
 
 async def claim_key(request: HttpRequest, call: ChatCall, runtime: Runtime) -> Claim | Answer | None:

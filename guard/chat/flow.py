@@ -50,13 +50,19 @@ if TYPE_CHECKING:
 LATE_LEDGER = "A model was called, but the ledger is late. What it cost will be settled."
 
 
-async def converse(call: ChatCall, runtime: Runtime) -> Answer:
+async def complete(
+    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
+) -> dict[str, Any]:
+    return await provider.complete(payload, headers, wait_s)
+
+
+async def converse(call: ChatCall, runtime: Runtime, send: Send[dict[str, Any]] = complete) -> Answer:
     """Serve `call` from the first model on its route that the budget and the providers allow.
 
     Raises a GuardError; then the call's record says why.
     """
-    hold, completion, progress = await first_to_serve(call, runtime, _complete)
-    texts = list(texts_in([choice["message"] for choice in completion["choices"]]))
+    hold, completion, progress = await first_to_serve(call, runtime, send)
+    texts = list(texts_in([choice["message"] for choice in completion.get("choices", ())]))
     bill = await bill_of(completion.get("usage"), texts, sent_under(hold, progress, runtime), hold.reserved, progress)
     try:
         return await settle(hold, bill, completion, progress, runtime)
@@ -71,12 +77,6 @@ async def open_stream(call: ChatCall, runtime: Runtime) -> Opened:
     """Like `converse`, up to the first event of the provider's stream. Raises a GuardError."""
     hold, stream, progress = await first_to_serve(call, runtime, _stream)
     return Opened(stream, hold, progress, sent_under(hold, progress, runtime))
-
-
-async def _complete(
-    provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
-) -> dict[str, Any]:
-    return await provider.complete(payload, headers, wait_s)
 
 
 async def _stream(
@@ -198,11 +198,7 @@ async def attempt(hold: Hold, progress: CallProgress, runtime: Runtime, send: Se
         raise Failed(FailureCode.CIRCUIT_OPEN)
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
     progress.adapted = made_fit(progress, model, chosen=progress.call.ask.model != offer.model)
-    payload = {
-        **progress.adapted.body,
-        "model": model.upstream_name,
-        "max_completion_tokens": hold.reserved.max_tokens,
-    }
+    payload = progress.call.payload(progress.adapted.body, model.upstream_name, hold.reserved.max_tokens)
     if progress.adapted.names:
         progress.note(offer.model, StepCode.ADAPTED, parameters=", ".join(progress.adapted.names))
     with progress.trace.sending(hold.reserved, payload):

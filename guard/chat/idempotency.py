@@ -25,6 +25,8 @@ from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, can_enc
 from spend.retention.replays import KEPT
 
 FIELDS = tuple(field.name for field in fields(Answer))
+MOST_BYTES = 4 * 1024 * 1024
+"""Of an answer that is kept: embeddings of two thousand texts are ten times that, and cost little to make again."""
 VERSION = 1
 """Of an answer as it is kept: raised when an older guard could not read it, or this one not an older's."""
 
@@ -70,10 +72,12 @@ def release(claim: Claim) -> None:
 
 
 def pack(answer: Answer) -> str | None:
-    """Encrypted, where there is a key for it. None where it is nested too deep to be kept."""
+    """Encrypted, where there is a key for it. None where it is nested too deep to be kept, or too large."""
     try:
         packed = orjson.dumps({"version": VERSION, **{name: getattr(answer, name) for name in FIELDS}})
     except TypeError:
+        return None
+    if len(packed) > MOST_BYTES:
         return None
     return encrypt(packed) if can_encrypt() else packed.decode()
 

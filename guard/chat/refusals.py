@@ -23,6 +23,7 @@ LASTING = frozenset(
         StepCode.MODEL_DISABLED,
         StepCode.SHUT_DOWN,
         StepCode.NO_PRICE,
+        StepCode.NO_CHAT,
         StepCode.IMAGES_NOT_PRICED,
         StepCode.NO_PROVIDER_KEY,
     }

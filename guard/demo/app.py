@@ -9,6 +9,7 @@ from zlib import crc32
 
 import orjson
 
+from guard.demo import embeddings
 from guard.demo.behaviours import PLAIN, Behaviour, Ending, Record, Script
 from guard.demo.completions import BadRequestError, Json, answer_to, chunks, completion, error_body, read_request
 from guard.demo.strictness import RefusedError, check_request
@@ -19,7 +20,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-DEMO_MODELS = ("demo-large", "demo-small")
+Respond = Callable[["Exchange", Json, Behaviour], Awaitable[None]]
+
+DEMO_MODELS = ("demo-large", "demo-small", "demo-embedding")
 JSON_TYPE = (b"content-type", b"application/json")
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 CHUNKS_A_LATENCY = 20
@@ -107,6 +110,7 @@ class DemoProvider:
         self.numbers = count(1)
         self.routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self.chat,
+            ("POST", "/v1/embeddings"): self.embed,
             ("GET", "/v1/models"): self.models,
         }
         if script is not None:
@@ -130,14 +134,25 @@ class DemoProvider:
 
     async def chat(self, exchange: Exchange) -> None:
         body = await exchange.body()
-        request = read_request(body)
+        await self.serve(exchange, body, read_request(body), self.respond)
+
+    async def embed(self, exchange: Exchange) -> None:
+        body = await exchange.body()
+        await self.serve(exchange, body, embeddings.read_request(body), self.respond_with_vectors)
+
+    async def serve(self, exchange: Exchange, body: bytes, request: Json, respond: Respond) -> None:
         if self.script is None:
-            await self.respond(exchange, request, PLAIN)
+            await respond(exchange, request, PLAIN)
             return
         record = self.script.record(request["model"], body, exchange.scope["headers"])
-        await _recorded(record, self.respond(exchange, request, self.script.behaviour_for(request["model"])))
+        await _recorded(record, respond(exchange, request, self.script.behaviour_for(request["model"])))
 
-    async def respond(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:
+    async def respond_with_vectors(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:
+        if not await self.misbehaves(exchange, request, behaviour):
+            await _whole(exchange, orjson.dumps(embeddings.answer_to(request, behaviour)), behaviour)
+
+    async def misbehaves(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> bool:
+        """Whether it was told to fail, or what to answer; then it has."""
         if behaviour.break_connection == "before":
             await exchange.drop()
         if behaviour.wire is not None:
@@ -146,6 +161,11 @@ class DemoProvider:
         await exchange.pause(None if behaviour.hang else self._latency_of(request, behaviour))
         if behaviour.status is not None or behaviour.body is not None:
             await exchange.answer(behaviour.status or 200, _verbatim(behaviour), behaviour.headers)
+            return True
+        return False
+
+    async def respond(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:
+        if await self.misbehaves(exchange, request, behaviour):
             return
         if behaviour.strict:
             check_request(request, behaviour.context_tokens)
@@ -163,7 +183,8 @@ class DemoProvider:
             return behaviour.latency_s
         if self.latency_s == 0:
             return 0
-        return self.latency_s * (0.75 + crc32(orjson.dumps(request["messages"])) % 51 / 100)
+        said = request.get("messages") or request["input"]
+        return self.latency_s * (0.75 + crc32(orjson.dumps(said)) % 51 / 100)
 
 
 async def _recorded(record: Record, answering: Awaitable[None]) -> None:

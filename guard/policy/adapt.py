@@ -109,7 +109,8 @@ def adapt(body: Mapping[str, Any], needs: frozenset[str], known: Capabilities, *
         if len(fitted[name]) > limits[name]:
             fitted[name] = digest_of(fitted[name], limits[name])
             names[name] = None
-    fitted["messages"] = [_fit_message(message, known, limits.get(TOOL_CALL_ID), names) for message in body["messages"]]
+    if messages := body.get("messages"):
+        fitted["messages"] = [_fit_message(message, known, limits.get(TOOL_CALL_ID), names) for message in messages]
     return Adapted(fitted, tuple(names)) if names else Adapted(body)
 
 
@@ -283,5 +284,5 @@ def _is_disproved(lesson: Lesson, body: Mapping[str, Any], needs: frozenset[str]
         case LessonKind.EFFORT:
             return bool(effort == lesson.name)
         case LessonKind.MESSAGE_FIELD:
-            return any(lesson.name in message for message in body["messages"])
+            return any(lesson.name in message for message in body.get("messages", ()))
     return False

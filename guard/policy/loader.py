@@ -136,6 +136,7 @@ def _model_policy(model: CatalogueModel, prices: Sequence[PricePeriod], learned:
         shutdown_on=model.shutdown_on,
         prices=tuple(prices),
         capabilities=with_lessons(model.capabilities, learned),
+        makes_embeddings=model.makes_embeddings,
     )
 
 

@@ -212,6 +212,8 @@ def _candidate(
         return StepCode.SHUT_DOWN
     if (price := model.price_at(now)) is None:
         return StepCode.NO_PRICE
+    if model.makes_embeddings and name != ask.model:  # on a route by mistake: who embeds, names it
+        return StepCode.NO_CHAT
     if ask.images and model.image_allowance_tokens is None:
         return StepCode.IMAGES_NOT_PRICED
     worst = worst_case(

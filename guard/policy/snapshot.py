@@ -100,6 +100,7 @@ class ModelPolicy:
     prices: tuple[PricePeriod, ...]
     """When which price holds, the winning one last."""
     capabilities: Capabilities = UNKNOWN
+    makes_embeddings: bool = False
 
     def price_at(self, now: datetime) -> PriceList | None:
         return price_at(self.prices, now)

@@ -25,8 +25,8 @@ def conversation_key(caller: Caller) -> str:
 
 
 def parameters_for(provider: str, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-    """What to add to the request's body, where the caller says nothing of it."""
-    key = conversation_key(caller)
+    """What to add to the body of a request that has messages, where the caller says nothing of it."""
+    key = conversation_key(caller) if "messages" in body else ""
     return {CACHE_KEY: key} if key and provider == Provider.OPENAI and CACHE_KEY not in body else {}
 
 

@@ -15,6 +15,7 @@ from django.conf import settings
 
 from guard.http.request_ids import NO_HEADERS
 from guard.http.sse import BOM, MOST_BYTES, Event, Splitter
+from guard.providers.embeddings import Embeddings
 from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
 from guard.providers.failures import (
     Failed,
@@ -37,13 +38,14 @@ BLANK = BOM + b" \t\r\n"
 
 
 class Provider:
-    """One provider's chat completions."""
+    """One provider's chat completions, and beside them its embeddings."""
 
     def __init__(self, name: str, base_url: str, api_key: str) -> None:
         self.name = name
         # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
         self.always = {"service_tier": "default"} if name == "openai" else {}
         self.chat = Endpoint(base_url.rstrip("/") + "/chat/completions", api_key)
+        self.embeddings = Embeddings(base_url, api_key)
 
     async def complete(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
@@ -85,6 +87,7 @@ class Provider:
 
     async def close(self) -> None:
         await self.chat.close()
+        await self.embeddings.close()
 
 
 class ProviderStream:

@@ -30,6 +30,7 @@ LEFT_OUT = {
     StepCode.MODEL_DISABLED: "{} is switched off",
     StepCode.SHUT_DOWN: "{} was shut down by its provider",
     StepCode.NO_PRICE: "{} has no price",
+    StepCode.NO_CHAT: "{} makes embeddings, and no chat",
     StepCode.NO_TOOLS: "{} does not call functions as this request wants it",
     StepCode.NO_JSON_SCHEMA: "{} does not answer by a JSON schema",
     StepCode.NO_IMAGES: "{} takes no images",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from guard.call import ChatCall
 from spend.ledger.rules import Bill, Reserved
 
 
@@ -18,6 +19,7 @@ class Attempt:
 
     reserved: Reserved
     payload: Mapping[str, Any]
+    address: str = ChatCall.address
     started_at: float = field(default_factory=time.time)
     answered_at: float | None = None
     ended_at: float | None = None

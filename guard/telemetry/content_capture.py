@@ -21,7 +21,7 @@ from uuid import UUID
 
 from django.db import close_old_connections, connection, transaction
 
-from guard.call import ChatCall
+from guard.call import ChatCall, EmbeddingCall
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import body_of
 from spend.models import Call, CallContent
@@ -116,8 +116,11 @@ class Contents:
             logger.warning("what was said in %d calls was not stored before the stop", left)
 
     def keep(self, call: ChatCall, completion: Mapping[str, Any]) -> None:
-        """Queue what was said in a served call whose record is written. Neither waits nor raises."""
-        if not keeps_content(call.tenant):
+        """Queue what was said in a served call whose record is written. Neither waits nor raises.
+
+        Texts that embeddings are made of are a shop's catalogue more often than a customer's words: they are not kept.
+        """
+        if isinstance(call, EmbeddingCall) or not keeps_content(call.tenant):
             return
         caller, messages = call.caller, call.body.get("messages")
         size = size_of(messages, completion)

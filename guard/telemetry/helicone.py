@@ -19,7 +19,7 @@ import orjson
 import requests
 from django.conf import settings
 
-from guard.call import ChatCall
+from guard.call import ChatCall, EmbeddingCall
 from guard.telemetry.attempt import Attempt
 from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import answer_of
@@ -155,6 +155,8 @@ def _error_in(answer: requests.Response) -> str:
 
 
 def log_of(call: ChatCall, attempt: Attempt) -> Log:
+    if isinstance(call, EmbeddingCall):
+        attempt = replace(attempt, completion=None)  # vectors are megabytes, and tell nobody anything
     if not call.tenant.share_content:
         attempt = without_content(attempt)
     return Log(_headers(call, attempt), attempt, size_of(attempt.payload, attempt.completion))
@@ -198,7 +200,7 @@ def body_of(attempt: Attempt) -> dict[str, Any]:
     error = {"error": {"code": attempt.code}} if attempt.code else {}
     return {
         "providerRequest": {
-            "url": _url_of(attempt.reserved.offer.provider),
+            "url": _url_of(attempt),
             "json": dict(attempt.payload),
             "meta": {},
         },
@@ -212,9 +214,9 @@ def body_of(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _url_of(provider: str) -> str:
+def _url_of(attempt: Attempt) -> str:
     base_urls = {"xai": settings.XAI_BASE_URL, "openai": settings.OPENAI_BASE_URL}
-    return f"{base_urls.get(provider, 'https://demo.invalid')}/chat/completions"
+    return base_urls.get(attempt.reserved.offer.provider, "https://demo.invalid") + attempt.address
 
 
 def _answer(attempt: Attempt) -> dict[str, Any]:
@@ -223,6 +225,9 @@ def _answer(attempt: Attempt) -> dict[str, Any]:
     choices = answer_of(completion) if completion.get("events") else completion.get("choices") or []
     usage = attempt.bill.usage if attempt.bill else None
     tokens = (usage.input_tokens, usage.output_tokens) if usage else (0, 0)
+    if attempt.address == EmbeddingCall.address:
+        counted = {"prompt_tokens": tokens[0], "total_tokens": tokens[0]}
+        return {"object": "list", "model": attempt.payload.get("model"), "data": [], "usage": counted}
     return {
         "object": "chat.completion",
         "model": attempt.payload.get("model"),

@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 SCOPE = "guard"
 STOP_S = 3.0
-OPERATION = {"gen_ai.operation.name": "chat"}
 PROVIDER_NAMES = {"xai": "x_ai", "openai": "openai"}
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -103,12 +102,13 @@ class CallSpan:
 
     def __init__(self, otel: OpenTelemetry, call: ChatCall) -> None:
         self.otel, self.caller = otel, call.caller
+        self.operation = {"gen_ai.operation.name": call.operation}
         asked = call.caller.requested_model
         self.span = otel.tracer.start_span(
-            f"chat {asked}",
+            f"{call.operation} {asked}",
             context=PROPAGATOR.extract(call.context) if call.context else None,
             kind=SpanKind.CLIENT,
-            attributes={**OPERATION, "gen_ai.request.model": asked, **_of_caller(call)},
+            attributes={**self.operation, "gen_ai.request.model": asked, **_of_caller(call)},
         )
         self.within = set_span_in_context(self.span)
         self.current = self.within
@@ -139,7 +139,7 @@ class CallSpan:
 
     def attempted(self, attempt: Attempt) -> None:
         offer = attempt.reserved.offer
-        names = {**OPERATION, **_names_of(offer)}
+        names = {**self.operation, **_names_of(offer)}
         self.otel.duration.record(
             (attempt.ended_at or attempt.started_at) - attempt.started_at,
             {**names, "error.type": attempt.code} if attempt.code else names,

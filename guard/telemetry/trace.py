@@ -114,7 +114,7 @@ class WatchedTrace(Trace):
 
     @contextmanager
     def sending(self, reserved: Reserved, payload: Mapping[str, Any]) -> Iterator[None]:
-        attempt = self.attempt = Attempt(reserved, payload)
+        attempt = self.attempt = Attempt(reserved, payload, self.call.address)
         with self.span.attempting(reserved.offer) if self.span else NOTHING:
             yield
         attempt.answered_at = time.time()

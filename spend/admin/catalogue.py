@@ -125,7 +125,17 @@ class CatalogueModelAdmin(ModelAdmin):
     search_fields = ("id",)
     actions = None
     fieldsets: ClassVar = [
-        (None, {"fields": [("id", "provider"), ("upstream_name", "is_enabled"), ("shutdown_on", "answer_timeout_s")]}),
+        (
+            None,
+            {
+                "fields": [
+                    ("id", "provider"),
+                    ("upstream_name", "is_enabled"),
+                    ("shutdown_on", "answer_timeout_s"),
+                    "makes_embeddings",
+                ]
+            },
+        ),
         (
             "What bounds a call's worst case",
             {

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
-from spend.capabilities import Capabilities, Lesson, LessonKind, of_family
+from spend.capabilities import Capabilities, Lesson, LessonKind, is_embedding_family, of_family
 from spend.models.vocabulary import PriceSource, Provider
 from tenants.fields import NamesField, TokenPriceField
 
@@ -69,6 +69,11 @@ class CatalogueModel(models.Model):
         help_text="How long it may think before its first token, or before a whole answer. "
         "Empty: PROVIDER_TIMEOUT_SECONDS.",
     )
+    makes_embeddings = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="It answers texts with vectors, at /v1/embeddings, and no chat. Any tenant may name it there.",
+    )
     is_enabled = models.BooleanField(default=True)
     shutdown_on = models.DateField(null=True, blank=True, help_text="The day on which the provider ends the model.")
     refused_parameters = NamesField(
@@ -104,6 +109,8 @@ class CatalogueModel(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self._state.adding and self.capabilities == Capabilities():
             self.capabilities = of_family(self.upstream_name)
+        if self._state.adding:
+            self.makes_embeddings = self.makes_embeddings or is_embedding_family(self.upstream_name)
         super().save(*args, **kwargs)
 
     def clean(self) -> None:

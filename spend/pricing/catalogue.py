@@ -26,7 +26,12 @@ SHUTDOWNS = {
 # One cheap, one middling, one strong model of each provider's current generation; and the default
 # route, see `_is_enabled_at_first`. The dear and the outgoing wait for an operator's yes: an agent
 # may name any model that is enabled.
-ENABLED_AT_FIRST = frozenset(["grok-4.3", "grok-4.7", "gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol"])
+ENABLED_AT_FIRST = frozenset(
+    [
+        "grok-4.3", "grok-4.7", "gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol",
+        "text-embedding-3-large", "text-embedding-3-small",
+    ]
+)  # fmt: skip
 
 # Not in the price list. OpenAI's pages give 128,000 for every model from gpt-5 on; xAI gives no figure.
 MAX_OUTPUT_TOKENS = 128_000

@@ -1,4 +1,4 @@
-"""The price list: the current chat models and their prices, out of the genai-prices package. Pure.
+"""The price list: the current chat and embedding models and their prices, out of the genai-prices package. Pure.
 
 The package ships its prices with its wheel. Nothing else imports it: reading it costs a fifth of a second,
 and only `manage.py sync_prices` needs it.
@@ -12,6 +12,7 @@ from decimal import Decimal
 from genai_prices import data_snapshot
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint, TieredPrices
 
+from spend.capabilities import is_embedding_family
 from spend.models import Provider
 from spend.pricing.catalogue import ListedModel, Rates, Tiers
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION, ticks_from_usd
@@ -46,11 +47,11 @@ NOT_CHARGED = frozenset(["web_searches_kcount", "storage_searches_kcount"])
 
 
 def listed_models() -> tuple[list[ListedModel], dict[str, str]]:
-    """The package's current chat models, and those refused, with the reason."""
+    """The package's current chat models, embedding models, and those refused, with the reason."""
     models, refused = [], {}
     for source in data_snapshot.get_snapshot().providers:
         for model in source.models if source.id in PROVIDERS else ():
-            if not is_chat_model(model.id):
+            if not (is_chat_model(model.id) or is_embedding_family(model.id)):
                 continue
             try:
                 models.append(read_model(model, PROVIDERS[source.id]))
@@ -70,8 +71,15 @@ def read_model(model: ModelInfo, provider: Provider) -> ListedModel:
         id=model.id,
         provider=provider,
         context_tokens=model.context_window or SMALLEST_CONTEXT_TOKENS,
-        prices={start: _dearest(prices) for start, prices in _history(model).items()},
+        prices={start: _dearest(_with_output(model, prices)) for start, prices in _history(model).items()},
     )
+
+
+def _with_output(model: ModelInfo, prices: list[ModelPrice]) -> list[ModelPrice]:
+    """Embeddings have no output, and so no price of one."""
+    if not is_embedding_family(model.id):
+        return prices
+    return [ModelPrice(**{**vars(price), "output_mtok": price.output_mtok or Decimal(0)}) for price in prices]
 
 
 def _history(model: ModelInfo) -> dict[datetime, list[ModelPrice]]:

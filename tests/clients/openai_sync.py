@@ -71,6 +71,16 @@ def models() -> dict[str, Any]:
     return {"models": sorted(model.id for model in client_of("open").models.list())}
 
 
+def embeddings() -> dict[str, Any]:
+    """As the package asks: by base64, which it reads."""
+    client = client_of("open")
+    answers = [
+        client.embeddings.create(model="vectors", input=given, dimensions=8)
+        for given in (QUESTION, [QUESTION, "And mine?"], [1, 2, 3], [[1, 2], [3]])
+    ]
+    return {"dimensions": [len(each.embedding) for answer in answers for each in answer.data]}
+
+
 def downgrade() -> dict[str, Any]:
     response = client_of("soft").chat.completions.with_raw_response.create(**asking())
     return {"model": response.parse().model, "route": response.headers["x-guard-route"]}
@@ -89,4 +99,6 @@ def outage() -> None:
 
 
 if __name__ == "__main__":
-    report(chat, stream, stream_helper, tools, structured, raw, models, downgrade, stop, stop_stream, outage)
+    report(
+        chat, stream, stream_helper, tools, structured, raw, models, embeddings, downgrade, stop, stop_stream, outage
+    )

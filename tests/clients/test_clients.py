@@ -91,6 +91,7 @@ def shop(guard_server: Callable[..., GuardServer], provider: Provider) -> Shop:
             CatalogueModelFactory.create(id="dear"),
             CatalogueModelFactory.create(id="cheap", price__tier__input_ticks=10, price__tier__output_ticks=10),
         )
+        CatalogueModelFactory.create(id="vectors", makes_embeddings=True)
         broken = CatalogueModelFactory.create(id="broken")
         for name in ("open", "keeps", "soft", "stopped", "down"):
             tenant = TenantFactory.create(id=name, content_days=30 if name == "keeps" else 0)
@@ -120,7 +121,7 @@ def test_a_client_works_unchanged(command: list[str], shop: Shop, provider: Prov
     check_answers(seen)
     check_refusals(seen)
     check_ledger(shop, seen)
-    assert {call["model"] for call in provider.calls()} == {"dear", "cheap", "broken"}
+    assert {call["model"] for call in provider.calls()} - {"vectors"} == {"dear", "cheap", "broken"}
 
 
 def check_answers(seen: dict[str, Any]) -> None:
@@ -132,6 +133,7 @@ def check_answers(seen: dict[str, Any]) -> None:
     assert seen["stream"].get("models", ["dear"]) == ["dear"]
     assert seen["tools"]["content"].startswith(LOOKED_UP), seen
     assert seen.get("structured", {}).get("parsed", "Order") == "Order", seen
+    assert seen.get("embeddings", {"dimensions": [8] * 6}) == {"dimensions": [8] * 6}
     if memory := seen.get("memory"):
         assert memory["content"].startswith(LOOKED_UP), seen
         assert memory["again"].startswith("[demo]"), seen

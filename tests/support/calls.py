@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from guard.call import ChatCall
+from guard.call import ChatCall, EmbeddingCall
 from guard.policy.routing import Ask
 from guard.policy.snapshot import TenantPolicy
 from guard.telemetry.attempt import Attempt
@@ -27,6 +27,11 @@ def chat_call(**facts: Any) -> ChatCall:
     context = given.pop("context", {})
     caller = Caller(call_id=new_id(), request_id="req_1", tenant_id="acme", **given)
     return ChatCall(caller, policy, Ask("grok-4.3", 10), {}, context=context)
+
+
+def embedding_call(**facts: Any) -> EmbeddingCall:
+    call = chat_call(**facts)
+    return EmbeddingCall(call.caller, call.tenant, call.ask, {"input": ["x"]}, context=call.context)
 
 
 def attempt_of(call: ChatCall, **facts: Any) -> Attempt:

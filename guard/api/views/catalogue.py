@@ -153,8 +153,9 @@ class OpenAIModelView(ApiView):
 
 
 def entries_for(tenant: Tenant) -> list[dict[str, Any]]:
-    """What the tenant's calls may name, `auto` first."""
-    models = callable_models(tenant.callable_models(), timezone.now())
+    """What the tenant's calls may name, `auto` first, and last what may be named for embeddings."""
+    embedding = CatalogueModel.objects.filter(makes_embeddings=True, is_enabled=True).values_list("id", flat=True)
+    models = callable_models(dict.fromkeys([*tenant.callable_models(), *embedding]), timezone.now())
     entries = [entry(each.model.id, each.model.provider, each.price.starts_at) for each in models if each.price]
     return [entry(AUTO, "guard", tenant.created_at), *entries]
 

@@ -237,7 +237,10 @@ def test_a_models_capabilities_begin_with_its_familys_and_can_be_changed(api: Ap
     assert {"tools", "temperature", "stop"} <= set(read["refusedWhileReasoning"])
     assert (read["modelId"], read["defaultReasoningEffort"], read["learned"]) == ("gpt-6-luna", "medium", [])
     assert read["idCharacters"]["tool_call_id"] == 40
-    changes = {"refusedParameters": ["seed"], "messageFields": None, "idCharacters": {"user": 9}}
+    assert read["makesEmbeddings"] is False
+    changes = {
+        "refusedParameters": ["seed"], "messageFields": None, "idCharacters": {"user": 9}, "makesEmbeddings": True,
+    }  # fmt: skip
     changed = api.patch("/api/capabilities/gpt-6-luna", changes)
     assert (changed.status_code, changed.json()) == (200, {**read, **changes})
     assert CatalogueModel.objects.get().capabilities.refused == {"seed"}

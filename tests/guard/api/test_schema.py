@@ -27,7 +27,7 @@ from tests.support.server import GuardServer
 EXAMPLES = 15
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 FOR_AGENTS = ("/api/chat", "/v1/", "/api/budget")
-CHAT = {"/api/chat", "/v1/chat/completions", "/v1/responses"}
+CHAT = {"/api/chat", "/v1/chat/completions", "/v1/embeddings", "/v1/responses"}
 
 quickly = settings(
     max_examples=EXAMPLES,
@@ -47,6 +47,9 @@ class Caller:
             model = CatalogueModelFactory.create(
                 image_allowance_tokens=1, price__tier__input_ticks=1, price__tier__output_ticks=1
             )
+            self.embedding: str = CatalogueModelFactory.create(
+                id="embedding", price__tier__input_ticks=1, price__tier__output_ticks=1
+            ).id
             self.key = ApiKeyFactory.create()
             RouteStepFactory.create(tenant=self.key.tenant, model=model)
             BudgetFactory.create(tenant=self.key.tenant, limit_ticks=10**6 * TICKS_PER_USD)
@@ -88,8 +91,9 @@ def test_no_request_is_a_defect_of_ours(server: GuardServer, mode: GenerationMod
     assert "Traceback" not in server.log
 
 
-BEYOND_A_SCHEMA = ("64 bits", "no function_call of the input")
-"""What no document can say: the size of numbers in objects of any shape, and that one item answers another."""
+BEYOND_A_SCHEMA = ("64 bits", "no function_call of the input", "'dimensions'")
+"""What no document can say: the size of numbers in objects of any shape, that one item answers another, what a model
+has."""
 
 
 def test_a_call_that_the_document_allows_is_served(server: GuardServer, subtests: pytest.Subtests) -> None:
@@ -104,7 +108,8 @@ def test_a_call_that_the_document_allows_is_served(server: GuardServer, subtests
         def each(case: Case[Any]) -> None:
             case.headers.pop("Idempotency-Key", None)
             body = cast(dict[str, Any], case.body)
-            body["model"] = "auto"
+            body["model"] = caller.embedding if case.operation.path == "/v1/embeddings" else "auto"
+            body.pop("previous_response_id", None)  # of which none is there
             if case.operation.path == "/api/chat":
                 body["tenantId"] = caller.key.tenant.id
             answer = case.call_and_validate(headers=caller.headers_for(case.operation.path), checks=CHECKS)

@@ -194,7 +194,7 @@ def test_parses_into_a_model(client: OpenAI) -> None:
 
 
 def test_lists_its_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["demo-large", "demo-small"]
+    assert [model.id for model in client.models.list()] == ["demo-large", "demo-small", "demo-embedding"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from guard.telemetry.helicone import MOST_QUEUED, Helicone, body_of, log_of
 from guard.telemetry.trace import Telemetry
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
 from tests.support.agents import Json, eventually
-from tests.support.calls import attempt_of, chat_call
+from tests.support.calls import attempt_of, chat_call, embedding_call
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 from tests.support.sink import Received, Sink, http_sink
@@ -115,6 +115,18 @@ def test_a_shared_stream_is_told_whole() -> None:
     assert (first["message"]["content"], first["finish_reason"]) == ("the secret answer", "stop")
     assert second["message"]["tool_calls"][0]["function"] == {"name": "refund", "arguments": "{}"}
     assert "secret" not in repr(body_told(chat_call(), completion=completion))
+
+
+def test_of_embeddings_no_vector_leaves() -> None:
+    call = embedding_call(share_content=True)
+    facts = {"payload": {"model": "m", "input": ["x"]}, "address": call.address, "completion": {"data": ["a vector"]}}
+    body = body_of(log_of(call, attempt_of(call, **facts)).attempt)
+    assert body["providerRequest"]["url"].endswith("/embeddings")
+    assert body["providerRequest"]["json"] == {"model": "m", "input": ["x"]}
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    assert body["providerResponse"]["json"] == {"object": "list", "model": "m", "data": [], "usage": usage}
+    quiet = embedding_call(share_content=False)
+    assert "'x'" not in repr(log_of(quiet, attempt_of(quiet, **facts)))
 
 
 def test_a_failed_attempt_has_its_code_and_status() -> None:

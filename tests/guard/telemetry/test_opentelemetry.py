@@ -19,7 +19,7 @@ from guard.telemetry.trace import NOTHING, Telemetry, Trace, WatchedTrace, is_ex
 from spend.codes import FailureCode
 from spend.models import Outcome
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
-from tests.support.calls import OFFER, attempt_of, chat_call, record_of
+from tests.support.calls import OFFER, attempt_of, chat_call, embedding_call, record_of
 from tests.support.environment import ROOT
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
@@ -143,6 +143,17 @@ def test_the_provider_gets_its_own_step_as_parent(collector: Sink) -> None:
         "traceparent": f"00-{TRACE_ID}-{provider.span_id.hex()}-01",
         "tracestate": "vendor=x",
     }
+
+
+def test_embeddings_are_named_as_such(collector: Sink) -> None:
+    otel = OpenTelemetry()
+    call = embedding_call()
+    trace = WatchedTrace(call, otel.start_call(call), None)
+    trace.ended(record_of(call))
+    otel.stop()
+    (span,) = spans_in(collector)
+    assert span.name == "embeddings grok-4.3"
+    assert attributes_of(span)["gen_ai.operation.name"] == "embeddings"
 
 
 def test_a_step_that_fails_says_so(collector: Sink) -> None:

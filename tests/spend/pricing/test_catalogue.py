@@ -108,6 +108,20 @@ def test_every_price_agrees_with_the_package_itself() -> None:
 # Reading prices
 
 
+def test_models_that_make_embeddings_are_listed_and_have_no_output() -> None:
+    models = {model.id: model for model in listed_models()[0]}
+    assert {"text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"} <= models.keys()
+    assert models["text-embedding-3-small"].tiers_at(NOW) == {0: Rates(200, 200, None, 0)}
+
+
+@pytest.mark.django_db
+def test_embedding_models_are_marked_and_the_present_ones_enabled() -> None:
+    sync([model for model in listed_models()[0] if "embedding" in model.id], NOW)
+    enabled = set(CatalogueModel.objects.filter(makes_embeddings=True, is_enabled=True).values_list("id", flat=True))
+    assert enabled == {"text-embedding-3-small", "text-embedding-3-large"}
+    assert not CatalogueModel.objects.filter(makes_embeddings=False).exists()
+
+
 def test_missing_cached_price_is_the_inputs() -> None:
     assert simple().tiers_at(NOW) == {0: Rates(12_500, 12_500, None, 25_000)}
 

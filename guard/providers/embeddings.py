@@ -1,0 +1,60 @@
+"""A provider's embeddings: what is sent, and what of an answer comes back."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+from django.conf import settings
+
+from guard.http.request_ids import NO_HEADERS
+from guard.http.sse import BOM
+from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
+from guard.providers.failures import Failed, is_error, is_page, meaning_of_error_within
+from spend.codes import FailureCode
+
+BLANK = BOM + b" \t\r\n"
+
+
+class Embeddings:
+    """One provider's embeddings."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self.endpoint = Endpoint(base_url.rstrip("/") + "/embeddings", api_key)
+
+    async def create(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """The provider's answer, as it came, within `wait_s` or the setting's seconds. Raises Rejected or Failed."""
+        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
+        with failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
+                response = await self.endpoint.post(orjson.dumps(payload), headers, wait_s)
+                async with response:
+                    content = await response.read()
+        return embeddings_in(response.headers, content)
+
+    async def close(self) -> None:
+        await self.endpoint.close()
+
+
+def embeddings_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    """The embeddings in an answer with status 200. Raises Rejected or Failed."""
+    if is_page(headers, content):
+        raise Failed(FailureCode.ANSWERED_WITH_PAGE)
+    try:
+        answer = orjson.loads(content.strip(BLANK))
+    except ValueError:
+        raise Failed(FailureCode.BAD_ANSWER, billed=None) from None
+    if is_error(answer) and not answer.get("data"):
+        raise meaning_of_error_within(answer)
+    if not _are_embeddings(answer):
+        raise Failed(FailureCode.BAD_ANSWER, billed=None)
+    return cast(dict[str, Any], answer)
+
+
+def _are_embeddings(answer: Any) -> bool:
+    data = answer.get("data") if isinstance(answer, dict) else None
+    return isinstance(data, list) and all(
+        isinstance(each, dict) and isinstance(each.get("embedding"), list | str) for each in data
+    )
