@@ -30,6 +30,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 ID = re.compile(r"resp_([0-9a-f]{32})")
+ITEM_ID = re.compile(r"(?:msg|rs|fc)_([0-9a-f]{32})_\d+")
 
 
 def id_of(call_id: UUID) -> str:
@@ -39,6 +40,12 @@ def id_of(call_id: UUID) -> str:
 def call_id_of(response_id: str) -> UUID | None:
     """The call whose response it is; None for what is no such id."""
     found = ID.fullmatch(response_id)
+    return UUID(found[1]) if found else None
+
+
+def call_id_of_item(item_id: str) -> UUID | None:
+    """The call in whose response it is; None for what is no id of an item that was answered."""
+    found = ITEM_ID.fullmatch(item_id)
     return UUID(found[1]) if found else None
 
 

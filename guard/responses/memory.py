@@ -6,34 +6,40 @@ can go on from it.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
 from django.conf import settings
 from django.db import Error
+from django.db.models import Sum
+from django.db.models.functions import Length
 from django.utils import timezone
 
 from guard.call import ChatCall
 from guard.chat.request.messages import MOST_MESSAGES
 from guard.http.errors import InvalidRequest, LedgerUnavailable, NotFound, refuse
 from guard.policy.snapshot import TenantPolicy
-from guard.responses.answer import call_id_of
+from guard.responses.answer import call_id_of, call_id_of_item
 from guard.telemetry.content_capture import keeps_content
 from guard.worker.runtime import Runtime
 from spend.models import CallContent
 from spend.privacy.encryption import UnreadableError
-from spend.privacy.responses import KeptResponse, kept_responses, pack, unpack
+from spend.privacy.responses import KeptResponse, kept_responses, pack, unpack, unpacked_if_readable
 
 Json = dict[str, Any]
+Result = TypeVar("Result")
 
 PARAM = "previous_response_id"
 KEEPS_NONE = (
     "this tenant keeps no conversations. Have an operator set contentDays of the tenant, and CONTENT_KEYS of the "
     "guard; or send the history as input."
 )
+REFERENCE = "item_reference"
+MOST_REFERRED_TO = 4
+"""How many times MAX_BODY_BYTES the responses may be, encrypted, of which a request names items."""
 STORED_WITHIN_S = 5.0
 """How long an answer waits for its response to be stored; then it is told that it is not kept."""
 
@@ -54,20 +60,20 @@ class Memory:
         most_bytes = int(settings.MAX_BODY_BYTES)
         if len(self.items) + len(given) > MOST_MESSAGES:
             raise self._too_long(f"{len(self.items) + len(given):,} items", f"{MOST_MESSAGES:,}")
-        if self.calls and (size := self.bytes + size_of(given)) > most_bytes:
+        if (size := self.bytes + size_of(given)) > most_bytes:
             raise self._too_long(f"{size:,} bytes", f"{most_bytes:,}")
         return [*self.items, *given]
 
     def _too_long(self, size: str, most: str) -> InvalidRequest:
         return refuse(
-            PARAM,
-            f"its conversation is {size} with this input, and at most {most} are taken. "
+            PARAM if self.calls else "input",
+            f"the conversation is {size} with what is kept of it, and at most {most} are taken. "
             "Begin a new one, with what matters of it as input.",
         )
 
-    def turn(self, given: list[Json], response: Json) -> KeptResponse:
-        """What is to be kept of a response to this input."""
-        more = [*given, *response["output"]]
+    def turn(self, given: list[Json], whole: list[Json], response: Json) -> KeptResponse:
+        """What is to be kept of a response to this input, which is `whole` where its references are looked up."""
+        more = [*whole, *response["output"]]
         return KeptResponse(given, response, self.calls, len(self.items) + len(more), self.bytes + size_of(more))
 
 
@@ -89,19 +95,72 @@ async def recall(response_id: str, tenant: TenantPolicy, runtime: Runtime) -> Me
     if (call_id := call_id_of(response_id)) is None:
         raise not_kept(response_id)
     try:
-        rows, last = await runtime.query(_read, call_id, tenant)
-    except Error as error:
-        raise LedgerUnavailable(retry_after_s=1) from error
+        rows, last = await asked_of_database(runtime, _read, call_id, tenant)
     except UnreadableError:
         rows, last = [], None
     if last is None:
         raise not_kept(response_id)
     # Decrypting a long one takes a while.
     items = await asyncio.to_thread(_items_of, rows, last)
-    if items is None:
+    found = await referred_to(items or [], tenant, runtime)
+    if items is None or any(is_reference(item) and item["id"] not in found for item in items):
         raise NotFound(f"{PARAM}: what came before {response_id!r} is not kept any more, or not whole.", param=PARAM)
     named = rows[-1]
-    return Memory((*last.before, call_id), items, last.bytes, named.customer, named.conversation)
+    whole = [found.get(item["id"], item) if is_reference(item) else item for item in items]
+    return Memory((*last.before, call_id), whole, last.bytes, named.customer, named.conversation)
+
+
+async def asked_of_database(runtime: Runtime, function: Callable[..., Result], *args: Any) -> Result:
+    """Raises LedgerUnavailable where the database does not answer."""
+    try:
+        return await runtime.query(function, *args)
+    except Error as error:
+        raise LedgerUnavailable(retry_after_s=1) from error
+
+
+def is_reference(item: Any) -> bool:
+    return isinstance(item, Mapping) and item.get("type") == REFERENCE and isinstance(item.get("id"), str)
+
+
+async def dereferenced(given: Any, tenant: TenantPolicy, runtime: Runtime) -> Any:
+    """An input with the items that its references name: items of responses that are kept, each in its place.
+
+    Some clients (the AI SDK of Vercel) send an earlier answer by its id unless they are told to store nothing.
+    Raises InvalidRequest or NotFound naming the reference.
+    """
+    places = [place for place, item in enumerate(given) if is_reference(item)] if isinstance(given, list) else []
+    if not places or len(given) > MOST_MESSAGES:
+        return given
+    if not keeps_content(tenant):
+        raise refuse(f"input[{places[0]}].type", KEEPS_NONE)
+    found = await referred_to(given, tenant, runtime)
+    for place in places:
+        if (item_id := given[place]["id"]) not in found:
+            param = f"input[{place}].id"
+            raise NotFound(f"{param}: no item {item_id[:80]!r} is kept, or not any more.", param=param)
+    return [found[item["id"]] if is_reference(item) else item for item in given]
+
+
+async def referred_to(items: list[Any], tenant: TenantPolicy, runtime: Runtime) -> dict[str, Json]:
+    """By their ids, of the items that are referred to those that are kept. Raises InvalidRequest for too many."""
+    calls = {call_id_of_item(item["id"]) for item in items if is_reference(item)} - {None}
+    if not calls:
+        return {}
+    rows = await asked_of_database(runtime, _read_some, calls, tenant)
+    return await asyncio.to_thread(_outputs_of, rows)
+
+
+def _read_some(calls: Collection[UUID], tenant: TenantPolicy) -> list[CallContent]:
+    rows = kept_responses(tenant, calls, timezone.now())
+    size = rows.aggregate(size=Sum(Length("response")))["size"] or 0
+    if size > MOST_REFERRED_TO * settings.MAX_BODY_BYTES:
+        raise refuse("input", "refers to items of too many or too long responses. Send the items, or go on from one.")
+    return list(rows)
+
+
+def _outputs_of(rows: list[CallContent]) -> dict[str, Json]:
+    kept = filter(None, map(unpacked_if_readable, rows))
+    return {item["id"]: item for each in kept for item in each.response["output"]}
 
 
 def not_kept(response_id: str) -> NotFound:

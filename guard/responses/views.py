@@ -20,7 +20,7 @@ from guard.policy.snapshot import KeyPolicy
 from guard.responses.answer import repeated, response_of
 from guard.responses.events import Events, as_bytes
 from guard.responses.items import read_input
-from guard.responses.memory import NO_MEMORY, PARAM, Memory, keep, recall
+from guard.responses.memory import NO_MEMORY, PARAM, Memory, dereferenced, keep, recall
 from guard.responses.parameters import check_parameters
 from guard.responses.relay import ResponseRelay, told
 from guard.responses.request import CHAT_NAMES, chat_request
@@ -36,7 +36,10 @@ ADAPTED_HEADER = "X-Guard-Adapted"
 class AskedResponse(Asked):
     repeated: Json = field(default_factory=dict)
     """What the response says of its request."""
-    input: list[Json] = field(default_factory=list)
+    given: list[Json] = field(default_factory=list)
+    """The items of its input as they came."""
+    items: list[Json] = field(default_factory=list)
+    """The same, with what they refer to in its place."""
     memory: Memory = NO_MEMORY
     """What it goes on from."""
 
@@ -45,13 +48,22 @@ class AskedResponse(Asked):
         return bool(self.repeated["store"])
 
 
-def read_response(body: Any, memory: Memory = NO_MEMORY, *, keeps: bool = False) -> AskedResponse:
-    """A request whose parameters are checked; `keeps` is whether the tenant does. Raises InvalidRequest."""
-    given = read_input(body.get("input"), memory.items)
-    asked = read_completion(chat_request(body, memory.then(given)))
+def read_response(
+    body: Any, memory: Memory = NO_MEMORY, *, given: list[Json] | None = None, keeps: bool = False
+) -> AskedResponse:
+    """A request whose parameters are checked, and whose references are looked up: then `given` is its input before.
+
+    `keeps` is whether the tenant keeps responses. Raises InvalidRequest.
+    """
+    items = read_input(body.get("input"), memory.items)
+    # What is sent whole is bounded by its body.
+    whole = memory.then(items) if memory.calls or given else items
+    asked = read_completion(chat_request(body, whole))
     facts = {name: getattr(asked, name) for name in Asked.__slots__}
     is_kept = keeps and body.get("store") is not False
-    return AskedResponse(**facts, repeated=repeated(body, store=is_kept), input=given, memory=memory)
+    return AskedResponse(
+        **facts, repeated=repeated(body, store=is_kept), given=given or items, items=items, memory=memory
+    )
 
 
 def going_on(asked: AskedResponse) -> AskedResponse:
@@ -68,7 +80,11 @@ class ResponsesEndpoint(ChatView):
         check_parameters(data)
         previous = data.get(PARAM)
         memory = NO_MEMORY if previous is None else await recall(previous, key.tenant, runtime)
-        asked = read_response(data, memory, keeps=keeps_content(key.tenant))
+        given = data.get("input")
+        items = await dereferenced(given, key.tenant, runtime)
+        asked = read_response(
+            {**data, "input": items}, memory, given=None if items is given else given, keeps=keeps_content(key.tenant)
+        )
         return going_on(with_headers(asked, request.headers))
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:
@@ -127,7 +143,9 @@ async def _keep(call: ChatCall, exchange: Exchange, runtime: Runtime, response: 
     """The response, once it is kept where it is to be."""
     asked = exchange.asked
     assert isinstance(asked, AskedResponse)  # noqa: S101
-    return await keep(asked.memory.turn(asked.input, response), call, runtime) if asked.is_kept else response
+    return (
+        await keep(asked.memory.turn(asked.given, asked.items, response), call, runtime) if asked.is_kept else response
+    )
 
 
 def our_name(name: str) -> str:

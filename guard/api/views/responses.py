@@ -14,7 +14,7 @@ from guard.http.authentication import agent_of
 from guard.http.errors import InvalidRequest, NotFound, refuse
 from guard.responses.answer import call_id_of
 from guard.responses.input_items import listed, page
-from guard.responses.memory import KEEPS_NONE
+from guard.responses.memory import KEEPS_NONE, REFERENCE
 from guard.telemetry.content_capture import keeps_content
 from spend.privacy.encryption import UnreadableError
 from spend.privacy.responses import KeptResponse, forget_response, kept_responses, unpack
@@ -55,7 +55,7 @@ class InputItemsView(ApiView):
         order, after = request.query_params.get("order", "desc"), request.query_params.get("after")
         if order not in ("asc", "desc"):
             raise refuse("order", "must be 'asc' or 'desc'.")
-        items = listed(call_id, kept.input)
+        items = listed(call_id, [item for item in kept.input if item.get("type") != REFERENCE])
         return Response(page(items, limit=int(limit), after=after, newest_first=order == "desc"))
 
 

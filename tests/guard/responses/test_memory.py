@@ -213,6 +213,41 @@ def test_a_stream_whose_client_left_when_all_was_said_is_kept(agent: Agent, clie
     assert words(sent(provider))[1] == ("assistant", ANSWER)
 
 
+def test_items_by_reference_are_those_of_the_answers(agent: Agent, client: OpenAI, provider: Provider) -> None:
+    """As the AI SDK of Vercel sends its history: what the user said whole, what was answered by its ids."""
+    asked: Json = {"role": "user", "content": "Please get weather for Oslo."}
+    first = ask(client, agent.model, [asked], tools=[TOOL])
+    call = cast(Any, first.output[0])
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny, 7 degrees"}
+    history = [asked, {"type": "item_reference", "id": call.id}, result]
+    second = ask(client, agent.model, history, stream=True, tools=[TOOL])
+    assert [each["role"] for each in sent(provider)] == ["user", "assistant", "tool"]
+    assert sent(provider)[1]["tool_calls"][0]["id"] == call.call_id
+    history += [{"type": "item_reference", "id": second.output[0].id}, {"role": "user", "content": "Thanks."}]
+    third = ask(client, agent.model, history)
+    assert [each["role"] for each in sent(provider)] == ["user", "assistant", "tool", "assistant", "user"]
+    assert {item.type for item in client.responses.input_items.list(third.id)} == {"message", "function_call_output"}
+    # Whoever goes on from it has them, too, as long as they are kept.
+    fourth = ask(client, agent.model, "When?", previous_response_id=third.id)
+    assert len(sent(provider)) == 7
+    client.responses.delete(first.id)
+    refused(openai.NotFoundError, client, agent.model, previous_response_id=fourth.id)
+    for item_id in (call.id, "msg_1", "rs_" + "0" * 32 + "_0"):
+        given = [asked, {"type": "item_reference", "id": item_id}]
+        assert refused(openai.NotFoundError, client, agent.model, given=given).param == "input[1].id"
+    keep_for(agent, 0)
+    error = refused(openai.BadRequestError, client, agent.model, given=history)
+    assert (error.param, "contentDays" in str(error)) == ("input[1].type", True)
+
+
+def test_references_to_too_much_are_refused(agent: Agent, client: OpenAI, provider: Provider) -> None:
+    provider.behave(upstream(agent.model), content="x" * 9_000)
+    long = [ask(client, agent.model, [{"role": "user", "content": "y" * 15_000}]).output[0].id for _ in range(3)]
+    references = [{"type": "item_reference", "id": item_id} for item_id in long]
+    error = refused(openai.BadRequestError, client, agent.model, given=[*references, {"role": "user", "content": "?"}])
+    assert error.param == "input"
+
+
 # Whose it is
 
 
