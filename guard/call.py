@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from uuid import UUID
 
 from guard.http.request_log import Line
 from guard.policy.routing import Ask
@@ -29,6 +30,8 @@ class ChatCall:
     pace: Pace = field(default_factory=Pace)
     context: Mapping[str, str] = field(default_factory=dict)
     line: Line = field(default_factory=Line)
+    goes_on_from: tuple[UUID, ...] = ()
+    """Calls of which the guard has put together what was said, oldest first."""
 
     operation: ClassVar[str] = "chat"
     """As OpenTelemetry names it."""

@@ -16,7 +16,7 @@ from guard.chat.types import Answer, Opened
 from guard.http.async_view import json_answer
 from guard.http.errors import GuardError, refuse
 from guard.http.sse import Splitter
-from guard.policy.snapshot import KeyPolicy
+from guard.policy.snapshot import KeyPolicy, Policy
 from guard.responses.answer import repeated, response_of
 from guard.responses.events import Events, as_bytes
 from guard.responses.items import read_input
@@ -95,6 +95,10 @@ class ResponsesEndpoint(ChatView):
         if adapted := answered.headers.get(ADAPTED_HEADER):
             answered.headers[ADAPTED_HEADER] = ",".join(map(our_name, adapted.split(",")))
         return answered
+
+    def call(self, exchange: Exchange, policy: Policy) -> ChatCall:
+        assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
+        return replace(super().call(exchange, policy), goes_on_from=exchange.asked.memory.calls)
 
     async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         async def serve() -> tuple[Json, Answer]:

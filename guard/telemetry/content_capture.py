@@ -26,6 +26,7 @@ from guard.telemetry.bounded_queue import BoundedQueue, size_of
 from guard.telemetry.transcript import body_of
 from spend.models import Call, CallContent
 from spend.privacy.encryption import can_encrypt, encrypt
+from spend.privacy.responses import are_kept
 from spend.privacy.stored_content import KeepsContent
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class OfACall:
     call_id: UUID
     customer: str
     conversation: str
+    goes_on_from: tuple[UUID, ...] = field(default=(), kw_only=True)
+    """Calls whose words are in it, too."""
 
     column: ClassVar[str]
 
@@ -122,14 +125,13 @@ class Contents:
         """
         if isinstance(call, EmbeddingCall) or not keeps_content(call.tenant):
             return
-        caller, messages = call.caller, call.body.get("messages")
+        messages = call.body.get("messages")
         size = size_of(messages, completion)
-        self.queue.offer(Said(caller.call_id, caller.customer, caller.conversation, messages, completion, size))
+        self.queue.offer(Said(*_names(call), messages, completion, size, goes_on_from=call.goes_on_from))
 
     def keep_response(self, call: ChatCall, packed: bytes) -> "Future[bool]":
         """Queue a response of a call that is settled; whether it was stored. Neither waits nor raises."""
-        caller = call.caller
-        response = Response(caller.call_id, caller.customer, caller.conversation, packed)
+        response = Response(*_names(call), packed, goes_on_from=call.goes_on_from)
         if not self.queue.offer(response):
             response.tell(is_stored=False)
         return response.stored
@@ -153,6 +155,10 @@ class Contents:
         return some
 
 
+def _names(call: ChatCall) -> tuple[UUID, str, str]:
+    return call.caller.call_id, call.caller.customer, call.caller.conversation
+
+
 def _store_safely(some: list[Said | Response]) -> None:
     close_old_connections()
     stored: set[UUID] = set()
@@ -171,7 +177,7 @@ def store(some: Iterable[OfACall]) -> set[UUID]:
 
     Left out is what the tenant does not keep any more, and what a customer said who was erased
     meanwhile: the call's row then has another name, or is locked by the erasure, which deletes what
-    was said after it has renamed the calls.
+    was said after it has renamed the calls. So is what goes on from words that are gone meanwhile: they are in it, too.
     """
     sealed = [(each, encrypt(each.plain())) for each in some]
     with transaction.atomic():
@@ -180,7 +186,7 @@ def store(some: Iterable[OfACall]) -> set[UUID]:
         )
         calls, rows = {call.id: call for call in locked}, defaultdict[str, list[CallContent]](list)
         for each, text in sealed:
-            if (call := calls.get(each.call_id)) and each.is_of(call):
+            if (call := calls.get(each.call_id)) and each.is_of(call) and are_kept(each.goes_on_from):
                 rows[each.column].append(_row(call, **{each.column: text}))
         for column, those in rows.items():
             CallContent.objects.bulk_create(

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from django.db import connection
 from django.db.models import QuerySet
 
 from spend.models import CallContent
@@ -57,6 +58,21 @@ def unpacked_if_readable(content: CallContent) -> KeptResponse | None:
 
 def kept_responses(tenant: KeepsContent, call_ids: Collection[UUID], now: datetime) -> QuerySet[CallContent]:
     return kept(tenant, now).filter(pk__in=call_ids).exclude(response="")
+
+
+def are_kept(call_ids: Collection[UUID]) -> bool:
+    """Whether the responses of all of these are there still. No erasure takes them until the transaction ends.
+
+    False, too, where one is just taking them: it is not waited for. Whoever else reads them is not in the way.
+    """
+    if not call_ids:
+        return True
+    rows = CallContent.objects.filter(pk__in=call_ids).exclude(response="").values("pk")
+    statement, params = rows.query.sql_with_params()
+    locking = " FOR KEY SHARE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(statement + locking, params)
+        return len(cursor.fetchall()) == len(call_ids)
 
 
 def forget_response(tenant: KeepsContent, call_id: UUID, now: datetime) -> bool:

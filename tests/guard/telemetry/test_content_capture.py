@@ -6,6 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -16,7 +17,7 @@ from pytest_django import DjangoDbBlocker
 from guard.chat import idempotency
 from guard.config.deploy_checks import check_content_keys
 from guard.http.errors import IdempotencyConflict
-from guard.telemetry.content_capture import Contents, Said, store
+from guard.telemetry.content_capture import Contents, Response, Said, store
 from spend.jobs import forget_content
 from spend.models import Call, CallContent, IdempotentCall, LedgerEntry, Reservation
 from spend.privacy.customers import Customer, erase
@@ -313,8 +314,12 @@ def call(tenant: Tenant) -> Call:
     return place_call(tenant, key, timezone.now() - timedelta(days=2), customer="ann", conversation="c", cost_ticks=7)
 
 
-def said_of(call: Call) -> Said:
-    return Said(call.id, call.customer, call.conversation, HELLO, {"choices": []})
+def said_of(call: Call, *goes_on_from: UUID) -> Said:
+    return Said(call.id, call.customer, call.conversation, HELLO, {"choices": []}, goes_on_from=goes_on_from)
+
+
+def response_of(call: Call, *goes_on_from: UUID) -> Response:
+    return Response(call.id, call.customer, call.conversation, b"{}", goes_on_from=goes_on_from)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -340,6 +345,40 @@ def test_what_is_stored_during_an_erasure_is_left_out(tenant: Tenant, call: Call
 
     run_beside(lambda: store([said_of(call)]) if is_guarded else store_without_a_lock(), tenant)
     assert CallContent.objects.filter(customer="ann").exists() is not is_guarded
+
+
+@pytest.fixture
+def later(call: Call) -> Call:
+    """A call that names nobody, and goes on from ann's."""
+    store([said_of(call), response_of(call)])
+    key = ApiKeyFactory.create(tenant=call.tenant)
+    return place_call(call.tenant, key, timezone.now(), cost_ticks=7)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_goes_on_from_words_that_are_erased_is_left_out(tenant: Tenant, call: Call, later: Call) -> None:
+    both = [said_of(later, call.id), response_of(later, call.id)]
+    assert store(both) == {later.id}
+    erase(Customer(tenant.id, "ann"))
+    CallContent.objects.all().delete()
+    assert store(both) == set()
+
+
+@on_postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_what_goes_on_from_words_that_are_being_erased_is_left_out(
+    tenant: Tenant, call: Call, later: Call, is_guarded: bool
+) -> None:
+    """The guard taken out: whoever looks without a lock finds them as they were, and they stay in what goes on."""
+    before = [call.id] if is_guarded else []
+
+    def store_later() -> None:
+        assert is_guarded or CallContent.objects.filter(pk=call.id).exclude(response="").exists()
+        store([said_of(later, *before)])
+
+    run_beside(store_later, tenant)
+    assert CallContent.objects.filter(pk=later.id).exists() is not is_guarded
 
 
 def run_beside(work: Callable[[], object], tenant: Tenant) -> None:
