@@ -4,22 +4,10 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiViewExtension
 
-from guard.api.chat_schema import (
-    IDENTIFIER,
-    NUMBER,
-    TEXT,
-    TOKENS,
-    Schema,
-    closed,
-    described,
-    documented,
-    list_of,
-    one_of,
-    only,
-    with_a,
-)
+from guard.api.chat_schema import described, documented
 from guard.api.serializers import OpenAIErrorSerializer
-from guard.embeddings.request import MOST_INPUTS, MOST_TOKEN_ID, MOST_TOKENS
+from guard.chat.request.schemas import NUMBER, TEXT, Schema, closed, list_of, one_of, only, schema_of, with_a
+from guard.embeddings.request import MOST_INPUTS, MOST_TOKEN_ID, MOST_TOKENS, SENT, TABLE
 
 WORDS: Schema = {**TEXT, "minLength": 1}
 TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": MOST_TOKEN_ID}
@@ -30,8 +18,8 @@ INPUT = one_of(
     list_of(list_of(TOKEN, minItems=1), minItems=1, maxItems=MOST_INPUTS),
 )
 REQUEST = closed(
-    {"model": {**IDENTIFIER, "description": "An embedding model of this guard."}, "input": INPUT},
-    {"dimensions": TOKENS, "encoding_format": only("float", "base64"), "user": IDENTIFIER},
+    {"model": {**schema_of(TABLE["model"]), "description": "An embedding model of this guard."}, "input": INPUT},
+    {name: schema_of(TABLE[name]) for name in SENT},
 )
 VECTOR = one_of(list_of(NUMBER), {**TEXT, "description": "Floats of 32 bits, in base64."})
 ANSWER = with_a(

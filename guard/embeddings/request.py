@@ -5,11 +5,12 @@
 
 from typing import Any
 
-from guard.chat.request.field_checks import Check, anything, check_fields, identifier, only, tokens
-from guard.chat.request.reader import Asked, tidy
+from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, only, tokens
+from guard.chat.request.reader import Asked
 from guard.http.errors import refuse
 from guard.policy.routing import Ask
 from spend.models import AUTO
+from spend.names import tidy
 from spend.pricing.cost import bound_input_tokens
 
 MOST_INPUTS = 2048
@@ -24,7 +25,7 @@ TABLE: dict[str, Check] = {
     "encoding_format": only("float", "base64"),
     "input": anything,
     "model": identifier,
-    "user": identifier,
+    "user": counted_id,
 }
 SENT = ("dimensions", "encoding_format", "user")
 

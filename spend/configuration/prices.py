@@ -14,7 +14,7 @@ from spend.configuration.columns import Columns
 from spend.configuration.places import Place, Problems
 from spend.models import CatalogueModel, Price, PriceSource, PriceTier
 from spend.pricing.catalogue import Rates, Tiers, tiers_of, write_price
-from spend.pricing.operator_prices import price_in_force
+from spend.pricing.rates import price_in_force
 from tenants.exact import instant_string, read_instant
 from tenants.periods import BEGINNING
 

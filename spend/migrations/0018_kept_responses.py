@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('spend', '0015_whose_breaker'),
+        ('spend', '0017_impossible_usage'),
     ]
 
     operations = [

@@ -14,7 +14,7 @@ def drop_column(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0015_whose_breaker")]
+    dependencies = [("spend", "0016_queued_deliveries")]
 
     operations = [
         migrations.SeparateDatabaseAndState(

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('spend', '0016_kept_responses'),
+        ('spend', '0018_kept_responses'),
     ]
 
     operations = [
