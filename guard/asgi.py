@@ -2,7 +2,8 @@
 
 Django's stock handler spends more on a request (threads, signals, watching for the disconnect, a dozen
 middlewares) than a whole guarded call costs.  The chat paths need none of it: they read the body, call
-the view and send its answer.  Everything else is Django's own.
+the view and send its answer.  So do the health checks, which by this way are answered whatever the Host header says.
+Everything else is Django's own.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from django.conf import settings  # noqa: E402  after the setup
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.http import HttpResponseBase  # noqa: E402
 
+from guard.api.views.health import HEALTH_VIEWS  # noqa: E402
 from guard.chat.streaming import Relay, Streamed  # noqa: E402
 from guard.chat.urls import CHAT_VIEWS  # noqa: E402
 from guard.embeddings.urls import EMBEDDINGS_VIEWS  # noqa: E402
@@ -29,9 +31,10 @@ from guard.http.error_pages import bad_request  # noqa: E402
 from guard.http.errors import GuardError, envelope  # noqa: E402
 from guard.http.request_body import read_body, replayed  # noqa: E402
 from guard.responses.urls import RESPONSES_VIEWS  # noqa: E402
+from guard.worker.readiness import stop_late  # noqa: E402
 from guard.worker.runtime import Runtime  # noqa: E402
 
-ASYNC_VIEWS = {**CHAT_VIEWS, **EMBEDDINGS_VIEWS, **RESPONSES_VIEWS}
+ASYNC_VIEWS = {**CHAT_VIEWS, **EMBEDDINGS_VIEWS, **RESPONSES_VIEWS, **HEALTH_VIEWS}
 
 USAGE_WAIT_S = 1.0
 
@@ -141,6 +144,7 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
     # What is loaded by now stays: collecting garbage need not look through all of Django each time.
     gc.freeze()
     scope["state"]["runtime"] = runtime
+    stop_late(runtime.readiness)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await runtime.stop()

@@ -236,6 +236,7 @@ SPECTACULAR_SETTINGS = {
 
 PORT = read("PORT", "8000", whole_number(1, LAST_PORT))
 WORKERS = read("WORKERS", "", workers)
+STOP_DELAY_SECONDS = read("STOP_DELAY_SECONDS", "5", seconds(0))
 BACKGROUND = read("BACKGROUND", "true", yes_or_no)
 RESERVATION_LEASE_SECONDS = read("RESERVATION_LEASE_SECONDS", "900", whole_number(1, 365 * 86_400))
 HOLD_WAIT_SECONDS = read("HOLD_WAIT_SECONDS", "2", seconds(0))

@@ -419,11 +419,20 @@ class SpendSerializer(SumsSerializer):
     groups_omitted = serializers.IntegerField(help_text="Groups past the first 1,000.")
 
 
-class HealthSerializer(StrictSerializer):
+class LiveSerializer(StrictSerializer):
     status = Choice(choices=["ok", "unavailable"])
     uptime = serializers.IntegerField(help_text="Seconds.")
-    database = Choice(choices=["ok", "unavailable"])
     version = Text()
+
+
+class HealthSerializer(LiveSerializer):
+    database = Choice(choices=["ok", "unavailable"])
+
+
+class ReadySerializer(LiveSerializer):
+    missing = serializers.ListField(
+        child=Choice(choices=["stopping", "database", "migrations", "policy"]), help_text="What stands in the way."
+    )
 
 
 class ErrorDetailSerializer(StrictSerializer):

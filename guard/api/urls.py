@@ -16,8 +16,8 @@ from guard.api.views.catalogue import (
     OpenAIModelsView,
     OpenAIModelView,
 )
-from guard.api.views.health import HealthView
 from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
+from guard.api.views.health import HEALTH_VIEWS
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
 
@@ -37,7 +37,7 @@ register_converter(ModelIdConverter, "model_id")
 PUBLIC: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
 urlpatterns = [
-    path("api/health", HealthView.as_view()),
+    *(path(address.lstrip("/"), view) for address, view in HEALTH_VIEWS.items()),
     path("api/budget", OwnBudgetView.as_view()),
     path("api/spend", SpendView.as_view()),
     path("api/budgets/<tenant_id:tenant_id>", BudgetsView.as_view()),

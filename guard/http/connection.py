@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from spend.ids import new_id
@@ -21,6 +22,8 @@ MOST_HEAD_BYTES = 64 * 1024
 """Of a request line and its headers, together."""
 HEAD_S = 20.0
 """From a request's first byte to the end of its headers; from the connection, too, for its first request."""
+LAST_REQUEST_S = 1.0
+"""For which a connection that is idle when the server stops is listened to still."""
 FRAMING = 9
 """Bytes that may come around each byte of a body that is sent in the smallest chunks."""
 
@@ -77,6 +80,8 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.is_in_head = False
         super().on_headers_complete()
+        if self._is_worker_stopping():
+            self.cycle.keep_alive = False  # its answer says so: else the client's next request may meet a closed door
 
     def on_body(self, body: bytes) -> None:
         self.unused_bytes -= FRAMING * len(body)
@@ -85,6 +90,13 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.unused_bytes = 0
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server stops: what was accepted a moment ago may have sent a request that has not arrived yet."""
+        self.loop.call_later(min(LAST_REQUEST_S, settings.STOP_DELAY_SECONDS), super().shutdown)
+
+    def _is_worker_stopping(self) -> bool:
+        return "runtime" in self.app_state and self.app_state["runtime"].readiness.is_stopping
 
     def send_400_response(self, msg: str) -> None:
         from guard.http.errors import InvalidRequest

@@ -50,6 +50,7 @@ class PolicyKeeper:
         self.breakers: dict[str, Breaker] = {}
         self.breaker_rows: list[tuple[Any, ...]] | None = None
         self.load_again_at = 0.0
+        self.heard_at: float | None = None
         self.stopping = threading.Event()
         self.wanted = threading.Event()
         self.asked: deque[Asking] = deque()
@@ -77,8 +78,14 @@ class PolicyKeeper:
         async with asyncio.timeout(MOST_WAIT_S):
             await future
 
+    @property
+    def is_loaded(self) -> bool:
+        return self.policy.revision >= 0
+
     def refresh(self) -> None:
-        if (rows := breaker_rows()) != self.breaker_rows:
+        rows = breaker_rows()
+        self.heard_at = monotonic()
+        if rows != self.breaker_rows:
             breakers = {breaker.model_id: breaker for breaker in Breaker.objects.all()}
             self.breaker_rows = rows  # before the breakers: one that is learnt between is then read again
             self.breakers = breakers
@@ -115,6 +122,7 @@ class PolicyKeeper:
             # The writer refuses calls where the database is away; the last policy stands meanwhile.
             logger.warning("the policy could not be read: %s", error)
             connection.close()  # else kept: to connect costs ten times what is asked
+            self.heard_at = None
             return error
         except Exception as error:  # without this thread the policy would stay as it is for ever
             logger.exception("the policy could not be read")

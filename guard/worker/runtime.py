@@ -26,6 +26,7 @@ from guard.policy.snapshot import Policy
 from guard.providers.failures import demo_stands_in
 from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry
+from guard.worker.readiness import Readiness
 from spend import breakers
 from spend.codes import OPERATORS_TO_MEND, StepCode, words_of
 from spend.ledger.leases import expire_reservations
@@ -117,6 +118,7 @@ class Runtime:
     def __init__(self) -> None:
         self.writer = Writer()
         self.keeper = PolicyKeeper()
+        self.readiness = Readiness(self.keeper)
         self.releases = HoldReleases()
         self.lengths = Lengths()
         self.conversations = Conversations()
@@ -141,6 +143,7 @@ class Runtime:
             demo_url, self.stop_demo = await serve_on_loopback()
             self.providers = connect_providers(demo_url)
         await self.query(self.keeper.refresh)
+        await self.query(self.readiness.look_at_migrations)
         self.keeper.start()
         self.writer.start()
         self.telemetry.start()
@@ -150,6 +153,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Let calls in flight end and settle, then stop what served them."""
+        self.readiness.is_stopping = True
         while self.tasks:
             await asyncio.wait(self.tasks)
         for task in self.background:
@@ -232,6 +236,7 @@ class Runtime:
         while True:
             await self.note(expire_reservations)
             await self.note(forget_old, timezone.now())
+            await self.note(self.readiness.look_at_migrations)
             await asyncio.sleep(min(SWEEP_S, settings.RESERVATION_LEASE_SECONDS))
 
     async def _renew_leases(self) -> None:

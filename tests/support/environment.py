@@ -16,6 +16,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "DATABASE_URL": database_url,
         "PORT": "8000",
         "WORKERS": "1",
+        "STOP_DELAY_SECONDS": "0",
         "BACKGROUND": "false",
         "EMAIL_URL": "consolemail://",
         "EMAIL_FROM": "guard@localhost",

@@ -15,10 +15,10 @@ from django.conf import settings
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
-from django.db.migrations.executor import MigrationExecutor
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from guard.config.migrations import missing_migrations
 from guard.http.connection import BoundedConnection
 from guard.worker.background import supervised_background
 
@@ -29,6 +29,7 @@ KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection: closed sooner, it may be closed in use."""
 SETTLE_S = 5
 """How much longer than its provider a call may take when the server stops."""
+WORKER_STARTS_IN_S = 60
 MOST_FILES = 10_240
 """A guarded call takes two sockets, and many systems allow a process 1,024 files unless it asks for more."""
 
@@ -72,6 +73,8 @@ def run_server(host: str) -> None:
         # A call that was just sent is still answered. Then clients that stalled are dropped and streams are cut,
         # and what was paid for is settled all the same: the runtime waits for that.
         "timeout_graceful_shutdown": ceil(settings.PROVIDER_TIMEOUT_SECONDS) + SETTLE_S,
+        # In which a new worker must be ready that is to replace one, and after which one that is silent is killed.
+        "timeout_worker_healthcheck": WORKER_STARTS_IN_S,
         "server_header": False,
         "log_config": None,
         "log_level": "warning",
@@ -114,10 +117,8 @@ def refuse_busy_port(host: str) -> None:
 
 
 def refuse_missing_migrations() -> None:
-    executor = MigrationExecutor(connections["default"])
-    if missing := executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in missing[:3])
-        raise CommandError(f"The database lacks migrations ({names} …). Run: manage.py migrate")
+    if missing := missing_migrations():
+        raise CommandError(f"The database lacks migrations ({', '.join(missing[:3])} …). Run: manage.py migrate")
     connections["default"].close()
 
 

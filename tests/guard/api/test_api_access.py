@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from tenants.models import OperatorToken
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory, UserFactory
-from tests.support.api import Api, agent, caller, operator
+from tests.support.api import agent, caller, operator
 from tests.support.environment import ROOT
 
 pytestmark = pytest.mark.django_db
@@ -145,7 +145,7 @@ def test_pages_answer_in_html() -> None:
 
 
 def test_a_bad_host_answers_in_the_envelope() -> None:
-    answer = Client().get("/api/health", headers={"Host": "evil.example"})
+    answer = Client().get("/api/budget", headers={"Host": "evil.example"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
     assert "'evil.example' is not served here: ALLOWED_HOSTS" in answer.json()["error"]["message"]
 
@@ -189,39 +189,22 @@ def test_bodies_are_strict_json() -> None:
     assert (too_large.status_code, too_large.json()["error"]["code"]) == (413, "request_too_large")
 
 
-# Health
-
-
-def test_health_needs_no_key() -> None:
-    answer = Api().get("/api/health")
-    assert answer.status_code == 200
-    body = answer.json()
-    assert (body["status"], body["database"], body["version"]) == ("ok", "ok", "0.1.0")
-    assert isinstance(body["uptime"], int)
-
-
-def test_the_version_is_the_projects() -> None:
-    import tomllib
-
-    from guard import __version__
-
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+# Without a database
 
 
 ASK = """
 import time
 import django; django.setup()
 from django.test import Client
-for address in ("/api/health", "/api/budget"):
-    started = time.monotonic()
-    answer = Client(headers={"Authorization": "Bearer x"}).get(address)
-    assert time.monotonic() - started < 60  # libpq by itself would wait for two minutes
-    print(answer.status_code, answer.content.decode())
+started = time.monotonic()
+answer = Client(headers={"Authorization": "Bearer x"}).get("/api/budget")
+assert time.monotonic() - started < 60  # libpq by itself would wait for two minutes
+print(answer.status_code, answer.content.decode())
 """
 
 
 def ask_without(database_url: str) -> str:
-    """Answers of a guard whose database is not there."""
+    """The answer of a guard whose database is not there."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "guard.settings", "DATABASE_URL": database_url}
     asked = subprocess.run(
         [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -231,22 +214,17 @@ def ask_without(database_url: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["refusing", "silent"])
-def test_health_without_a_database(kind: str) -> None:
+def test_a_key_is_not_refused_for_want_of_a_database(kind: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if kind == "silent":
             listener.listen()
         port = listener.getsockname()[1]
-        health, budget, *_ = ask_without(f"postgres://someone:secret@127.0.0.1:{port}/guard").splitlines()
-    assert health.startswith('503 {"status":"unavailable"')
+        budget = ask_without(f"postgres://someone:secret@127.0.0.1:{port}/guard")
     assert budget.startswith("503 ")
     assert "ledger_unavailable" in budget
     for leak in ("someone", "secret", "127.0.0.1", str(port), "refused", "timeout"):
-        assert leak not in health
-
-
-def test_a_database_without_tables_is_no_use() -> None:
-    assert ask_without("sqlite://:memory:").startswith('503 {"status":"unavailable"')
+        assert leak not in budget
 
 
 # OpenAPI
