@@ -29,6 +29,7 @@ from guard.chat.urls import CHAT_VIEWS  # noqa: E402
 from guard.embeddings.urls import EMBEDDINGS_VIEWS  # noqa: E402
 from guard.http.error_pages import bad_request  # noqa: E402
 from guard.http.errors import GuardError, envelope  # noqa: E402
+from guard.http.proxies import Proxies  # noqa: E402
 from guard.http.request_body import read_body, replayed  # noqa: E402
 from guard.responses.urls import RESPONSES_VIEWS  # noqa: E402
 from guard.worker.readiness import stop_late  # noqa: E402
@@ -46,10 +47,18 @@ View = Callable[..., Awaitable[HttpResponseBase]]
 
 
 class GuardHandler(ASGIHandler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies = Proxies(settings.TRUSTED_PROXIES)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(scope, receive, send)
-        elif view := ASYNC_VIEWS.get(scope["path"]):
+        else:
+            await self.answer(self.proxies.seen_through(scope), receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if view := ASYNC_VIEWS.get(scope["path"]):
             await self.answer_call(view, scope, receive, send)
         elif (body := await self.body_of(scope, receive, send)) is not None:
             await super().__call__(scope, replayed(body, receive), send)

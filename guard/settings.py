@@ -21,7 +21,10 @@ from guard.config.environment import (
     email_server,
     fernet_keys,
     host_names,
+    host_of,
     http_url,
+    networks,
+    public_url,
     read,
     seconds,
     secret,
@@ -57,7 +60,14 @@ DEBUG = read("DEBUG", "false", yes_or_no)
 SECRET_KEY = read("SECRET_KEY", "", str) or (INSECURE_KEY if DEBUG else "")
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY: must be set where DEBUG is off; any long random string will do")
+# Where people reach the guard: links lead there, its host is served, its forms may be sent from there.
+PUBLIC_URL = read("PUBLIC_URL", "", public_url)
 ALLOWED_HOSTS = read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", host_names)
+if PUBLIC_URL and host_of(PUBLIC_URL) not in ALLOWED_HOSTS:
+    ALLOWED_HOSTS.append(host_of(PUBLIC_URL))
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
+# `guard.http.proxies` alone reads X-Forwarded headers; Django takes the scheme and the address that it finds.
+TRUSTED_PROXIES = read("TRUSTED_PROXIES", "127.0.0.1,::1", networks)
 
 INSTALLED_APPS = [
     "unfold",
@@ -152,8 +162,8 @@ AUTH_PASSWORD_VALIDATORS = [
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "/"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https:") if PUBLIC_URL else not DEBUG
+CSRF_FAILURE_VIEW = "guard.http.error_pages.csrf_failure"
 HSTS_SECONDS = read("HSTS_SECONDS", "3600", whole_number(0, 2 * 31_536_000))
 SECURE_HSTS_SECONDS = 0 if DEBUG else HSTS_SECONDS
 # Other names under this host's, and whether plain HTTP is sent on to HTTPS, are the proxy's to say.

@@ -16,8 +16,8 @@ from guard.api.views.catalogue import (
     OpenAIModelsView,
     OpenAIModelView,
 )
-from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
 from guard.api.views.health import HEALTH_VIEWS
+from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
 

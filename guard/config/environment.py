@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parseaddr
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -85,6 +86,31 @@ def http_url(text: str) -> str:
         if is_whole and text.isprintable() and " " not in text:
             return text.rstrip("/")
     raise ValueError("must be an http or https URL with a host, such as https://api.example.com/v1")
+
+
+def public_url(text: str) -> str:
+    """As a browser names the origin: scheme, host and, unless it is the scheme's own, the port. Or nothing."""
+    if not text.strip():
+        return ""
+    with suppress(ValueError):
+        url = urlsplit(http_url(text.strip()))
+        if not url.path and "@" not in url.netloc:
+            is_usual_port = url.port in (None, {"http": 80, "https": 443}[url.scheme])
+            return f"{url.scheme}://{host_of(url.geturl())}" + ("" if is_usual_port else f":{url.port}")
+    raise ValueError("must be an http or https URL without a path, such as https://guard.example.com")
+
+
+def host_of(url: str) -> str:
+    """As ALLOWED_HOSTS has it: without the port, an IPv6 address in its brackets."""
+    host = urlsplit(url).hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(part) for part in filter(None, map(str.strip, text.split(","))))
+    except ValueError as error:
+        raise ValueError(f"must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}") from None
 
 
 def _has_host_and_port(url: Any) -> bool:

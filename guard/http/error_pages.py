@@ -1,9 +1,13 @@
 """Errors that no view answers: in the envelope under /api and /v1, as Django's pages elsewhere."""
 
+import logging
 import re
+from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 
@@ -17,6 +21,9 @@ API_ADDRESSES = (
 """Where clients of an API ask, a slash too many or a prefix too few included."""
 BASE_URL = "The base URL of OpenAI clients ends in /v1, once."
 MOST_HOST_CHARACTERS = 255
+ORIGIN = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}")
+
+logger = logging.getLogger(__name__)
 
 
 @csrf_exempt
@@ -49,6 +56,33 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _answer(request, Forbidden()) or defaults.permission_denied(request, exception)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form came from an address, or without a cookie, that the guard wants: says which setting may be wrong."""
+    error = Forbidden(reason)
+    seen, served_at = origin_of(request), f"{request.scheme}://{request.get_host()}"
+    is_elsewhere = bool(seen) and seen not in (served_at, settings.PUBLIC_URL)
+    logger.warning(
+        "a form was refused: %s",
+        reason,
+        extra={"from": seen, "served_at": served_at, "peer": request.META["REMOTE_ADDR"]},
+    )
+    context = {
+        "seen": seen,
+        "served_at": served_at,
+        "is_elsewhere": is_elsewhere,
+        # Browsers keep such a cookie for localhost, and for nothing else by http.
+        "is_cookie_lost": settings.CSRF_COOKIE_SECURE and not request.is_secure() and not is_elsewhere,
+    }
+    return _answer(request, error) or render(request, "dashboard/csrf_failure.html", context, status=error.status)
+
+
+def origin_of(request: HttpRequest) -> str:
+    """Where the browser says that it shows the guard's pages; nothing where it does not say."""
+    url = urlsplit(request.headers.get("Origin", "") or request.headers.get("Referer", ""))
+    origin = f"{url.scheme}://{url.netloc}"
+    return origin if ORIGIN.fullmatch(origin) else ""
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -16,6 +16,7 @@ import orjson
 from django.core.mail import EmailMessage
 
 from spend.alerts.checked_transport import CheckedTransport, TargetError
+from spend.alerts.links import link_of
 from spend.models import Alert, AlertKind
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant
 from tenants.money import usd_rounded, usd_string
@@ -40,7 +41,8 @@ def send(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
 
 
 def _send_email(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
-    message = EmailMessage(subject_of(alert), text_of(alert), to=channel.addresses)
+    text = "\n\n".join(filter(None, [text_of(alert), link_of(alert)]))
+    message = EmailMessage(subject_of(alert), text, to=channel.addresses)
     try:
         message.send()
     except OSError as error:  # every error of smtplib is one, and a broken connection too
@@ -49,7 +51,8 @@ def _send_email(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
 
 def _send_slack(alert: Alert, channel: AlertChannel, delivery_id: int) -> None:
     # Slack reads <!channel> and <https://…|pay here> as markup, and a customer may be called so.
-    text = html.escape(f"*{subject_of(alert)}*\n{text_of(alert)}", quote=False)
+    lines = filter(None, [f"*{subject_of(alert)}*", text_of(alert), link_of(alert)])
+    text = html.escape("\n".join(lines), quote=False)
     post(channel.target, orjson.dumps({"text": text}), {})
 
 
@@ -138,6 +141,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
         "spentUsd": usd_string(alert.spent_ticks),
         "at": alert.at.isoformat(),
         "message": f"{subject_of(alert)}. {text_of(alert)}",
+        "url": link_of(alert) or None,
     }
 
 

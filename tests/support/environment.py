@@ -11,6 +11,8 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "DJANGO_SETTINGS_MODULE": "guard.settings",
         "DEBUG": "false",
         "SECRET_KEY": "a-key-of-the-tests-that-is-long-and-random-enough-for-the-checks",
+        "PUBLIC_URL": "",
+        "TRUSTED_PROXIES": "127.0.0.1,::1",
         "ALLOWED_HOSTS": "localhost,127.0.0.1,testserver",
         "HSTS_SECONDS": "3600",
         "DATABASE_URL": database_url,

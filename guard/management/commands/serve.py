@@ -75,6 +75,7 @@ def run_server(host: str) -> None:
         "timeout_graceful_shutdown": ceil(settings.PROVIDER_TIMEOUT_SECONDS) + SETTLE_S,
         # In which a new worker must be ready that is to replace one, and after which one that is silent is killed.
         "timeout_worker_healthcheck": WORKER_STARTS_IN_S,
+        "proxy_headers": False,  # `guard.http.proxies` reads them, from TRUSTED_PROXIES only
         "server_header": False,
         "log_config": None,
         "log_level": "warning",

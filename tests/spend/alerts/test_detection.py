@@ -14,6 +14,7 @@ from django.core import mail
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
@@ -21,6 +22,7 @@ from guard.worker.background import new_worker
 from spend.alerts.channels import UndeliveredError, post, signature_of, text_of
 from spend.alerts.deliveries import LEASE, MOST_ATTEMPTS, begin, deliver, dispatch, forget, resend, wait_after
 from spend.alerts.detection import look_at_all, look_at_changed, tell
+from spend.alerts.links import link_of
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
 from spend.summaries.buckets import bucket_of
@@ -440,6 +442,7 @@ class TestDeliveries:
         assert Delivery.objects.get().state == DeliveryState.DELIVERED
         deliver_all()
         assert len(sink.received) == 1
+        assert received.json["url"] is None
 
     def test_an_email_is_sent(self, tenant: Tenant) -> None:
         AlertChannel.objects.create(tenant=tenant, target="ann@example.com, bob@example.com")
@@ -450,6 +453,22 @@ class TestDeliveries:
         assert message.to == ["ann@example.com", "bob@example.com"]
         assert message.subject == "acme: 50 % of the daily budget is used"
         assert "5.0000 USD of 10.0000 USD are spent. As of 2026-05-20 12:00 UTC." in message.body
+        assert "http" not in message.body
+
+    def test_each_leads_to_the_tenants_page(self, tenant: Tenant, sink: Sink, settings: Any) -> None:
+        settings.PUBLIC_URL = "https://guard.example:8443"
+        page = settings.PUBLIC_URL + reverse("tenant", args=[tenant.id])
+        AlertChannel.objects.create(tenant=tenant, target="ann@example.com")
+        AlertChannel.objects.create(tenant=tenant, kind=ChannelKind.SLACK, target=sink.url)
+        webhook(tenant, sink.url)
+        window_of(tenant, 5)
+        look_at_changed(NOON)
+        deliver_all()
+        assert mail.outbox[0].body.endswith(f"\n\n{page}")
+        slack, signed = sorted((received.json for received in sink.received), key=len)
+        assert slack["text"].endswith(f"\n{page}")
+        assert signed["url"] == page
+        assert link_of(Alert()) == settings.PUBLIC_URL + reverse("overview")
 
     def test_slack_is_sent_text(self, tenant: Tenant, sink: Sink) -> None:
         AlertChannel.objects.create(tenant=tenant, kind=ChannelKind.SLACK, target=sink.url)
