@@ -2,16 +2,20 @@
 
 import logging
 import re
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 
 from guard.http.errors import Forbidden, GuardError, InternalError, InvalidRequest, NotFound, envelope, is_openai_path
+from tenants.sign_in.hashing import RETRY_AFTER_S, HasherBusyError
 
 OPENAI_ADDRESS = re.compile(r"(chat/completions|completions|embeddings|responses|models(?:/[^/]+)?)/*\Z")
 OWN_ADDRESS = re.compile(r"(api/chat)/*\Z")
@@ -76,6 +80,23 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         "is_cookie_lost": settings.CSRF_COOKIE_SECURE and not request.is_secure() and not is_elsewhere,
     }
     return _answer(request, error) or render(request, "dashboard/csrf_failure.html", context, status=error.status)
+
+
+def hasher_busy_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
+    """Answers a form whose password could not be looked at, whichever it is."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return get_response(request)
+
+    def process_exception(request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, HasherBusyError):
+            return None
+        answer = render(request, "dashboard/sign_ins_busy.html", status=HTTPStatus.TOO_MANY_REQUESTS)
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return answer
+
+    middleware.process_exception = process_exception  # type: ignore[attr-defined]
+    return middleware
 
 
 def origin_of(request: HttpRequest) -> str:
