@@ -10,7 +10,12 @@ import pytest
 from django.conf import settings
 from django.test import Client
 from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import APIRequestFactory, force_authenticate
 
+from guard.api.base import OperatorView
+from guard.api.permissions import permissions_on
 from tenants.models import OperatorToken
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory, UserFactory
 from tests.support.api import agent, caller, operator
@@ -94,6 +99,20 @@ def test_each_permission_opens_its_door_and_no_other(permission: str, method: st
         others = [each for each in others if not each.startswith(("view", "change"))]
     for other in [*others, "view_topup"]:
         assert getattr(operator(other), method)(address, {} if method != "get" else None).status_code == 403, other
+
+
+def test_a_method_without_a_rule_is_nobodys() -> None:
+    class Forgotten(OperatorView):
+        operator_permissions = permissions_on("tenant")
+
+        def put(self, request: Request) -> Response:
+            return Response()
+
+        del operator_permissions["PUT"]
+
+    request = APIRequestFactory().put("/")
+    force_authenticate(request, UserFactory.create(is_superuser=True))
+    assert Forgotten.as_view()(request).status_code == 403
 
 
 def test_who_may_not_delete_budgets_may_not_replace_them() -> None:
