@@ -30,7 +30,7 @@ import guard.urls  # noqa: F401  loads the admin, as the server does
 from guard.api.views.health import HEALTH_VIEWS
 from guard.chat.urls import CHAT_VIEWS
 from guard.http.error_pages import API_ADDRESSES
-from guard.policy.policy import PolicyKeeper
+from guard.policy.keeper import PolicyKeeper
 from guard.responses.urls import RESPONSES_VIEWS
 from guard.worker.readiness import Readiness
 from spend.capabilities import Lesson, LessonKind
