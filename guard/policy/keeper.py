@@ -17,6 +17,7 @@ from django.db import Error, connection
 from guard.policy.loader import load, updated
 from guard.policy.snapshot import Policy
 from spend.models import Breaker
+from spend.outage import DATABASE
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +121,14 @@ class PolicyKeeper:
             self.refresh()
         except Error as error:
             # The writer refuses calls where the database is away; the last policy stands meanwhile.
-            logger.warning("the policy could not be read: %s", error)
+            DATABASE.failed(error)
             connection.close()  # else kept: to connect costs ten times what is asked
             self.heard_at = None
             return error
         except Exception as error:  # without this thread the policy would stay as it is for ever
             logger.exception("the policy could not be read")
             return error
+        DATABASE.is_over()
         return None
 
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from django.db import Error, close_old_connections, connection
+from django.db import Error, InterfaceError, OperationalError, close_old_connections, connection
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django_tasks import DEFAULT_TASK_BACKEND_ALIAS
 from django_tasks_db.management.commands.db_worker import Worker
 
 from spend.jobs import JOBS
+from spend.outage import DATABASE
 from spend.schedule import beat, queues_with_tasks, uses_database_queue
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,13 @@ class Background:
         try:
             beat(JOBS, timezone.now())
             self._wake_workers()
+        except (OperationalError, InterfaceError) as error:
+            DATABASE.failed(error)
+            connection.close()
         except Exception:
             logger.exception("the background missed a beat")
+        else:
+            DATABASE.is_over()
 
     def _wake_workers(self) -> None:
         """One cheap query for all: each that asked by itself would lock the queue, and SQLite's file, to look."""
@@ -76,7 +82,7 @@ class Background:
             try:
                 worker.run()
             except Error as error:
-                logger.warning("the task queue cannot be read: %s", error)
+                DATABASE.failed(error)
                 connection.close()
                 self.stopping.wait(RESTART_S)
         connection.close()

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
-from django.db import close_old_connections, connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
 from django.utils import timezone
 
 from guard.http.errors import GuardError
@@ -32,6 +32,7 @@ from spend.codes import OPERATORS_TO_MEND, StepCode, words_of
 from spend.ledger.leases import expire_reservations
 from spend.ledger.rules import LedgerError, Reserved
 from spend.ledger.writer import Writer
+from spend.outage import DATABASE
 from spend.retention.replays import forget_old
 
 if TYPE_CHECKING:
@@ -200,6 +201,8 @@ class Runtime:
         """A query that must not fail its call."""
         try:
             await self.query(function, *args)
+        except (OperationalError, InterfaceError) as error:
+            DATABASE.failed(error)
         except Exception:
             logger.exception("could not note what became of a call")
 

@@ -24,6 +24,7 @@ from spend.ledger.leases import reserved_of
 from spend.ledger.posting import Posting
 from spend.ledger.rules import Command, Held, LedgerError, Renew, Reserve, Reserved, Result, Void
 from spend.models import Reservation, ReservationState
+from spend.outage import DATABASE
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,10 @@ class Writer:
         if _is_about_data(error) and len(units) > 1:
             self._split(units, error)
             return
-        logger.error("the ledger cannot be written: %s", error)
+        if _is_about_data(error):
+            logger.error("the ledger cannot be written: %s", error)
+        else:
+            DATABASE.failed(error)
         connections[self.using].close()
         refused = [unit for unit in units if unit.asks_for_hold or _is_about_data(error)]
         self.kept.extend(unit for unit in units if unit not in refused)

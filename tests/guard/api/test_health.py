@@ -91,6 +91,7 @@ def test_ready_names_the_database_while_it_is_away(server: GuardServer) -> None:
         cursor.execute("ALTER TABLE elsewhere RENAME TO spend_breaker")
     eventually(lambda: missing(server) == [])
     assert check(server, "/api/health").ok
+    assert server.log.count("the database cannot be used") == server.log.count("the database can be used again") == 1
 
 
 def test_ready_names_migrations_that_are_not_applied(server: GuardServer) -> None:
