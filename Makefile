@@ -5,7 +5,7 @@ MANAGE := $(BIN)/python manage.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(LOCK_ARGS)
 
-.PHONY: setup run serve test test-quick test-clients test-image check bench screenshots lock
+.PHONY: setup run serve test test-quick test-clients test-image check audit bench screenshots lock
 
 setup: .venv/.development
 
@@ -67,6 +67,10 @@ check: .venv/.development
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
 
+# Whether a package of a lock has a known vulnerability. Asks an advisory service: it needs a network, and CI has none.
+audit: .venv-audit/bin/pip-audit
+	for lock in $(wildcard requirements*.lock); do $< --disable-pip --require-hashes --requirement $$lock || exit 1; done
+
 bench: .venv/.development
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
@@ -99,6 +103,10 @@ lock: .venv/bin/python
 	@echo 'Installing into .venv, with the tools for development ...'
 	@$(PIP) --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@ .venv/.runtime
+
+.venv-audit/bin/pip-audit: | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 
 .venv-clients/.installed: requirements-clients.lock | .venv/bin/python
 	$(BIN)/python -m venv --clear .venv-clients

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
-from django.core.exceptions import ImproperlyConfigured
 from environ import Env
 
 from guard.config.admin_site import UNFOLD  # noqa: F401
 from guard.config.environment import (
+    INSECURE_KEY,
     LAST_PORT,
     database,
     email_address,
@@ -28,6 +28,7 @@ from guard.config.environment import (
     read,
     seconds,
     secret,
+    secret_key,
     task_backend,
     whole_number,
     yes_or_no,
@@ -54,12 +55,8 @@ def kept_days(text: str) -> int | None:
 
 # Django
 
-INSECURE_KEY = "insecure-key-for-development-only"
-
 DEBUG = read("DEBUG", "false", yes_or_no)
-SECRET_KEY = read("SECRET_KEY", "", str) or (INSECURE_KEY if DEBUG else "")
-if not SECRET_KEY:
-    raise ImproperlyConfigured("SECRET_KEY: must be set where DEBUG is off; any long random string will do")
+SECRET_KEY = read("SECRET_KEY", "", str if DEBUG else secret_key) or INSECURE_KEY
 # Where people reach the guard: links lead there, its host is served, its forms may be sent from there.
 PUBLIC_URL = read("PUBLIC_URL", "", public_url)
 ALLOWED_HOSTS = read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", host_names)

@@ -1,6 +1,6 @@
 """System checks: what a production installation lacks, said by `manage.py check --deploy`.
 
-guard.E001  the secret key is the development key, or short
+guard.E001  the secret key can be guessed, which stops the start where DEBUG is off
 guard.W002  SQLite and several workers
 guard.W003  SQLite and several outside host names
 guard.W004  no provider key: the demo provider answers, or with DEBUG off nobody
@@ -22,28 +22,22 @@ from django.core.checks import Warning as Warn
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
+from guard.config.environment import weakness_of
 from spend.budgets.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.models import Price
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import prices_in_force
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 
-SHORTEST_KEY = 32
 NAMES_SHOWN = 3
 LOCAL_HOSTS = frozenset({"localhost", ".localhost", "127.0.0.1", "[::1]", "testserver"})
 
 
 @register(Tags.security, deploy=True)
 def check_secret_key(**_: Any) -> list[CheckMessage]:
-    if settings.SECRET_KEY != settings.INSECURE_KEY and len(settings.SECRET_KEY) >= SHORTEST_KEY:
+    if not (why := weakness_of(settings.SECRET_KEY)):
         return []
-    return [
-        Error(
-            "SECRET_KEY is the development key or too short: anybody could forge a login.",
-            hint=f"Set SECRET_KEY to at least {SHORTEST_KEY} random characters.",
-            id="guard.E001",
-        )
-    ]
+    return [Error(f"SECRET_KEY {why}: anybody could forge a login.", id="guard.E001")]
 
 
 @register(Tags.database, deploy=True)

@@ -22,6 +22,10 @@ IN_MEMORY = "sqlite://:memory:"
 POSTGRES = ("postgres", "postgresql", "psql", "pgsql")
 HOST = re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 LAST_PORT = 65_535
+INSECURE_KEY = "insecure-key-for-development-only"
+DJANGOS_EXAMPLE = "django-insecure-"
+SHORTEST_KEY = 32
+FEWEST_CHARACTERS = 8
 LONGEST_S = 86_400
 
 
@@ -60,6 +64,24 @@ def yes_or_no(text: str) -> bool:
     if text.lower() not in (*Env.BOOLEAN_TRUE_STRINGS, "false", "off", "no", "n", "0", ""):
         raise ValueError(f"must be true or false, not {text!r}")
     return text.lower() in Env.BOOLEAN_TRUE_STRINGS
+
+
+def secret_key(text: str) -> str:
+    """What signs sessions and tokens. Of one that can be guessed nothing is shown but why it can."""
+    if why := weakness_of(text):
+        raise ValueError(f"{why}; make one by: python3 -c 'import secrets; print(secrets.token_urlsafe(50))'")
+    return text
+
+
+def weakness_of(key: str) -> str:
+    """Why a signing key can be guessed; empty where it cannot."""
+    if not key:
+        return "must be set where DEBUG is off"
+    if key.startswith(DJANGOS_EXAMPLE) or key == INSECURE_KEY:
+        return "is a key that others have, too"
+    if len(key) < SHORTEST_KEY or len(set(key)) < FEWEST_CHARACTERS:
+        return f"must have at least {SHORTEST_KEY} characters, {FEWEST_CHARACTERS} different ones among them"
+    return ""
 
 
 def secret(text: str) -> str:

@@ -1,6 +1,7 @@
 """What `manage.py check --deploy` says."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -17,19 +18,23 @@ from guard.config.deploy_checks import (
     check_secret_key,
     check_sqlite,
 )
+from guard.config.environment import INSECURE_KEY
 from spend.models import CatalogueModel, Price
 from tenants.models import AlertChannel, ChannelKind
 from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory
-from tests.support.server import manage
+from tests.support.server import GuardServer, manage
 
 
 def ids(messages: Iterable[CheckMessage]) -> list[str | None]:
     return [message.id for message in messages]
 
 
-@pytest.mark.parametrize(("key", "found"), [("insecure", ["guard.E001"]), ("short", ["guard.E001"]), ("x" * 32, [])])
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [("x" * 60, ["guard.E001"]), ("short", ["guard.E001"]), (INSECURE_KEY, ["guard.E001"]), ("abcdefgh" * 4, [])],
+)
 def test_secret_key(settings: Any, key: str, found: list[str]) -> None:
-    settings.SECRET_KEY = settings.INSECURE_KEY if key == "insecure" else key
+    settings.SECRET_KEY = key
     assert ids(check_secret_key()) == found
 
 
@@ -165,3 +170,20 @@ def test_nothing_of_security_is_left_to_say(environment: dict[str, str], is_warn
     assert "guard.W005" in said
     assert ("security.W004" in said) == is_warned
     assert said.count("security.W") == is_warned
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("https://guard.example.com", []), ("http://guard.lan:8000", ["security.W012", "security.W016"])],
+    ids=["https", "cookies-by-plain-http"],
+)
+def test_of_a_production_installation_nothing_else_is_left_to_say(
+    guard_server: Callable[..., GuardServer], url: str, said: list[str]
+) -> None:
+    """As it is set up by the documents: migrated, with prices, a provider's key, a mail server and PUBLIC_URL."""
+    server = guard_server(start=False)
+    assert server.manage("sync_prices").returncode == 0
+    mail = "smtp+tls://guard:secret@mail.example.com:587"
+    checked = server.manage("check", "--deploy", PUBLIC_URL=url, ALLOWED_HOSTS="localhost", EMAIL_URL=mail)
+    assert checked.returncode == 0, checked.stderr
+    assert re.findall(r"\(([a-z]+\.[EW]\d+)\)", checked.stderr) == said, checked.stderr
