@@ -19,7 +19,7 @@ from tests.support.server import GuardServer
 
 StartServer = Callable[..., GuardServer]
 CLIENTS = 8
-LOOK_S = 0.1
+LOOK_S = 0.5
 REPLACED_WITHIN_S = 120.0
 """Two workers, one after the other; each loads all of Django first."""
 
