@@ -104,7 +104,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "tenants.trail.trail_middleware",
     "axes.middleware.AxesMiddleware",
-    "guard.http.error_pages.hasher_busy_middleware",
+    "guard.http.error_pages.password_middleware",
 ]
 
 ROOT_URLCONF = "guard.urls"

@@ -15,7 +15,8 @@ from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 
 from guard.http.errors import Forbidden, GuardError, InternalError, InvalidRequest, NotFound, envelope, is_openai_path
-from tenants.sign_in.hashing import RETRY_AFTER_S, HasherBusyError
+from tenants.sign_in.addresses import counted_address
+from tenants.sign_in.hashing import CLIENT, RETRY_AFTER_S, HasherBusyError
 
 OPENAI_ADDRESS = re.compile(r"(chat/completions|completions|embeddings|responses|models(?:/[^/]+)?)/*\Z")
 OWN_ADDRESS = re.compile(r"(api/chat)/*\Z")
@@ -82,11 +83,15 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _answer(request, error) or render(request, "dashboard/csrf_failure.html", context, status=error.status)
 
 
-def hasher_busy_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
-    """Answers a form whose password could not be looked at, whichever it is."""
+def password_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:
+    """Says whose passwords are hashed, and answers a form, whichever it is, whose password could not be looked at."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        return get_response(request)
+        before = CLIENT.set(counted_address(request))
+        try:
+            return get_response(request)
+        finally:
+            CLIENT.reset(before)
 
     def process_exception(request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not isinstance(exception, HasherBusyError):

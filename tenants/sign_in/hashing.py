@@ -5,13 +5,18 @@ Whoever is hashed for, and by whatever form, it is one at a time in each process
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 MOST_AT_ONCE = 8
 """One is hashed, the others wait: some seconds at most."""
+MOST_OF_ONE_CLIENT = 4
+"""Whoever floods the forms from one address leaves places to others."""
 NICER_BY = 10
 RETRY_AFTER_S = 5
 
@@ -27,17 +32,36 @@ def _stand_back() -> None:
         os.setpriority(os.PRIO_PROCESS, thread_id, min(19, os.getpriority(os.PRIO_PROCESS, thread_id) + NICER_BY))
 
 
+class Places:
+    """Of passwords that are hashed or wait for it, by who sent them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.taken: Counter[str | None] = Counter()
+
+    @contextmanager
+    def one(self, client: str | None) -> Iterator[None]:
+        """Raises HasherBusyError."""
+        with self.lock:
+            if self.taken.total() >= MOST_AT_ONCE or self.taken[client] >= MOST_OF_ONE_CLIENT:
+                raise HasherBusyError
+            self.taken[client] += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.taken -= Counter([client])  # which forgets who has none
+
+
 HASHING = ThreadPoolExecutor(1, "passwords", initializer=_stand_back)
-PLACES = threading.BoundedSemaphore(MOST_AT_ONCE)
+PLACES = Places()
+CLIENT: ContextVar[str | None] = ContextVar("client", default=None)
+"""Whose request this is, as `counted_address` says."""
 
 
 class BoundedHasher(PBKDF2PasswordHasher):
     """Django's own, hash for hash. Raises HasherBusyError."""
 
     def encode(self, password: str, salt: str, iterations: int | None = None) -> str:
-        if not PLACES.acquire(blocking=False):
-            raise HasherBusyError
-        try:
+        with PLACES.one(CLIENT.get()):
             return HASHING.submit(super().encode, password, salt, iterations).result()
-        finally:
-            PLACES.release()

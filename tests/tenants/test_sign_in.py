@@ -14,7 +14,16 @@ from axes.models import AccessAttempt
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.test import Client
 
-from tenants.sign_in.hashing import HASHING, MOST_AT_ONCE, NICER_BY, BoundedHasher, HasherBusyError
+from tenants.sign_in.hashing import (
+    CLIENT,
+    HASHING,
+    MOST_AT_ONCE,
+    MOST_OF_ONE_CLIENT,
+    NICER_BY,
+    PLACES,
+    BoundedHasher,
+    HasherBusyError,
+)
 from tests.factories import PASSWORD, UserFactory
 from tests.support.agents import Agent, eventually, upstream
 from tests.support.provider import Provider
@@ -24,23 +33,27 @@ from tests.support.server import GuardServer
 # Hashing
 
 
-def hashed(iterations: int = 1) -> str:
+def hashed(iterations: int = 1, client: str | None = None) -> str:
+    CLIENT.set(client)
     return BoundedHasher().encode("password", "salt", iterations)
 
 
 @contextmanager
-def all_places_taken() -> Iterator[None]:
-    """As many passwords wait to be hashed as may."""
+def waiting(*clients: str) -> Iterator[None]:
+    """A password of each waits to be hashed, until the block ends."""
     go_on = threading.Event()
     HASHING.submit(go_on.wait)
-    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:
-        waiting = [threads.submit(hashed) for _ in range(MOST_AT_ONCE)]
+    with ThreadPoolExecutor(len(clients)) as threads:
+        hashing = [threads.submit(hashed, client=client) for client in clients]
         try:
-            eventually(lambda: HASHING._work_queue.qsize() == MOST_AT_ONCE)
+            eventually(lambda: HASHING._work_queue.qsize() == len(clients))
             yield
         finally:
             go_on.set()
-        assert {each.result() for each in waiting} == {hashed()}
+        assert {each.result() for each in hashing} == {hashed()}
+
+
+EVERYBODY = [f"203.0.113.{number}" for number in range(MOST_AT_ONCE)]
 
 
 def test_hashes_are_djangos_own() -> None:
@@ -49,9 +62,18 @@ def test_hashes_are_djangos_own() -> None:
 
 
 def test_one_too_many_is_refused_at_once_and_the_others_are_hashed() -> None:
-    with all_places_taken(), pytest.raises(HasherBusyError):
-        hashed()
-    assert hashed()
+    with waiting(*EVERYBODY), pytest.raises(HasherBusyError):
+        hashed(client="203.0.113.99")
+    assert hashed(client="203.0.113.99")
+
+
+def test_one_client_leaves_places_to_others() -> None:
+    with waiting(*["203.0.113.1"] * MOST_OF_ONE_CLIENT):
+        with pytest.raises(HasherBusyError):
+            hashed(client="203.0.113.1")
+        with PLACES.one("203.0.113.2"):
+            pass
+    assert not PLACES.taken
 
 
 def test_one_is_hashed_at_a_time_in_a_thread_that_lets_others_go_first() -> None:
@@ -66,7 +88,7 @@ def test_one_is_hashed_at_a_time_in_a_thread_that_lets_others_go_first() -> None
 @pytest.mark.parametrize("path", ["/login/", "/admin/login/"])
 def test_who_is_not_looked_at_is_told_so_and_has_not_tried(settings: Any, path: str) -> None:
     settings.PASSWORD_HASHERS = ["tenants.sign_in.hashing.BoundedHasher"]
-    with all_places_taken():
+    with waiting(*["127.0.0.1"] * MOST_OF_ONE_CLIENT):
         answer = Client().post(path, {"username": "nobody", "password": "guess"})
     assert (answer.status_code, answer["Retry-After"]) == (429, "5")
     assert "does not count as a wrong try" in answer.content.decode()
