@@ -8,7 +8,6 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
-from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
@@ -22,6 +21,7 @@ from guard.simulation.simulate import rehearse
 from guard.simulation.wording import limit_rows, offer_rows, outcome_of, outcome_of_error
 from spend.admin.bars import STATE_COLOURS
 from spend.models import AUTO
+from tenants.admin import change_url
 from tenants.models import ApiKey, Tenant
 
 TEMPLATE = "guard/rehearsal.html"
@@ -103,7 +103,7 @@ def rehearsal_page(request: HttpRequest, tenant_id: str) -> HttpResponse:
         "object": tenant,
         "content_title": TITLE,
         "form": form,
-        "back_url": reverse("admin:tenants_tenant_change", args=[tenant.pk]),
+        "back_url": change_url(Tenant, tenant.pk),
         **(_answer(form, tenant) if form.is_valid() else {}),
     }
     return render(request, TEMPLATE, context)

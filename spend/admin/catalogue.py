@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from unfold.admin import TabularInline
+from unfold.dataclasses import UnfoldAction
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
@@ -164,14 +165,11 @@ class CatalogueModelAdmin(ModelAdmin):
     inlines: Sequence[Any] = [LearnedCapabilityInline, PriceInline]
     actions_detail: Sequence[Any] = ["set_price", "catalogue_price"]
 
-    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+    def useful_actions(self, actions: list[UnfoldAction], object_id: str) -> list[UnfoldAction]:
         """The way back is there only where an operator's price stands before one of the catalogue."""
-        found = super().get_actions_detail(request, object_id)
         model = CatalogueModel.objects.filter(pk=object_id).first()
-        if model and catalogue_price(model, timezone.now()):
-            return found
-        useless = self.get_unfold_action("catalogue_price").action_name
-        return [each for each in found if each.action_name != useless]
+        has_way_back = model and catalogue_price(model, timezone.now())
+        return actions if has_way_back else self.without(actions, "catalogue_price")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CatalogueModel]:
         return super().get_queryset(request).prefetch_related("prices__tiers")

@@ -13,10 +13,12 @@ from django.contrib.admin.widgets import url_params_from_lookup_dict
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin as UnfoldModelAdmin
 
+from tenants.admin.addresses import ActionsById
+
 DATE_PARTS = ("year", "month", "day")
 
 
-class ModelAdmin(UnfoldModelAdmin):
+class ModelAdmin(ActionsById, UnfoldModelAdmin):
     """unfold's, whose lists take the parameters of their own filters only; any other answers 400."""
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:

@@ -11,9 +11,10 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.admin.addresses import back_to
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm
-from tenants.admin.mixins import ReadOnly, back_to
+from tenants.admin.mixins import ReadOnly
 from tenants.models import ApiKey, OperatorToken, Tenant
 
 

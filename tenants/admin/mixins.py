@@ -1,10 +1,9 @@
-"""What the operators' pages have in common: amounts in USD, pages that only show, and the way back."""
+"""What the operators' pages have in common: amounts in USD, and pages that only show."""
 
 from typing import Any, ClassVar
 
 from django.db.models import DecimalField, Model
-from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -43,15 +42,6 @@ class ReadOnly:
 
     def has_delete_permission(self, *args: Any) -> bool:
         return False
-
-
-def back_to(model: type[Model], object_id: object) -> HttpResponse:
-    """After a dialog: the page is loaded again."""
-    return HttpResponse(headers={"HX-Redirect": change_url(model, object_id)})
-
-
-def change_url(model: type[Model], object_id: object) -> str:
-    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[object_id])
 
 
 class Row:

@@ -20,6 +20,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from tenants.admin.addresses import row_url
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm
 from tenants.admin.mixins import NOTHING, ReadOnly, dialog_link
@@ -97,7 +98,7 @@ class LockOutAdmin(ReadOnly, ModelAdmin):
 
     @display(description="")
     def unlock_link(self, attempt: AccessAttempt) -> SafeString:
-        return dialog_link(reverse("admin:axes_accessattempt_unlock", args=[attempt.pk]), "Unlock")
+        return dialog_link(row_url("axes_accessattempt_unlock", attempt.pk), "Unlock")
 
     def has_unlock_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm("axes.delete_accessattempt")

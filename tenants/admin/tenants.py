@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from django.contrib.admin.utils import unquote
 from django.contrib.messages import error, success
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -12,13 +13,15 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timeuntil
 from unfold.admin import TabularInline
+from unfold.dataclasses import UnfoldAction
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from tenants.admin.addresses import back_to, row_url
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm
 from tenants.admin.keys import state_of_key
-from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, back_to, dialog_link
+from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded
@@ -91,7 +94,7 @@ class ApiKeyInline(ReadOnly, TabularInline):
 
     @display(description="")
     def revoke(self, key: ApiKey) -> str | SafeString:
-        return "" if key.revoked_at else dialog_link(reverse("admin:tenants_apikey_revoke", args=[key.pk]), "Revoke")
+        return "" if key.revoked_at else dialog_link(row_url("tenants_apikey_revoke", key.pk), "Revoke")
 
 
 class TenantAdmin(ModelAdmin):
@@ -140,16 +143,15 @@ class TenantAdmin(ModelAdmin):
     def get_inlines(self, request: HttpRequest, obj: Any) -> Sequence[Any]:
         return self.inlines if obj else []
 
-    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+    def useful_actions(self, actions: list[UnfoldAction], object_id: str) -> list[UnfoldAction]:
         """Only one of pause and resume makes sense."""
         is_active = Tenant.objects.filter(pk=object_id, is_active=True).exists()
-        useless = self.get_unfold_action("resume" if is_active else "pause").action_name
-        return [each for each in super().get_actions_detail(request, object_id) if each.action_name != useless]
+        return self.without(actions, "resume" if is_active else "pause")
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
     ) -> Any:
-        tenant = self.get_object(request, object_id) if object_id else None
+        tenant = self.get_object(request, unquote(object_id)) if object_id else None
         context = self.page_context(tenant) if isinstance(tenant, Tenant) else {}
         return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **context})
 

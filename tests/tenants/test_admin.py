@@ -10,6 +10,7 @@ import pytest
 from auditlog.models import LogEntry
 from axes.models import AccessAttempt
 from django.contrib.admin import site
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
 from django.db import connection
@@ -140,7 +141,7 @@ def page(client: Client, path: str) -> str:
 
 def act(client: Client, url_name: str, object_id: object, **data: str) -> Any:
     """Submit one of unfold's dialogs, as the browser does."""
-    return client.post(reverse(f"admin:{url_name}", args=[object_id]), {"_form_submitted": "True", **data})
+    return client.post(reverse(f"admin:{url_name}", args=[quote(object_id)]), {"_form_submitted": "True", **data})
 
 
 def said(answer: Any) -> str:
@@ -870,3 +871,62 @@ def test_what_a_model_learned_is_shown_with_its_date_and_unlearned_by_a_button(
     assert (model.refused_parameters, model.refused_while_reasoning) == (["seed", "stop"], ["tools"])
     assert (model.reasoning_efforts, model.message_fields, model.id_characters) == ([], None, {"user": 64})
     assert not model.learned.exists()
+
+
+# Ids as they come: Django's admin writes `_5F` for an underscore in its addresses
+
+ODD_IDS = ["acme_shop", "a_5Fb", "shop.de_2"]
+
+
+@pytest.mark.parametrize("tenant_id", ODD_IDS)
+def test_a_tenants_page_and_all_its_actions_take_any_id(operator: Client, tenant: Tenant, tenant_id: str) -> None:
+    odd = TenantFactory.create(id=tenant_id)
+    path = change_path("tenants_tenant", tenant_id)
+    body = page(operator, path)
+    assert "Where the budgets stand" in body
+    assert "Audit trail" in body
+    page(operator, reverse("rehearsal", args=[tenant_id]))
+    for name in ("pause", "resume", "raise_today", "issue_key"):
+        shown = [each for each in addresses_in(page(operator, path)) if each.endswith(f"/{name.replace('_', '-')}/")]
+        assert len(shown) == 1, name
+        answer = operator.post(shown[0], {"_form_submitted": "True", "amount_ticks": "1", "name": "k"})
+        assert answer["HX-Redirect"] == path
+    assert Revision.current()
+    assert TopUp.objects.get().tenant == ApiKey.objects.get().tenant == odd
+    act(operator, "tenants_apikey_revoke", ApiKey.objects.get().pk)
+    answer = operator.post(path, budgets_form(odd, {"limit_ticks": "1.00"}) | {"name": "Odd"})
+    assert answer.status_code == 302
+    odd.refresh_from_db()
+    assert odd.name == "Odd"
+
+
+def change_path(name: str, pk: str) -> str:
+    return reverse(f"admin:{name}_change", args=[quote(pk)])
+
+
+def addresses_in(body: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r'(?:href|hx-get)="([^"]+)"', body)))
+
+
+def test_home_links_to_tenants_and_models_with_odd_ids(operator: Client, tenant: Tenant) -> None:
+    TenantFactory.create(id="off_1", is_active=False)
+    spent(TenantFactory.create(id="full_5Fx"), 5)
+    model = CatalogueModelFactory.create(id="xai/grok_5F")
+    Breaker.objects.create(model=model, opened_at=timezone.now(), last_failure="timeout")
+    body = page(operator, "/admin/")
+    for name, pk in (("tenants_tenant", "off_1"), ("tenants_tenant", "full_5Fx"), ("spend_cataloguemodel", model.pk)):
+        path = change_path(name, pk)
+        assert path in addresses_in(body)
+        page(operator, path)
+
+
+def test_a_models_page_and_its_actions_take_any_id(operator: Client, tenant: Tenant) -> None:
+    model = CatalogueModelFactory.create(id="xai/grok_5F")
+    path = change_path("spend_cataloguemodel", model.pk)
+    (shown,) = [each for each in addresses_in(page(operator, path)) if each.endswith("/set-price/")]
+    assert 'value="1.25"' in page(operator, shown)
+    answer = operator.post(
+        shown, {"_form_submitted": "True", "input_ticks": "3", "cached_input_ticks": "1", "output_ticks": "4"}
+    )
+    assert answer["HX-Redirect"] == path
+    assert Price.objects.filter(model=model).count() == 2
