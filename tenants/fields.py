@@ -1,5 +1,6 @@
 """Model fields that keep ticks in the database and show USD to people."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -16,24 +17,60 @@ from tenants.money import (
 )
 
 
-class UsdFormField(forms.DecimalField):
-    """A form field in USD whose cleaned value is an integer in ticks."""
+def refuse_commas(typed: Any) -> None:
+    """Whether 0,50 is half or fifty and 1,000 one or a thousand, depends on who typed it. Raises ValidationError."""
+    if isinstance(typed, str) and "," in typed:
+        raise ValidationError(f"Write it with a point for decimals and no commas: {_without_commas(typed)}.")
 
-    def __init__(self, *, ticks_per_unit: int = TICKS_PER_USD, **kwargs: Any) -> None:
-        self.ticks_per_unit = ticks_per_unit
+
+def _without_commas(typed: str) -> str:
+    """As it was most likely meant: 0,50 as 0.50, and 1,000.50 as 1000.50."""
+    head, _, decimals = typed.strip().rpartition(",")
+    has_decimals = "," not in head and "." not in typed and len(decimals) != 3
+    return f"{head}.{decimals}" if has_decimals else typed.strip().replace(",", "")
+
+
+class ShareFormField(forms.DecimalField):
+    """A share of something, as a fraction such as 0.8; "80 %" is taken, too."""
+
+    def to_python(self, value: Any) -> Decimal | None:
+        typed = str(value).strip()
+        if typed.endswith("%"):
+            percent = super().to_python(typed.removesuffix("%").strip())
+            return None if percent is None else percent / 100
+        refuse_commas(value)
+        share = super().to_python(value)
+        if share is not None and share > 1:
+            example = f": for {share:f} % write {share / 100:f}" if share <= 100 else ""
+            raise ValidationError(f"This is a fraction of the limit, at most 1{example}.")
+        return share
+
+
+class UsdFormField(forms.DecimalField):
+    """A form field in USD whose cleaned value, which its validators are given, is an integer in ticks."""
+
+    def __init__(self, *, ticks_per_unit: int = TICKS_PER_USD, validators: Sequence[Any] = (), **kwargs: Any) -> None:
+        self.ticks_per_unit, self.of_ticks = ticks_per_unit, validators
         super().__init__(**kwargs)
 
     def prepare_value(self, value: Any) -> Any:
         return usd_string(value, self.ticks_per_unit) if isinstance(value, int) else value
+
+    def to_python(self, value: Any) -> Decimal | None:
+        refuse_commas(value)
+        return super().to_python(value)
 
     def clean(self, value: Any) -> int | None:
         usd = super().clean(value)
         if usd is None:
             return None
         try:
-            return ticks_from_usd(usd, self.ticks_per_unit)
+            ticks = ticks_from_usd(usd, self.ticks_per_unit)
         except ValueError as error:
             raise ValidationError(f"This amount {error}.") from error
+        for validate in self.of_ticks:
+            validate(ticks)
+        return ticks
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return super().has_changed(

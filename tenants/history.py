@@ -57,6 +57,13 @@ def _about(tenant: Tenant) -> Q:
     return about
 
 
+def latest_edit(row: Model, field_name: str) -> tuple[Change, Edit] | None:
+    """The last change of one field of `row`; None where the trail has none."""
+    entry = LogEntry.objects.get_for_object(row).filter(changes__has_key=field_name).select_related("actor").first()
+    edits = list(_edits(type(row), {field_name: entry.changes[field_name]})) if entry else []
+    return (change_of(entry), edits[0]) if entry and edits else None
+
+
 def change_of(entry: LogEntry) -> Change:
     model = entry.content_type.model_class()
     return Change(

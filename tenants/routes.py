@@ -29,7 +29,7 @@ def set_route(
         steps = list(settings.DEFAULT_ROUTE)
     _write_steps(tenant, steps)
     if downgrades is not None:
-        _write_rules(tenant, list(downgrades))
+        write_downgrades(tenant, list(downgrades))
 
 
 def _write_steps(tenant: Tenant, models: list[str]) -> None:
@@ -43,7 +43,7 @@ def _write_steps(tenant: Tenant, models: list[str]) -> None:
         step.delete()
 
 
-def _write_rules(tenant: Tenant, wanted: list[Downgrade]) -> None:
+def write_downgrades(tenant: Tenant, wanted: list[Downgrade]) -> None:
     """The order of rules is that of their ids, so from the first that differs on they are made anew."""
     standing = list(tenant.downgrade_rules.all())
     same = 0

@@ -25,6 +25,7 @@ from spend.pricing.rates import price_in_force, prices_in_force
 from tenants.admin import ReadOnly, Row, ShowsUsd, back_to
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, UsdInput
+from tenants.admin.rows import RowForm, RowSet
 from tenants.fields import NamesField, UsdFormField
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import usd_string
@@ -243,7 +244,7 @@ class CatalogueModelAdmin(ModelAdmin):
         return back_to(CatalogueModel, object_id)
 
 
-class PriceTiers(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+class PriceTiers(RowSet):
     def clean(self) -> None:
         super().clean()
         kept = [form.cleaned_data for form in self.forms if form.is_valid() and form not in self.deleted_forms]
@@ -253,7 +254,7 @@ class PriceTiers(forms.BaseInlineFormSet):  # type: ignore[type-arg]
 
 class PriceTierInline(Row, ShowsUsd, TabularInline):
     model = PriceTier
-    formset = PriceTiers
+    form, formset = RowForm, PriceTiers
     fields: ClassVar = ["above_tokens", "input_ticks", "cached_input_ticks", "cache_write_ticks", "output_ticks"]
     extra = 0
     min_num = 1

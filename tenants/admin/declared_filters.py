@@ -10,16 +10,28 @@ from typing import Any
 from django.contrib.admin import FieldListFilter
 from django.contrib.admin.utils import get_fields_from_path
 from django.contrib.admin.widgets import url_params_from_lookup_dict
+from django.db import connection
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin as UnfoldModelAdmin
 
 from tenants.admin.addresses import ActionsById
+from tenants.admin.merging import MergedForm
 
 DATE_PARTS = ("year", "month", "day")
 
 
 class ModelAdmin(ActionsById, UnfoldModelAdmin):
     """unfold's, whose lists take the parameters of their own filters only; any other answers 400."""
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """While a row is saved nobody else changes it, or what belongs to it."""
+        if request.method == "POST" and connection.in_atomic_block:
+            self.model._default_manager.select_for_update().filter(pk=object_id).first()
+        return super().get_object(request, object_id, from_field)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        return type(form.__name__, (MergedForm, form), {})
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup in set(self._declared(request)) or self._is_limited_choice(lookup, value)

@@ -2,16 +2,22 @@
 
 from datetime import datetime
 from typing import Any
+from zoneinfo import available_timezones
 
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.utils import timezone
 from unfold.forms import BaseDialogForm
-from unfold.widgets import UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminSelect2Widget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextInputWidget,
+)
 
+from tenants.admin.merging import MergedForm
 from tenants.fields import UsdFormField
-from tenants.models import Tenant
 
 
 class UsdInput(UnfoldAdminTextInputWidget):
@@ -33,13 +39,44 @@ class ShareInput(UnfoldAdminTextInputWidget):
         return shown.rstrip("0").rstrip(".") if shown and "." in shown else shown
 
 
-class TenantForm(forms.ModelForm[Tenant]):
+class TenantForm(MergedForm):
     """A time zone that was taken once is no error of who changes something else."""
 
     def _get_validation_exclusions(self) -> set[str]:
         excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # Django's, not in its types
         is_kept = not self.instance._state.adding and "time_zone" not in self.changed_data
         return excluded | {"time_zone"} if is_kept else excluded
+
+
+ELSEWHERE = ("Etc/", "SystemV/", "US/", "posix/", "right/")
+
+
+def places() -> list[str]:
+    """The zones that are named after a place, and UTC."""
+    named = (name for name in available_timezones() if "/" in name and not name.startswith(ELSEWHERE))
+    return ["UTC", *sorted(named)]
+
+
+class ZoneSelect(UnfoldAdminSelect2Widget):
+    """With the zone that is stored, though it may not be on the list."""
+
+    def optgroups(self, name: str, value: list[str], attrs: dict[str, Any] | None = None) -> Any:
+        known = {choice for choice, _ in self.choices}
+        self.choices = [*self.choices, *((each, each) for each in value if each and each not in known)]
+        return super().optgroups(name, value, attrs)
+
+
+class ZoneField(forms.ChoiceField):
+    """A time zone, picked from a list that can be searched. One that is stored can be kept whatever it is."""
+
+    widget = ZoneSelect
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(choices=lambda: [(name, name.replace("_", " ")) for name in places()], **kwargs)
+        self.error_messages["invalid_choice"] = "%(value)s is no time zone of a place: pick one from the list."
+
+    def valid_value(self, value: Any) -> bool:
+        return super().valid_value(value) or value in available_timezones()
 
 
 class ConfirmForm(BaseDialogForm):
@@ -62,6 +99,16 @@ class IssueKeyForm(BaseDialogForm):
         if expires_at and expires_at <= timezone.now():
             raise ValidationError("This is in the past.")
         return expires_at
+
+
+class RotateKeyForm(BaseDialogForm):
+    overlap_hours = forms.TypedChoiceField(
+        label="The old key works on for",
+        coerce=int,
+        choices=[(0, "no time: it ends at once"), (1, "an hour"), (24, "a day"), (168, "a week")],
+        initial=24,
+        widget=UnfoldAdminSelectWidget,
+    )
 
 
 class TopUpForm(BaseDialogForm):

@@ -8,7 +8,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from tenants.admin.forms import ShareInput, UsdInput
-from tenants.fields import TicksField
+from tenants.fields import ShareFormField, TicksField
 from tenants.money import usd_string
 
 NOTHING = "–"
@@ -18,7 +18,10 @@ class ShowsUsd:
     """Ticks as USD, in forms and where they are only shown."""
 
     model: type[Model]
-    formfield_overrides: ClassVar = {TicksField: {"widget": UsdInput}, DecimalField: {"widget": ShareInput}}
+    formfield_overrides: ClassVar = {
+        TicksField: {"widget": UsdInput},
+        DecimalField: {"form_class": ShareFormField, "widget": ShareInput},
+    }
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

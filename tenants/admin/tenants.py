@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timeuntil
 from unfold.admin import TabularInline
@@ -19,9 +19,10 @@ from unfold.enums import ActionVariant
 
 from tenants.admin.addresses import back_to, row_url
 from tenants.admin.declared_filters import ModelAdmin
-from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm
-from tenants.admin.keys import state_of_key
+from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm, ZoneField
+from tenants.admin.keys import KEY_COLOURS, show_secret, state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
+from tenants.admin.rows import DowngradeRules, RouteSteps, RowForm, RowSet
 from tenants.history import history_of
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded
@@ -30,6 +31,7 @@ from tenants.periods import Period, bounds
 
 class BudgetInline(Row, ShowsUsd, TabularInline):
     model = Budget
+    form, formset = RowForm, RowSet
     fields: ClassVar = ["scope", "period", "limit_ticks", "soft_cap", "hard_cap", "alert_percents"]
     extra = 0
     tab = hide_title = True
@@ -60,6 +62,7 @@ class RouteStepInline(Row, TabularInline):
     """The route as an ordered list: drag to reorder."""
 
     model = RouteStep
+    form, formset = RowForm, RouteSteps
     fields: ClassVar = ["model", "position"]
     ordering_field = "position"
     hide_ordering_field = True
@@ -70,6 +73,7 @@ class RouteStepInline(Row, TabularInline):
 
 class DowngradeRuleInline(Row, TabularInline):
     model = DowngradeRule
+    form, formset = RowForm, DowngradeRules
     fields: ClassVar = ["from_model", "to_model"]
     extra = 0
     tab = hide_title = True
@@ -77,10 +81,12 @@ class DowngradeRuleInline(Row, TabularInline):
 
 
 class ApiKeyInline(ReadOnly, TabularInline):
-    """The tenant's keys; made by a dialog that shows the secret once, and revoked by another."""
+    """The tenant's keys; made by a dialog that shows the secret once, and rotated and revoked by others."""
 
     model = ApiKey
-    fields = readonly_fields = ["name", "hint_shown", "state", "created_at", "expires_at", "revoke"]
+    fields: ClassVar = ["name", "hint_shown", "state", "created_at", "expires_at", "change"]
+    readonly_fields: Sequence[str] = fields
+    template_before = "tenants/issue_key.html"
     tab = hide_title = True
     verbose_name_plural = "API keys"
 
@@ -88,13 +94,22 @@ class ApiKeyInline(ReadOnly, TabularInline):
     def hint_shown(self, key: ApiKey) -> str:
         return f"{key.hint}…"
 
-    @display(description="State")
+    @display(description="State", label=KEY_COLOURS)
     def state(self, key: ApiKey) -> str:
         return state_of_key(key, timezone.now())
 
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        """An inline is made anew for each request, so what its user may do can be kept on it."""
+        self.may_change = request.user.has_perm("tenants.change_apikey")
+        return super().get_formset(request, obj, **kwargs)
+
     @display(description="")
-    def revoke(self, key: ApiKey) -> str | SafeString:
-        return "" if key.revoked_at else dialog_link(row_url("tenants_apikey_revoke", key.pk), "Revoke")
+    def change(self, key: ApiKey) -> str | SafeString:
+        if not self.may_change or not key.is_valid_at(timezone.now()):
+            return ""
+        dialogs = [("Rotate", "tenants_apikey_rotate"), ("Revoke", "tenants_apikey_revoke")]
+        links = ((dialog_link(row_url(name, key.pk), title),) for title, name in dialogs)
+        return format_html_join(" · ", "{}", links)
 
 
 class TenantAdmin(ModelAdmin):
@@ -139,6 +154,11 @@ class TenantAdmin(ModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
         return ["id"] if obj else []
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "time_zone":
+            return ZoneField(initial=db_field.default, label="Time zone", help_text=db_field.help_text)
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Sequence[Any]:
         return self.inlines if obj else []
@@ -201,12 +221,7 @@ class TenantAdmin(ModelAdmin):
     def issue_key(self, request: HttpRequest, form: IssueKeyForm, object_id: str) -> HttpResponse:
         tenant = Tenant.objects.get(pk=object_id)
         _, secret = ApiKey.objects.issue(tenant, form.cleaned_data["name"], form.cleaned_data["expires_at"])
-        success(
-            request,
-            format_html(
-                'The new key, shown only now: <code class="font-semibold select-all break-all">{}</code>', secret
-            ),
-        )
+        show_secret(request, secret)
         return back_to(Tenant, object_id)
 
     @action(
@@ -245,7 +260,7 @@ class TenantAdmin(ModelAdmin):
     def _set_active(self, request: HttpRequest, object_id: str, is_active: bool) -> HttpResponse:
         tenant = Tenant.objects.get(pk=object_id)
         tenant.is_active = is_active
-        tenant.save()
+        tenant.save(update_fields=["is_active"])
         success(request, f"{tenant} is {'open to calls again' if is_active else 'paused'}.")
         return back_to(Tenant, object_id)
 

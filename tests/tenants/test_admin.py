@@ -342,6 +342,25 @@ def test_todays_limit_is_raised_until_midnight_of_the_tenant(operator: Client, t
     assert "of 7.50 USD" in re.sub(r"\s+", " ", page(operator, TENANT_PAGE))
 
 
+def test_todays_limit_is_raised_by_cents(operator: Client, tenant: Tenant) -> None:
+    assert "0.05 USD higher" in said(act(operator, "tenants_tenant_raise_today", "acme", amount_ticks="0.05"))
+    assert TopUp.objects.get().amount_ticks == USD // 20
+
+
+def test_a_raise_ends_at_midnight_wherever_the_tenant_moves(operator: Client, tenant: Tenant) -> None:
+    act(operator, "tenants_tenant_raise_today", "acme", amount_ticks="1")
+    over = TopUp.objects.create(
+        tenant=tenant, amount_ticks=USD, starts_at=BEGINNING, ends_at=timezone.now() - timedelta(minutes=1)
+    )
+    tenant.time_zone = "Pacific/Auckland"
+    tenant.save()
+    running = TopUp.objects.exclude(pk=over.pk).get()
+    assert running.ends_at == bounds(Period.DAY, tenant.zone, timezone.now()).ends_at
+    assert over.ends_at == TopUp.objects.get(pk=over.pk).ends_at
+    edits = [edit.field for change in history_of(tenant) for edit in change.edits if change.action == "update"]
+    assert "Ends at" in edits
+
+
 def test_a_top_up_that_ended_raises_nothing(operator: Client, tenant: Tenant) -> None:
     now = timezone.now()
     TopUp.objects.create(tenant=tenant, amount_ticks=USD, starts_at=now - timedelta(days=1), ends_at=now)
