@@ -8,7 +8,7 @@ class TenantsConfig(AppConfig):
     def ready(self) -> None:
         from django.contrib.auth.models import Group, User
 
-        from tenants import models, token_ends
+        from tenants import models, token_ends, top_ups
         from tenants.trail import watch, watch_people
 
         watch(
@@ -25,3 +25,4 @@ class TenantsConfig(AppConfig):
         watch_people(Group, m2m={"permissions"})
         watch_people(User, m2m={"groups", "user_permissions"})
         token_ends.connect()
+        top_ups.connect()

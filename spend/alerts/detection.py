@@ -8,6 +8,7 @@ Two passes may run at once, here and elsewhere, and see the same.  What is told 
 that is inserted or, if it stands already, ignored (`tell`); never by reading first.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 
 from spend.budgets.refusing import OVER_BUDGET
 from spend.ledger.rules import WindowKey
+from spend.ledger.window_opening import spent_in
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
 from spend.sql import Sql, Update
 from spend.summaries.buckets import bucket_of
@@ -107,11 +109,44 @@ def tell(alerts: Iterable[Alert]) -> list[Alert]:
 
 
 def _untold(alerts: Sequence[Alert]) -> list[Alert]:
-    """Those that no row is seen of; only spares needless inserts, and decides nothing."""
+    """Those that no row is seen of, which only spares needless inserts, and that say something new."""
     tenants = {alert.tenant_id for alert in alerts}
     starts = {alert.starts_at for alert in alerts}
     told = {_key(alert) for alert in Alert.objects.filter(tenant_id__in=tenants, starts_at__in=starts)}
-    return [alert for alert in alerts if _key(alert) not in told]
+    untold = [alert for alert in alerts if _key(alert) not in told]
+    before = _told_in_another_zone(untold)
+    return [alert for alert in untold if not any(_is_same_money(alert, each) for each in before[_subject_of(alert)])]
+
+
+def _told_in_another_zone(alerts: Sequence[Alert]) -> Mapping[tuple[str, ...], list[Alert]]:
+    """What was told since the periods of `alerts` began, by `_subject_of`: `_is_same_money` picks of it."""
+    found = defaultdict[tuple[str, ...], list[Alert]](list)
+    dated = [alert for alert in alerts if alert.ends_at]
+    if dated:
+        since = min(alert.starts_at for alert in dated)
+        for alert in Alert.objects.filter(tenant_id__in={alert.tenant_id for alert in dated}, at__gte=since):
+            found[_subject_of(alert)].append(alert)
+    return found
+
+
+def _subject_of(alert: Alert) -> tuple[str, ...]:
+    """What an alert is about, but for when the period began and its bounds were set."""
+    parts = (alert.tenant_id, alert.scope, alert.subject, alert.period, alert.kind, alert.percent, alert.limit_ticks)
+    return tuple(map(str, parts))
+
+
+def _is_same_money(alert: Alert, before: Alert) -> bool:
+    """Whether `before`, told while the tenant had another time zone, has told what `alert` would.
+
+    It has if it was told in this period, and what it told of had been spent in this period by then. Of the
+    same zone only alerts of this very period were told in it.
+    """
+    if before.starts_at == alert.starts_at or before.at < max(alert.starts_at, alert.armed_at):
+        return False
+    if alert.kind != AlertKind.THRESHOLD:
+        return True
+    key = WindowKey(**{name: getattr(alert, name) for name in WindowKey._fields})
+    return spent_in(key, before.at) >= min(before.spent_ticks, alert.limit_ticks * alert.percent // WHOLE)
 
 
 def _key(alert: Alert) -> tuple[str, ...]:

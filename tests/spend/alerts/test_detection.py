@@ -26,7 +26,7 @@ from spend.alerts.links import link_of
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
 from spend.summaries.buckets import bucket_of
-from tenants.models import AlertChannel, ChannelKind, Scope, Tenant, TopUp, percents_of
+from tenants.models import AlertChannel, Budget, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 from tenants.roles import role
@@ -246,6 +246,49 @@ def test_a_budget_that_refuses_is_used_up_though_its_last_tick_is_not_spent(tena
     assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
     text = text_of(Alert.objects.get(percent=100))
     assert "9.9500 USD of 10.0000 USD are spent. Calls that need more than what is left are refused." in text
+
+
+def moved(tenant: Tenant, zone: str, spent_usd: float) -> Window:
+    """The tenant's window of today once it is in another zone."""
+    tenant.time_zone = zone
+    tenant.save()
+    return window_of(tenant, spent_usd)
+
+
+def test_the_same_money_is_not_told_twice_when_the_tenant_moves(tenant: Tenant) -> None:
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=1), cost_ticks=9 * USD)
+    window_of(tenant, 9)
+    look_at_changed(NOON)
+    assert told() == [50, 80]
+    look_at_all(NOON)
+    there = moved(tenant, "Europe/Oslo", 9)
+    later = NOON + timedelta(minutes=5)
+    assert look_at_changed(later) == []
+    assert look_at_all(later) == []
+    spend(there, 10)
+    assert [alert.percent for alert in look_at_changed(later)] == [100]
+
+
+def test_other_money_is_told_after_a_move(tenant: Tenant) -> None:
+    """What was told of was spent before the day began where the tenant is now."""
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=11), cost_ticks=9 * USD)
+    window_of(tenant, 9)
+    look_at_changed(NOON)
+    assert told() == [50, 80]
+    moved(tenant, "America/New_York", 5)
+    assert [alert.percent for alert in look_at_changed(NOON + timedelta(hours=1))] == [50]
+
+
+def test_a_limit_that_is_changed_after_a_move_is_told_of(tenant: Tenant) -> None:
+    Rollup.objects.create(tenant=tenant, bucket=NOON - timedelta(hours=1), cost_ticks=9 * USD)
+    window_of(tenant, 9)
+    look_at_changed(NOON)
+    moved(tenant, "Europe/Oslo", 9)
+    assert look_at_changed(NOON + timedelta(minutes=5)) == []
+    Budget.objects.update(limit_ticks=11 * USD)
+    look_at_all(NOON + timedelta(minutes=6))
+    Budget.objects.update(limit_ticks=10 * USD)
+    assert 50 in [alert.percent for alert in look_at_all(NOON + timedelta(minutes=7))]
 
 
 @pytest.mark.django_db
