@@ -16,10 +16,13 @@ from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of,
 from spend.budgets.attention import tightest_uses
 from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
 from spend.budgets.usage import current_uses
-from tenants.admin import BudgetInline, TenantAdmin
-from tenants.models import Budget, Scope, Tenant
+from spend.summaries.keys import DAYS, KeyUse, first_day, uses_of_keys
+from tenants.admin import KEY_COLOURS, ApiKeyInline, BudgetInline, TenantAdmin, state_of_key
+from tenants.models import ApiKey, Budget, Scope, Tenant
+from tenants.money import usd_rounded
 
 BARS_OF_TEMPLATES = 5
+UNUSED = f"unused for {DAYS} days"
 
 
 class ListWithUse(ChangeList):
@@ -50,6 +53,37 @@ class BudgetUseInline(BudgetInline):
         return render_to_string("spend/bar.html", {"bar": bar, "is_small": True}) if bar else "–"
 
 
+class KeyUseInline(ApiKeyInline):
+    """The keys with when each was used last, what its calls cost, and whether it is used at all."""
+
+    fields: ClassVar = ["name", "hint_shown", "state", "used", "spent", "created_at", "expires_at", "change"]
+    readonly_fields = fields
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        self.now = timezone.now()
+        self.uses = uses_of_keys(obj, self.now) if obj else {}
+        self.unused_before = first_day(obj, self.now) if obj else None
+        return super().get_formset(request, obj, **kwargs)
+
+    @display(description="State", label={**KEY_COLOURS, UNUSED: "warning"})
+    def state(self, key: ApiKey) -> str:
+        state = state_of_key(key, self.now)
+        last_sign = self._use_of(key).last_day or key.created_at.astimezone(key.tenant.zone).date()
+        return UNUSED if state == "valid" and self.unused_before and last_sign < self.unused_before else state
+
+    @display(description="Last used")
+    def used(self, key: ApiKey) -> str:
+        day, today = self._use_of(key).last_day, self.now.astimezone(key.tenant.zone).date()
+        return "never" if day is None else "today" if day == today else f"{day}"
+
+    @display(description=f"Spent in {DAYS} days (USD)")
+    def spent(self, key: ApiKey) -> str:
+        return usd_rounded(self._use_of(key).cost_ticks, places=4)
+
+    def _use_of(self, key: ApiKey) -> KeyUse:
+        return self.uses.get(key.pk, KeyUse())
+
+
 def _fullest_bars(tenant: Tenant) -> dict[tuple[str, str], Bar]:
     """By scope and period the bar of the fullest current window; a template budget has many windows."""
     bars: dict[tuple[str, str], Bar] = {}
@@ -58,10 +92,13 @@ def _fullest_bars(tenant: Tenant) -> dict[tuple[str, str], Bar]:
     return bars
 
 
+WITH_USE = {BudgetInline: BudgetUseInline, ApiKeyInline: KeyUseInline}
+
+
 @admin.register(Tenant)
 class TenantPage(TenantAdmin):
     list_display: Sequence[Any] = ["id", "name", "use_now", "state_now", "call_state", "time_zone"]
-    inlines: Sequence[Any] = [BudgetUseInline, *TenantAdmin.inlines[1:]]
+    inlines: Sequence[Any] = [WITH_USE.get(each, each) for each in TenantAdmin.inlines]
     change_form_outer_before_template = "spend/standing.html"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

@@ -4,7 +4,7 @@ from django.db import models
 
 from spend.models.vocabulary import Route
 from tenants.fields import TicksField
-from tenants.models import Scope, Tenant
+from tenants.models import ApiKey, Scope, Tenant
 
 
 class Rollup(models.Model):
@@ -78,6 +78,22 @@ class DailyCustomer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.day} {self.customer}"
+
+
+class DailyKey(models.Model):
+    """What was called with one API key in a day of the tenant's own zone, up to the tenant's mark."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_constraint=False, db_index=False)
+    day = models.DateField()
+    key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+")
+    calls = models.PositiveBigIntegerField(default=0)
+    cost_ticks = TicksField("cost", default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "day", "key"], name="one_key_a_day")]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.day} key {self.key_id}"
 
 
 class ConversationTotal(models.Model):

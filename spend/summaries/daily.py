@@ -24,9 +24,11 @@ from django.db.models.functions import Coalesce, Greatest, TruncDate
 
 from spend.models import (
     ArchivedSpend,
+    Call,
     ConversationTotal,
     DailyCustomer,
     DailyDowngrade,
+    DailyKey,
     DailyRollup,
     LedgerEntry,
     Reservation,
@@ -122,7 +124,7 @@ def reopen(tenant_id: str, at: datetime) -> None:
         rebuild([tenant_id])
 
 
-DAILY = (DailyRollup, DailyCustomer, DailyDowngrade)
+DAILY = (DailyRollup, DailyCustomer, DailyDowngrade, DailyKey)
 
 
 def _drop_live_days(mark: RollupMark, archived_through: datetime) -> None:
@@ -228,6 +230,7 @@ def _sum_step(group: Group, starts_at: datetime, ends_at: datetime) -> None:
                 DailyCustomer, ["tenant_id", "day", "customer"], ["attempts", "cost_ticks"],
                 _customers(group, starts_at, ends_at),
             ),
+            added(DailyKey, ["tenant_id", "day", "key_id"], ["calls", "cost_ticks"], _keys(group, starts_at, ends_at)),
             Insert(
                 ConversationTotal, ["tenant_id", "conversation", "began_on", "attempts", "cost_ticks"],
                 _conversations(group, starts_at, ends_at), on_conflict=ADD_TO_CONVERSATION,
@@ -260,6 +263,17 @@ def _customers(group: Group, starts_at: datetime, ends_at: datetime) -> list[tup
         .order_by()
     )
     return [(tenant_id, _text(day), customer, count, int(ticks)) for tenant_id, day, customer, count, ticks in rows]
+
+
+def _keys(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:
+    rows = (
+        Call.objects.filter(tenant_id__in=group.tenant_ids, at__gte=starts_at, at__lt=ends_at)
+        .annotate(day=group.day_of("at"))
+        .values_list("tenant_id", "day", "key_id")
+        .annotate(Count("pk"), Sum("cost_ticks"))
+        .order_by()
+    )
+    return [(tenant_id, _text(day), key_id, count, int(ticks)) for tenant_id, day, key_id, count, ticks in rows]
 
 
 def _conversations(group: Group, starts_at: datetime, ends_at: datetime) -> list[tuple[Any, ...]]:

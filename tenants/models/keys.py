@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import models
+from django.db import models, transaction
 
 from tenants.models.tenant import Limited, Tenant
 
@@ -30,6 +30,19 @@ class ApiKeyManager(models.Manager["ApiKey"]):
             **limits,
         )
         return key, secret
+
+    def rotate(self, key: "ApiKey", now: datetime, overlap: timedelta) -> tuple["ApiKey", str]:
+        """A key in the place of `key`, which goes on for `overlap` at most; and the new one's secret, shown once.
+
+        It has the old one's name and limits, and lives as long as that was to live.
+        """
+        lifetime = key.expires_at - key.created_at if key.expires_at else None
+        limits = {"requests_per_minute": key.requests_per_minute, "calls_in_flight": key.calls_in_flight}
+        with transaction.atomic():
+            issued = self.issue(key.tenant, key.name, now + lifetime if lifetime else None, **limits)
+            key.expires_at = min(filter(None, [key.expires_at, now + overlap]))
+            key.save(update_fields=["expires_at"])
+        return issued
 
 
 def digest_of(secret: str) -> str:
