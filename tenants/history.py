@@ -9,13 +9,15 @@ from typing import Any
 from auditlog.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import DateTimeField, Model, Q
+from django.db.models import BooleanField, DateTimeField, DecimalField, Model, Q
 from django.utils.text import capfirst
 
 from tenants.fields import TicksField
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Tenant, TopUp
 from tenants.money import usd_string
+from tenants.undo import is_undoable
 
+DONE = {"create": "Added", "update": "Changed", "delete": "Removed", "access": "Looked at"}
 BELONGINGS = (ApiKey, Budget, TopUp, RouteStep, DowngradeRule)
 UNTOLD = {"id", "tenant", "created_at", "digest", "hint"}
 NOTHING = {"None", "", None}
@@ -37,6 +39,13 @@ class Change:
     action: str
     what: str
     edits: Sequence[Edit]
+    entry_id: int = 0
+    is_undoable: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """ "Changed the budget tenant a day"."""
+        return f"{DONE.get(self.action, self.action)} {self.what}"
 
 
 def history_of(tenant: Tenant, limit: int = 50) -> list[Change]:
@@ -72,6 +81,8 @@ def change_of(entry: LogEntry) -> Change:
         action=entry.get_action_display(),
         what=f"{entry.content_type.name} {entry.object_repr}",
         edits=list(_edits(model, entry.changes or {})),
+        entry_id=entry.pk,
+        is_undoable=is_undoable(entry),
     )
 
 
@@ -113,7 +124,11 @@ def _text(field: Any, value: str | None) -> str:
         return f"{usd_string(int(value), field.ticks_per_unit)} USD"
     if isinstance(field, DateTimeField):
         return _moment(value)
-    return value
+    if isinstance(field, BooleanField):
+        return "yes" if value == "True" else "no"
+    if isinstance(field, DecimalField):
+        return f"{Decimal(value).normalize():f}"
+    return str(dict(getattr(field, "flatchoices", ())).get(value, value))
 
 
 def _moment(value: str) -> str:

@@ -20,7 +20,8 @@ from guard.http.errors import GuardError
 from guard.simulation.simulate import rehearse
 from guard.simulation.wording import limit_rows, offer_rows, outcome_of, outcome_of_error
 from spend.admin.bars import STATE_COLOURS
-from spend.models import AUTO
+from spend.budgets.attention import names_with_faults
+from spend.models import AUTO, CatalogueModel
 from tenants.admin import change_url
 from tenants.models import ApiKey, Tenant
 
@@ -71,7 +72,10 @@ class CallForm(forms.Form):
         super().__init__(data, label_suffix="")
         self.tenant = tenant
         auto = (AUTO, f"auto: the tenant's route, from {tenant.effective_route()[0]} on")
-        self.fields["model"].choices = [auto, *((name, name) for name in tenant.callable_models())]  # type: ignore[attr-defined]
+        callable_models = tenant.callable_models()
+        names = names_with_faults(CatalogueModel.objects.filter(pk__in=callable_models), timezone.now())
+        named = [(model, names.get(model, f"{model} (is not in the catalogue)")) for model in callable_models]
+        self.fields["model"].choices = [auto, *named]  # type: ignore[attr-defined]
         self.fields["key"].queryset = tenant.keys.filter(revoked_at=None)  # type: ignore[attr-defined]
         self.fields["max_tokens"].help_text = f"Empty: the tenant's {tenant.default_max_tokens:,}."
 

@@ -1,25 +1,51 @@
 """What was told, whether it arrived, and where it is told."""
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.messages import success
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 from unfold.views import ChangeList
 
-from spend.alerts.channels import subject_of, text_of, zones_of
+from spend.alerts.channels import UndeliveredError, send, subject_of, text_of, zones_of
 from spend.alerts.deliveries import resend
-from spend.models import Alert, Delivery
-from tenants.admin import ReadOnly, ShowsUsd
+from spend.models import Alert, AlertKind, Delivery
+from tenants.admin import ReadOnly, ShowsUsd, back_to
 from tenants.admin.declared_filters import ModelAdmin
-from tenants.models import AlertChannel
+from tenants.admin.forms import ConfirmForm
+from tenants.models import AlertChannel, Scope
+from tenants.money import TICKS_PER_USD
+from tenants.periods import Period
 
 STATE_COLOURS = {"pending": "warning", "delivered": "success", "failed": "danger"}
+
+
+class TestForm(ConfirmForm):
+    """Nothing to fill in. What goes wrong is said where the user asked for it."""
+
+    def clean(self) -> dict[str, Any]:
+        channel = AlertChannel.objects.get(pk=self.object_id)
+        try:
+            send(test_alert(channel, timezone.now()), channel, 0)
+        except UndeliveredError as undelivered:
+            raise ValidationError(f"It did not arrive: {undelivered}.") from None
+        return self.cleaned_data
+
+
+def test_alert(channel: AlertChannel, now: datetime) -> Alert:
+    """As channels are told, of a budget and of amounts that nobody has; it is not recorded."""
+    whose = f"A test of the guard's alerts{f' of {channel.tenant_id}' if channel.tenant_id else ''}"
+    return Alert(
+        tenant_id=whose, scope=Scope.TENANT, period=Period.DAY, starts_at=now, ends_at=now + timedelta(days=1),
+        kind=AlertKind.THRESHOLD, percent=50, limit_ticks=10 * TICKS_PER_USD, spent_ticks=5 * TICKS_PER_USD, at=now,
+    )  # fmt: skip
 
 
 @admin.register(AlertChannel)
@@ -28,6 +54,23 @@ class AlertChannelAdmin(ModelAdmin):
     list_filter = ("kind", "is_active")
     readonly_fields = ("secret", "shown_target")
     autocomplete_fields = ("tenant",)
+    actions_detail: Sequence[Any] = ["send_test"]
+
+    @action(
+        description="Send a test",
+        url_path="send-test",
+        permissions=["change"],
+        icon="send",
+        dialog={
+            "title": "Send a test?",
+            "description": "This channel, as it is saved, is told of a made-up budget now. It may take a few seconds.",
+            "form_class": TestForm,
+            "form_submit_text": "Send",
+        },
+    )
+    def send_test(self, request: HttpRequest, form: TestForm, object_id: str) -> HttpResponse:
+        success(request, f"The test was taken by {AlertChannel.objects.get(pk=object_id)}.")
+        return back_to(AlertChannel, object_id)
 
     def get_fields(self, request: HttpRequest, obj: AlertChannel | None = None) -> list[str]:
         """Secrets, and a Slack webhook's address is one, are for those who may change them."""

@@ -5,14 +5,19 @@ made in order of time), and offer filters that an index serves.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.messages import success
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
@@ -24,6 +29,7 @@ from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import Tenant
 from tenants.money import usd_rounded
 
+MOST_FOUND = 500
 CALL_PLACES = 6  # one call may cost less than a hundredth of a cent; the row's own page has its cost whole
 
 
@@ -72,6 +78,13 @@ class History(ReadOnly, ShowsUsd, ModelAdmin):
     list_filter_sheet = False
     ordering: Sequence[str] = ["-pk"]
 
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> Any:
+        row = self.get_object(request, unquote(object_id)) if object_id else None
+        call_id = getattr(row, "call_id", row.pk if isinstance(row, Call) else None)
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), "call_id": call_id})
+
     def get_ordering(self, request: HttpRequest) -> Sequence[str]:
         """By id, which is by time; with a filter by the column that its index goes on with."""
         return self.ordering if not request.GET.keys() & {"tenant", "review"} else ["-at"]
@@ -80,28 +93,44 @@ class History(ReadOnly, ShowsUsd, ModelAdmin):
         return [field.name for field in self.model._meta.fields]
 
 
-class ByRequest(History):
-    """Rows of calls: searched by the request's id, or the call's."""
+class OfCalls(History):
+    """Rows of calls: searched by what names these."""
 
+    change_form_outer_before_template = "spend/to_the_dashboard.html"
+    call_field = "call_id"
     search_fields: Sequence[str] = ["call_id"]
-    search_help_text = "A request's id (X-Request-Id), whole, or a call's."
+    search_help_text = "A customer's, a conversation's, a request's (X-Request-Id) or a call's id, whole."
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return (queryset.filter(call_id__in=calls_of(term)) if term else queryset), False
+        found = calls_of(term.strip(), request.GET.get("tenant")) if term.strip() else None
+        return (queryset if found is None else queryset.filter(**{f"{self.call_field}__in": found})), False
 
 
-def calls_of(term: str) -> list[UUID]:
-    calls = Call.objects.filter(Q(request_id=term.strip()))
-    try:
-        return [*calls.values_list("pk", flat=True), UUID(term.strip())]
-    except ValueError:
-        return list(calls.values_list("pk", flat=True))
+def calls_of(term: str, tenant_id: str | None = None) -> list[UUID]:
+    """The newest MOST_FOUND calls of a customer and of a conversation with this id, and those of a request."""
+    # By tenant, though all are meant: the indexes of customers and conversations begin with it.
+    tenants = [tenant_id] if tenant_id else Tenant.objects.values("pk")
+    of_tenants = Call.objects.filter(tenant__in=tenants).order_by("-at").values_list("pk", flat=True)
+    found = list(Call.objects.filter(request_id=term).values_list("pk", flat=True)[:MOST_FOUND])
+    for named in ({"customer": term}, {"conversation": term}):
+        found += of_tenants.filter(**named)[:MOST_FOUND]
+    with suppress(ValueError):
+        found.append(UUID(term))
+    return found
+
+
+def _same(call: Call, name: str) -> str | SafeString:
+    """A link to the list of this tenant's calls with the same customer or conversation."""
+    if not name:
+        return ""
+    url = reverse("admin:spend_call_changelist", query={"q": name, "tenant": call.tenant_id})
+    return format_html('<a class="text-link" href="{}">{}</a>', url, name)
 
 
 @admin.register(LedgerEntry)
-class LedgerEntryAdmin(ByRequest):
+class LedgerEntryAdmin(OfCalls):
     list_display: Sequence[Any] = ["at", "tenant_id", "model", "route_taken", "cost", "hold", "tokens", "remarks"]
     list_filter: Sequence[Any] = [ToReviewFilter, TenantList]
     actions: Sequence[Any] = ["mark_reviewed"]
@@ -145,15 +174,19 @@ class LedgerEntryAdmin(ByRequest):
 
 
 @admin.register(Call)
-class CallAdmin(History):
-    list_display: Sequence[Any] = ["at", "tenant_id", "models", "result", "cost", "request_id"]
-    search_fields: Sequence[str] = ["request_id"]
-    search_help_text = "A request's id (X-Request-Id), whole, or a call's."
+class CallAdmin(OfCalls):
+    list_display: Sequence[Any] = [
+        "at", "tenant_id", "models", "result", "cost", "of_customer", "of_conversation", "request_id"
+    ]  # fmt: skip
+    call_field = "pk"
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        return (queryset.filter(pk__in=calls_of(term)) if term else queryset), False
+    @display(description="Customer", empty_value="")
+    def of_customer(self, call: Call) -> str | SafeString:
+        return _same(call, call.customer)
+
+    @display(description="Conversation", empty_value="")
+    def of_conversation(self, call: Call) -> str | SafeString:
+        return _same(call, call.conversation)
 
     @display(description="Model")
     def models(self, call: Call) -> str:
@@ -175,7 +208,7 @@ class CallAdmin(History):
 
 
 @admin.register(Reservation)
-class ReservationAdmin(ByRequest):
+class ReservationAdmin(OfCalls):
     list_display: Sequence[Any] = ["created_at", "tenant_id", "model", "hold_state", "hold", "lease_expires_at"]
     list_filter: Sequence[Any] = []
 

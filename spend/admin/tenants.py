@@ -13,11 +13,20 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from spend.admin.bars import STATE_COLOURS, Bar, bar_of, bar_of_tenant, bars_of, effect_of
-from spend.budgets.attention import tightest_uses
+from spend.budgets.attention import names_with_faults, tightest_uses
 from spend.budgets.refusing import REFUSING, mostly_over_budget, state_told
 from spend.budgets.usage import current_uses
+from spend.models import CatalogueModel
 from spend.summaries.keys import DAYS, KeyUse, first_day, uses_of_keys
-from tenants.admin import KEY_COLOURS, ApiKeyInline, BudgetInline, TenantAdmin, state_of_key
+from tenants.admin import (
+    KEY_COLOURS,
+    ApiKeyInline,
+    BudgetInline,
+    DowngradeRuleInline,
+    RouteStepInline,
+    TenantAdmin,
+    state_of_key,
+)
 from tenants.models import ApiKey, Budget, Scope, Tenant
 from tenants.money import usd_rounded
 
@@ -92,7 +101,31 @@ def _fullest_bars(tenant: Tenant) -> dict[tuple[str, str], Bar]:
     return bars
 
 
-WITH_USE = {BudgetInline: BudgetUseInline, ApiKeyInline: KeyUseInline}
+class NamesModels:
+    """Says of each model that one may choose, and of one that is chosen, whether calls of it are refused."""
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[misc]
+        if field is not None and db_field.remote_field.model is CatalogueModel:
+            names = names_with_faults(CatalogueModel.objects.all(), timezone.now())
+            field.label_from_instance = lambda model: names.get(model.pk, model.pk)
+        return field
+
+
+class MarkedRouteStepInline(NamesModels, RouteStepInline):
+    pass
+
+
+class MarkedDowngradeRuleInline(NamesModels, DowngradeRuleInline):
+    pass
+
+
+WITH_USE = {
+    BudgetInline: BudgetUseInline,
+    RouteStepInline: MarkedRouteStepInline,
+    DowngradeRuleInline: MarkedDowngradeRuleInline,
+    ApiKeyInline: KeyUseInline,
+}
 
 
 @admin.register(Tenant)

@@ -193,5 +193,12 @@ def fault_of(model: CatalogueModel | None, *, is_priced: bool, now: datetime) ->
     return None
 
 
+def names_with_faults(models: Iterable[CatalogueModel], now: datetime) -> dict[str, str]:
+    """By id, what to call each model where it is chosen: "grok-5", or "grok-5 (is disabled)"."""
+    prices = prices_in_force(now)
+    faults = ((model, fault_of(model, is_priced=model.pk in prices, now=now)) for model in models)
+    return {model.pk: f"{model.pk} ({fault})" if fault else model.pk for model, fault in faults}
+
+
 def ends_soon(model: CatalogueModel, today: date) -> bool:
     return model.shutdown_on is not None and model.shutdown_on - today <= SHUTDOWN_NOTICE

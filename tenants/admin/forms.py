@@ -7,6 +7,7 @@ from zoneinfo import available_timezones
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
+from django.template.loader import render_to_string
 from django.utils import timezone
 from unfold.forms import BaseDialogForm
 from unfold.widgets import (
@@ -79,11 +80,19 @@ class ZoneField(forms.ChoiceField):
         return super().valid_value(value) or value in available_timezones()
 
 
-class ConfirmForm(BaseDialogForm):
+class DialogForm(BaseDialogForm):
+    """unfold's, which shows no error but a field's own."""
+
+    def render_before_template(self) -> str:
+        errors = {"errors": self.non_field_errors()} if self.is_bound else {}
+        return super().render_before_template() + render_to_string("unfold/helpers/messages/error.html", errors)
+
+
+class ConfirmForm(DialogForm):
     """Nothing to fill in: the dialog's text says it all. Being a form, it changes by POST only."""
 
 
-class IssueKeyForm(BaseDialogForm):
+class IssueKeyForm(DialogForm):
     name = forms.CharField(
         max_length=100, widget=UnfoldAdminTextInputWidget, help_text="Which agent or system will use it."
     )
@@ -101,7 +110,7 @@ class IssueKeyForm(BaseDialogForm):
         return expires_at
 
 
-class RotateKeyForm(BaseDialogForm):
+class RotateKeyForm(DialogForm):
     overlap_hours = forms.TypedChoiceField(
         label="The old key works on for",
         coerce=int,
@@ -111,7 +120,7 @@ class RotateKeyForm(BaseDialogForm):
     )
 
 
-class TopUpForm(BaseDialogForm):
+class TopUpForm(DialogForm):
     amount_ticks = UsdFormField(
         label="Amount (USD)", widget=UsdInput, validators=[MinValueValidator(1, "This must be more than nothing.")]
     )

@@ -164,9 +164,12 @@ class TenantAdmin(ModelAdmin):
         return self.inlines if obj else []
 
     def useful_actions(self, actions: list[UnfoldAction], object_id: str) -> list[UnfoldAction]:
-        """Only one of pause and resume makes sense."""
-        is_active = Tenant.objects.filter(pk=object_id, is_active=True).exists()
-        return self.without(actions, "resume" if is_active else "pause")
+        """Only one of pause and resume makes sense, and a raise only where there is something to raise."""
+        tenant = Tenant.objects.filter(pk=object_id).first()
+        useless = ["resume" if tenant and tenant.is_active else "pause"]
+        if tenant and not has_daily_budget(tenant):
+            useless.append("raise_today")
+        return self.without(actions, *useless)
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None

@@ -16,7 +16,7 @@ from django.contrib.messages import get_messages
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.urls import reverse
+from django.urls import resolve, reverse
 from django.utils import timezone
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
@@ -375,7 +375,9 @@ def test_a_raise_that_makes_no_sense_is_refused(operator: Client, tenant: Tenant
 
 
 def test_a_raise_without_a_daily_budget_is_refused(operator: Client, tenant: Tenant) -> None:
+    assert "/raise-today/" in page(operator, TENANT_PAGE)
     BudgetFactory.create(tenant=tenant, period=Period.MONTH)
+    assert "/raise-today/" not in page(operator, TENANT_PAGE)
     assert "no daily budget" in said(act(operator, "tenants_tenant_raise_today", "acme", amount_ticks="1"))
     assert not TopUp.objects.exists()
 
@@ -649,6 +651,89 @@ def test_search_by_request_id(operator: Client, tenant: Tenant) -> None:
             found = page(operator, f"/admin/spend/{path}/?q={term}")
             assert found.count(f"/admin/spend/{path}/") - found.count(f"/admin/spend/{path}/?") >= count
             assert len(re.findall(rf"/admin/spend/{path}/[0-9a-f-]{{36}}/change/", found)) == count
+
+
+def test_calls_of_a_customer_and_of_a_conversation(operator: Client, tenant: Tenant) -> None:
+    facts = {"key": ApiKeyFactory.create(tenant=tenant), "at": timezone.now(), "requested_model": "only"}
+    other = TenantFactory.create(id="other")
+    for tenant_, customer, conversation in ((tenant, "ann", "c1"), (tenant, "ben", "c1"), (other, "ann", "c2")):
+        call = Call(id=new_id(), request_id=f"of-{customer}-{conversation}", tenant=tenant_, outcome="served", **facts)
+        call.customer, call.conversation = customer, conversation
+        Call.objects.bulk_create([call])
+    for query, requests in (
+        ("q=ann", {"of-ann-c1", "of-ann-c2"}),
+        ("q=ann&tenant=acme", {"of-ann-c1"}),
+        ("q=c1", {"of-ann-c1", "of-ben-c1"}),
+        ("q=nobody", set()),
+    ):
+        found = page(operator, f"/admin/spend/call/?{query}")
+        assert set(re.findall(r"of-\w+-\w+", found)) == requests, query
+    assert "/admin/spend/call/?q=ann&amp;tenant=acme" in page(operator, "/admin/spend/call/")
+
+
+# From page to page
+
+
+def test_every_link_and_button_leads_somewhere(operator: Client, auditor: Client, tenant: Tenant) -> None:
+    BudgetFactory.create(tenant=tenant)
+    entries(tenant, 1, is_overrun=True)
+    alert_of(tenant)
+    AlertChannel.objects.create(tenant=tenant, target="olga@example.com")
+    for client in (operator, auditor):
+        assert dead_ends(client, "/admin/", "/", TENANT_PAGE) == []
+
+
+def dead_ends(client: Client, *addresses: str) -> list[str]:
+    """Addresses that some page has a link to and that do not answer; of each kind of page one is looked at."""
+    to_visit, seen, found = [(address, "") for address in addresses], set[tuple[Any, ...]](), list[str]()
+    while to_visit:
+        address, origin = to_visit.pop()
+        path, _, query = html.unescape(address).partition("?")
+        kind = (resolve(path).view_name, tuple(sorted(re.findall(r"(\w+)=", query))), path == "/admin/")
+        if kind in seen or "logout" in path:
+            continue
+        seen.add(kind)
+        answer = client.get(html.unescape(address), follow=True)
+        if answer.status_code != 200 or "login" in answer.request["PATH_INFO"]:
+            found.append(f"{address} on {origin}: {answer.status_code}")
+        elif "html" in answer["Content-Type"]:
+            links = addresses_in(answer.content.decode())
+            to_visit += [(link, address) for link in links if re.match(r"/(?!static/|metrics)", link)]
+    return found
+
+
+def test_from_the_dashboard_to_the_admin_and_back(operator: Client, tenant: Tenant) -> None:
+    entries(tenant, 1)
+    call = Call.objects.get()
+    pages = {
+        "/tenants/acme/": TENANT_PAGE,
+        "/tenants/acme/calls/": "/admin/spend/call/?tenant=acme",
+        f"/tenants/acme/calls/{call.pk}/": f"/admin/spend/call/{call.pk}/change/",
+        "/tenants/acme/statement/": "/admin/spend/ledgerentry/?tenant=acme",
+    }
+    for path, there in pages.items():
+        assert there in addresses_in(page(operator, path)), path
+    assert "/tenants/acme/" in addresses_in(page(operator, TENANT_PAGE))
+    for row in (call, LedgerEntry.objects.get(), Reservation.objects.get()):
+        back = addresses_in(page(operator, f"/admin/spend/{row._meta.model_name}/{row.pk}/change/"))
+        assert f"/tenants/acme/calls/{call.pk}/" in back
+    member = UserFactory.create()
+    tenant.members.add(member)
+    manager = Client()
+    manager.force_login(member)
+    assert not [link for link in addresses_in(page(manager, "/tenants/acme/")) if "/admin/" in link]
+
+
+def test_models_that_serve_no_call_say_so_wherever_one_chooses(operator: Client, tenant: Tenant) -> None:
+    off = CatalogueModelFactory.create(id="off", is_enabled=False)
+    ended = CatalogueModelFactory.create(id="ended", shutdown_on=date(2020, 1, 1))
+    RouteStepFactory.create(tenant=tenant, model=off)
+    RouteStepFactory.create(tenant=tenant, model=ended)
+    DowngradeRuleFactory.create(tenant=tenant, to_model=CatalogueModelFactory.create(id="free", price=None))
+    for path in (TENANT_PAGE, reverse("rehearsal", args=["acme"])):
+        shown = page(operator, path)
+        for name in ("off (is disabled)", "ended (was shut down on 2020-01-01)", "free (has no price)"):
+            assert name in shown, (path, name)
 
 
 # Models and prices

@@ -73,3 +73,13 @@ window.addEventListener("load", () => {
   document.addEventListener("click", () => setTimeout(describeWidgets));
   document.addEventListener("keyup", () => setTimeout(describeWidgets));
 });
+
+// Times in the reader's own zone, which only the browser knows.
+window.addEventListener("load", () => {
+  const parts = { year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short", hourCycle: "h23" };
+  for (const time of document.querySelectorAll("time[data-reader]")) {
+    const at = new Date(time.dateTime);
+    time.title = at.toISOString().replace("T", " ").slice(0, 19) + " UTC";
+    time.textContent = new Intl.DateTimeFormat("en-CA", parts).format(at).replace(",", "");
+  }
+});

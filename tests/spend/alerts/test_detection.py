@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from auditlog.models import LogEntry
 from django.apps import apps
+from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.exceptions import ValidationError
@@ -246,6 +247,26 @@ def test_a_budget_that_refuses_is_used_up_though_its_last_tick_is_not_spent(tena
     assert told(kind=AlertKind.THRESHOLD) == [50, 80, 100]
     text = text_of(Alert.objects.get(percent=100))
     assert "9.9500 USD of 10.0000 USD are spent. Calls that need more than what is left are refused." in text
+
+
+def try_out(channel: AlertChannel) -> Any:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    address = reverse("admin:tenants_alertchannel_send_test", args=[channel.pk])
+    return client.post(address, {"_form_submitted": "True"})
+
+
+def test_a_channel_is_tried_out(tenant: Tenant, sink: Sink) -> None:
+    answer = try_out(webhook(tenant, sink.url))
+    assert answer["HX-Redirect"]
+    (received,) = sink.received
+    assert "A test of the guard's alerts of acme: 50 % of the daily budget" in received.json["message"]
+    assert not Alert.objects.exists()
+
+
+def test_a_channel_that_fails_says_why(tenant: Tenant, sink: Sink) -> None:
+    sink.status = 500
+    assert b"It did not arrive: answered 500" in try_out(webhook(None, sink.url)).content
 
 
 def moved(tenant: Tenant, zone: str, spent_usd: float) -> Window:
