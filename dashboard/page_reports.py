@@ -62,7 +62,8 @@ def overview(
     tenants: QuerySet[Tenant], search: str, page: int, now: datetime, size: int | None = TENANTS_A_PAGE
 ) -> Overview:
     """`size` tenants a page; None for all of them."""
-    found = tenants.filter(Q(id__icontains=search) | Q(name__icontains=search)) if search else tenants
+    named = Q(id__icontains=search) | Q(name__icontains=search)
+    found = tenants.filter(named if search else Q(archived_at=None))
     seen = list(found)
     sums = sums_of_tenants(seen, now)
     ranked = standings(seen, sums, now)

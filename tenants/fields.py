@@ -33,7 +33,7 @@ def _without_commas(typed: str) -> str:
 class ShareFormField(forms.DecimalField):
     """A share of something, as a fraction such as 0.8; "80 %" is taken, too."""
 
-    def to_python(self, value: Any) -> Decimal | None:
+    def to_python(self, value: Any) -> Decimal | None:  # type: ignore[override]
         typed = str(value).strip()
         if typed.endswith("%"):
             percent = super().to_python(typed.removesuffix("%").strip())
@@ -56,7 +56,7 @@ class UsdFormField(forms.DecimalField):
     def prepare_value(self, value: Any) -> Any:
         return usd_string(value, self.ticks_per_unit) if isinstance(value, int) else value
 
-    def to_python(self, value: Any) -> Decimal | None:
+    def to_python(self, value: Any) -> Decimal | None:  # type: ignore[override]
         refuse_commas(value)
         return super().to_python(value)
 

@@ -50,7 +50,7 @@ def undo(entry: LogEntry) -> str:
 def _put_back(entry: LogEntry) -> str:
     row = _model_of(entry)()
     for name, (old, _) in entry.changes.items():
-        if not row._meta.get_field(name).primary_key:
+        if not _field(row, name).primary_key:
             _set(row, name, old)
     row.full_clean()
     row.save()
@@ -58,7 +58,7 @@ def _put_back(entry: LogEntry) -> str:
 
 
 def _model_of(entry: LogEntry) -> type[models.Model]:
-    model = entry.content_type.model_class()
+    model: type[models.Model] | None = entry.content_type.model_class()
     assert model is not None  # noqa: S101  is_undoable asked
     return model
 

@@ -111,7 +111,7 @@ class OfCalls(History):
 def calls_of(term: str, tenant_id: str | None = None) -> list[UUID]:
     """The newest MOST_FOUND calls of a customer and of a conversation with this id, and those of a request."""
     # By tenant, though all are meant: the indexes of customers and conversations begin with it.
-    tenants = [tenant_id] if tenant_id else Tenant.objects.values("pk")
+    tenants: Any = [tenant_id] if tenant_id else Tenant.objects.values("pk")
     of_tenants = Call.objects.filter(tenant__in=tenants).order_by("-at").values_list("pk", flat=True)
     found = list(Call.objects.filter(request_id=term).values_list("pk", flat=True)[:MOST_FOUND])
     for named in ({"customer": term}, {"conversation": term}):

@@ -134,6 +134,9 @@ class TenantPage(TenantAdmin):
     inlines: Sequence[Any] = [WITH_USE.get(each, each) for each in TenantAdmin.inlines]
     change_form_outer_before_template = "spend/standing.html"
 
+    def model_names(self) -> dict[str, str]:
+        return names_with_faults(CatalogueModel.objects.order_by("pk"), timezone.now())
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ListWithUse
 

@@ -146,7 +146,8 @@ def _is_same_money(alert: Alert, before: Alert) -> bool:
     if alert.kind != AlertKind.THRESHOLD:
         return True
     key = WindowKey(**{name: getattr(alert, name) for name in WindowKey._fields})
-    return spent_in(key, before.at) >= min(before.spent_ticks, alert.limit_ticks * alert.percent // WHOLE)
+    spent_ticks = spent_in(key, before.at)
+    return bool(spent_ticks >= min(before.spent_ticks, alert.limit_ticks * alert.percent // WHOLE))
 
 
 def _key(alert: Alert) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def attention(now: datetime) -> Attention:
         stopped=[each for each in open_to_calls if each.state == "stopped"],
         refusing=[each for each in open_to_calls if each.state == REFUSING],
         degraded=[each for each in open_to_calls if each.state in {"degraded", "warned"}],
-        paused=[tenant for tenant in tenants if not tenant.is_active],
+        paused=[tenant for tenant in tenants if not tenant.is_active and not tenant.archived_at],
         installation=[use for use in installation_uses(now) if use.state != "active"],
         failing=list(
             Breaker.objects.select_related("model").filter(

@@ -17,7 +17,7 @@ def change_url(model: type[Model], object_id: object) -> str:
 
 def row_url(name: str, object_id: object) -> str:
     """The address of one of the admin's pages or dialogs about a row, by the row's own id."""
-    return reverse(f"admin:{name}", args=[quote(object_id)])
+    return reverse(f"admin:{name}", args=[quote(str(object_id))])
 
 
 def back_to(model: type[Model], object_id: object) -> HttpResponse:
@@ -35,7 +35,7 @@ class ActionsById:
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[UnfoldAction]:
         found = super().get_actions_detail(request, object_id)  # type: ignore[misc]
-        return self.useful_actions(found, unquote(object_id))
+        return self.useful_actions(found, unquote(str(object_id)))
 
     def useful_actions(self, actions: list[UnfoldAction], object_id: str) -> list[UnfoldAction]:
         """Of the actions that the user may take, those that make sense for this row."""

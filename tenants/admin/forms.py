@@ -62,8 +62,8 @@ class ZoneSelect(UnfoldAdminSelect2Widget):
     """With the zone that is stored, though it may not be on the list."""
 
     def optgroups(self, name: str, value: list[str], attrs: dict[str, Any] | None = None) -> Any:
-        known = {choice for choice, _ in self.choices}
-        self.choices = [*self.choices, *((each, each) for each in value if each and each not in known)]
+        known = dict[str, str](self.choices)  # type: ignore[has-type]
+        self.choices = [*known.items(), *((each, each) for each in value if each and each not in known)]
         return super().optgroups(name, value, attrs)
 
 

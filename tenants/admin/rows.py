@@ -32,7 +32,7 @@ class RowForm(MergedForm):
         return excluded | {self.parent_name}
 
 
-class RowSet(PaginationInlineFormSet):  # type: ignore[misc]
+class RowSet(PaginationInlineFormSet):
     """Rows of a model with a unique constraint that its parent is part of."""
 
     has_lost_a_row = False
@@ -86,7 +86,7 @@ class RowSet(PaginationInlineFormSet):  # type: ignore[misc]
                 continue
             key = self._key(form.instance)
             if key in seen:
-                form.add_error(None, self._constraint().violation_error_message)
+                form.add_error(None, str(self._constraint().violation_error_message))
             seen.add(key)
 
     def _constraint(self) -> UniqueConstraint:
@@ -108,7 +108,9 @@ class RowSet(PaginationInlineFormSet):  # type: ignore[misc]
         return [form for form in rows if form.instance.pk or form.has_changed()]
 
     def save(self, commit: bool = True) -> list[Model]:
-        self.new_objects, self.changed_objects, self.deleted_objects = [], [], []  # which Django's admin reads
+        self.new_objects: list[Model] = []  # these three are what Django's admin reads
+        self.changed_objects: list[tuple[Model, list[str]]] = []
+        self.deleted_objects: list[Model] = []
         wanted = {self._key(form.instance): form for form in self._wanted()}
         shown = {form.instance.pk for form in self.initial_forms}
         stored = {self._key(row): row for row in self._stored()}

@@ -1,12 +1,13 @@
 """A tenant's page: its limits, routes, keys and state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.messages import error, success
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
@@ -18,6 +19,8 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from tenants.admin.addresses import back_to, row_url
+from tenants.admin.begin import begin_page
+from tenants.admin.bulk import bulk_page
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm, ZoneField
 from tenants.admin.keys import KEY_COLOURS, show_secret, state_of_key
@@ -112,6 +115,24 @@ class ApiKeyInline(ReadOnly, TabularInline):
         return format_html_join(" · ", "{}", links)
 
 
+class ArchivedFilter(admin.SimpleListFilter):
+    """Archived ones are left out unless one asks for them."""
+
+    title = "archive"
+    parameter_name = "archived"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Archived"), ("all", "All")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        everything, *others = super().choices(changelist)
+        yield {**everything, "display": "Not archived"}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> QuerySet[Tenant]:
+        return queryset if self.value() == "all" else queryset.filter(archived_at__isnull=self.value() != "yes")
+
+
 class TenantAdmin(ModelAdmin):
     """A tenant's page. `further_pages` is for what other rooms can say of a tenant: titles and URL names."""
 
@@ -120,7 +141,7 @@ class TenantAdmin(ModelAdmin):
     form = TenantForm
     list_display: Sequence[Any] = ["id", "name", "call_state", "time_zone"]
     list_display_links = ("id", "name")
-    list_filter = ("is_active",)
+    list_filter: Sequence[Any] = ("is_active", ArchivedFilter)
     search_fields = ("id", "name")
     fieldsets: ClassVar = [
         (None, {"fields": [("id", "name"), ("time_zone", "is_active"), "members"]}),
@@ -139,17 +160,28 @@ class TenantAdmin(ModelAdmin):
     ]
     autocomplete_fields = ("members",)
     inlines: Sequence[Any] = [BudgetInline, RouteStepInline, DowngradeRuleInline, ApiKeyInline, TopUpInline]
-    actions_detail: Sequence[Any] = ["raise_today", "issue_key", "pause", "resume"]
+    actions_detail: Sequence[Any] = ["raise_today", "issue_key", "copy", "pause", "resume", "archive"]
     change_form_outer_after_template = "tenants/trail.html"
     warn_unsaved_form = True
-    actions = None  # Django's own deletes many at once; see has_delete_permission.
+    actions: Sequence[Any] = ["change_several"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A tenant's history outlives it; it is paused, not deleted."""
         return False
 
-    @display(description="Calls", label={"open": "success", "paused": "danger"})
+    @admin.action(description="Change several …", permissions=["change"])
+    def change_several(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> HttpResponse | None:
+        context = {**self.admin_site.each_context(request), "title": "Change several tenants"}
+        done = bulk_page(request, queryset, context)
+        if isinstance(done, HttpResponse):
+            return done
+        success(request, f"{done} tenant{'' if done == 1 else 's'} changed.")
+        return None
+
+    @display(description="Calls", label={"open": "success", "paused": "danger", "archived": "info"})
     def call_state(self, tenant: Tenant) -> str:
+        if tenant.archived_at:
+            return "archived"
         return "open" if tenant.is_active else "paused"
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
@@ -167,9 +199,19 @@ class TenantAdmin(ModelAdmin):
         """Only one of pause and resume makes sense, and a raise only where there is something to raise."""
         tenant = Tenant.objects.filter(pk=object_id).first()
         useless = ["resume" if tenant and tenant.is_active else "pause"]
+        if tenant and tenant.archived_at:
+            useless.append("archive")
         if tenant and not has_daily_budget(tenant):
             useless.append("raise_today")
         return self.without(actions, *useless)
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        return begin_page(request, self.admin_site.each_context(request), self.model_names())
+
+    def model_names(self) -> dict[str, str]:
+        """What the models that a route can have are called, by id."""
+        models = RouteStep._meta.get_field("model").related_model._default_manager.all()
+        return {str(model.pk): str(model) for model in models}
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
@@ -259,6 +301,35 @@ class TenantAdmin(ModelAdmin):
     )
     def resume(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
         return self._set_active(request, object_id, True)
+
+    def has_copy_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    @action(description="Copy", url_path="copy", permissions=["copy"], icon="content_copy")
+    def copy(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A link to the page that begins one; it changes nothing by itself."""
+        return HttpResponseRedirect(reverse("admin:tenants_tenant_add", query={"copy": object_id}))
+
+    @action(
+        description="Archive",
+        url_path="archive",
+        permissions=["change"],
+        icon="archive",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Archive this tenant?",
+            "description": "Within a second every call of it is refused, and lists leave it out. Its history "
+            "stays, and to resume it brings it back as it was.",
+            "form_class": ConfirmForm,
+            "form_submit_text": "Archive",
+        },
+    )
+    def archive(self, request: HttpRequest, form: ConfirmForm, object_id: str) -> HttpResponse:
+        tenant = Tenant.objects.get(pk=object_id)
+        tenant.is_active, tenant.archived_at = False, timezone.now()
+        tenant.save(update_fields=["is_active", "archived_at"])
+        success(request, f"{tenant} is archived.")
+        return back_to(Tenant, object_id)
 
     def _set_active(self, request: HttpRequest, object_id: str, is_active: bool) -> HttpResponse:
         tenant = Tenant.objects.get(pk=object_id)

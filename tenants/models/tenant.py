@@ -1,5 +1,7 @@
 """A tenant: a customer of the installation, whose calls are counted together."""
 
+from collections.abc import Iterable
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
@@ -81,6 +83,9 @@ class Tenant(Limited):
         "While CONTENT_KEYS has no key, nothing is stored whatever stands here.",
     )
     hide_money = models.BooleanField(default=False, help_text="No dollar figure appears in the agent API.")
+    archived_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Lists leave it out from then on; its calls are refused."
+    )
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="tenants")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -89,6 +94,13 @@ class Tenant(Limited):
 
     def __str__(self) -> str:
         return self.name or self.id
+
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """One that takes calls is not archived, whoever says so."""
+        if self.is_active and self.archived_at:
+            self.archived_at = None
+            update_fields = update_fields if update_fields is None else {*update_fields, "archived_at"}
+        super().save(*args, update_fields=update_fields, **kwargs)
 
     @property
     def zone(self) -> ZoneInfo:

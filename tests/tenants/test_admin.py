@@ -141,7 +141,7 @@ def page(client: Client, path: str) -> str:
 
 def act(client: Client, url_name: str, object_id: object, **data: str) -> Any:
     """Submit one of unfold's dialogs, as the browser does."""
-    return client.post(reverse(f"admin:{url_name}", args=[quote(object_id)]), {"_form_submitted": "True", **data})
+    return client.post(reverse(f"admin:{url_name}", args=[quote(str(object_id))]), {"_form_submitted": "True", **data})
 
 
 def said(answer: Any) -> str:
