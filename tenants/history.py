@@ -18,8 +18,11 @@ from tenants.money import usd_string
 from tenants.undo import is_undoable
 
 DONE = {"create": "Added", "update": "Changed", "delete": "Removed", "access": "Looked at"}
+LABELS = {"is_active": "in use", "alert_percents": "told at percent"}
+"""Of fields whose names do not tell a reader what they mean."""
 BELONGINGS = (ApiKey, Budget, TopUp, RouteStep, DowngradeRule)
 UNTOLD = {"id", "tenant", "created_at", "digest", "hint"}
+MOST_NAMED = 10
 NOTHING = {"None", "", None}
 
 
@@ -91,13 +94,18 @@ def _edits(model: type[Model] | None, changes: Mapping[str, Any]) -> Iterator[Ed
         if name in UNTOLD:
             continue
         if isinstance(change, Mapping):
-            yield Edit(capfirst(name), "", f"{change['operation']} {', '.join(change['objects'])}")
+            yield Edit(capfirst(name), "", f"{change['operation']} {_some(change['objects'])}")
         elif name == "password":
             yield Edit("Password", "", "changed")
         elif not _equal(*change):
             field = _field(model, name)
-            label = getattr(field, "verbose_name", name).removesuffix(" (USD)")
+            label = LABELS.get(name) or getattr(field, "verbose_name", name).removesuffix(" (USD)")
             yield Edit(capfirst(label), _text(field, change[0]), _text(field, change[1]))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _equal(old: str | None, new: str | None) -> bool:

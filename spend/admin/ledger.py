@@ -99,7 +99,7 @@ class OfCalls(History):
     change_form_outer_before_template = "spend/to_the_dashboard.html"
     call_field = "call_id"
     search_fields: Sequence[str] = ["call_id"]
-    search_help_text = "A customer's, a conversation's, a request's (X-Request-Id) or a call's id, whole."
+    search_help_text = "Customer, conversation or request, whole"
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], term: str

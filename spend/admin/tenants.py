@@ -19,7 +19,6 @@ from spend.budgets.usage import current_uses
 from spend.models import CatalogueModel
 from spend.summaries.keys import DAYS, KeyUse, first_day, uses_of_keys
 from tenants.admin import (
-    KEY_COLOURS,
     ApiKeyInline,
     BudgetInline,
     DowngradeRuleInline,
@@ -74,7 +73,7 @@ class KeyUseInline(ApiKeyInline):
         self.unused_before = first_day(obj, self.now) if obj else None
         return super().get_formset(request, obj, **kwargs)
 
-    @display(description="State", label={**KEY_COLOURS, UNUSED: "warning"})
+    @display(description="State")
     def state(self, key: ApiKey) -> str:
         state = state_of_key(key, self.now)
         last_sign = self._use_of(key).last_day or key.created_at.astimezone(key.tenant.zone).date()

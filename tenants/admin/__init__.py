@@ -2,7 +2,7 @@
 
 from tenants.admin.addresses import back_to, change_url, row_url
 from tenants.admin.budgets import InstallationBudgetAdmin
-from tenants.admin.keys import KEY_COLOURS, ApiKeyAdmin, OperatorTokenAdmin, state_of_key
+from tenants.admin.keys import ApiKeyAdmin, OperatorTokenAdmin, state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
 from tenants.admin.people import LOCKED_OUT, GroupAdmin, LockOutAdmin, SecondFactorAdmin, UserAdmin
 from tenants.admin.tenants import (
@@ -17,7 +17,6 @@ from tenants.admin.tenants import (
 from tenants.admin.trail import TrailAdmin
 
 __all__ = [
-    "KEY_COLOURS",
     "LOCKED_OUT",
     "ApiKeyAdmin",
     "ApiKeyInline",

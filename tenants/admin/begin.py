@@ -27,6 +27,8 @@ from tenants.periods import Period
 from tenants.routes import set_route
 
 TEMPLATE, DONE_TEMPLATE = "tenants/begin.html", "tenants/begun.html"
+FEWEST_STEPS = 3
+STEPS_AFTER = ("id", "name", "time_zone", "day_ticks", "month_ticks", "soft_cap")
 QUESTION = "Where is my order?"
 SETTINGS = ("default_max_tokens", "floor_max_tokens", "requests_per_minute", "calls_in_flight", "hide_money")
 """What a copy has of another tenant, beside its budgets, route and members. What was agreed with it alone, such as
@@ -54,10 +56,6 @@ class BeginForm(forms.Form):
         widget=ShareInput,
         help_text="Share of a limit from which calls go to cheaper models, such as 0.8.",
     )
-    models = forms.MultipleChoiceField(
-        label="Models, in order", required=False, widget=UnfoldAdminSelect2MultipleWidget,
-        help_text="The first serves, the others where it cannot. Empty: the installation's default route.",
-    )  # fmt: skip
     downgrade_to = forms.ChoiceField(label="Past the soft cap, move to", required=False, widget=UnfoldAdminSelectWidget)
     members = forms.ModelMultipleChoiceField(
         User.objects.filter(is_active=True), required=False, widget=UnfoldAdminSelect2MultipleWidget,
@@ -71,8 +69,19 @@ class BeginForm(forms.Form):
         super().__init__(data, initial=_like(copied) if copied else None, label_suffix="")
         self.copied = copied
         named = list(model_names.items())
-        self.fields["models"].choices = named  # type: ignore[attr-defined]
         self.fields["downgrade_to"].choices = [("", "nothing cheaper"), *named]  # type: ignore[attr-defined]
+        self.route = _like(copied)["models"] if copied else []
+        self.steps = [self._add_step(number, named) for number in range(max(FEWEST_STEPS, len(self.route)))]
+        self.order_fields([*STEPS_AFTER, *self.steps])
+
+    def _add_step(self, number: int, named: list[tuple[str, str]]) -> str:
+        """A field for a model's place on the route; its name."""
+        name, nothing = f"model_{number + 1}", "none" if number else "the installation's default route"
+        self.fields[name] = forms.ChoiceField(
+            label="If that cannot, then" if number else "Model", required=False, widget=UnfoldAdminSelectWidget,
+            choices=[("", nothing), *named], initial=self.route[number] if number < len(self.route) else "",
+        )  # fmt: skip
+        return name
 
     def clean_id(self) -> str:
         tenant_id: str = self.cleaned_data["id"].strip()
@@ -82,7 +91,9 @@ class BeginForm(forms.Form):
         return tenant_id
 
     def clean(self) -> dict[str, Any]:
-        models, to_model = self.cleaned_data.get("models", []), self.cleaned_data.get("downgrade_to")
+        given = [self.cleaned_data.get(name) for name in self.steps]
+        models = self.cleaned_data["models"] = list(dict.fromkeys(filter(None, given)))
+        to_model = self.cleaned_data.get("downgrade_to")
         if to_model and models == [to_model]:
             self.add_error("downgrade_to", "This is the only model on the route: a downgrade leads to another.")
         return self.cleaned_data
@@ -166,7 +177,7 @@ def begin_page(request: HttpRequest, context: dict[str, Any], model_names: dict[
     begun = begin(form)
     shown = {"tenant": begun.tenant, "secret": begun.secret, "url": change_url(Tenant, begun.tenant.pk)}
     curl = curl_of(request.build_absolute_uri("/api/chat"), begun)
-    return render(request, DONE_TEMPLATE, {**context, "title": f"{begun.tenant} is begun", "curl": curl, **shown})
+    return render(request, DONE_TEMPLATE, {**context, "title": f"Begun: {begun.tenant}", "curl": curl, **shown})
 
 
 def curl_of(url: str, begun: Begun) -> str:

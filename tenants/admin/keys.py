@@ -30,7 +30,7 @@ def state_of_key(key: ApiKey | OperatorToken, now: datetime) -> str:
 
 def show_secret(request: HttpRequest, secret: str) -> None:
     """Once, on the next page."""
-    code = '<code class="font-semibold select-all break-all">{}</code>'
+    code = '<code class="font-semibold select-all to-copy">{}</code>'
     success(request, format_html(f"The new key, shown only now: {code}", secret))
 
 

@@ -23,7 +23,7 @@ from tenants.admin.begin import begin_page
 from tenants.admin.bulk import bulk_page
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm, ZoneField
-from tenants.admin.keys import KEY_COLOURS, show_secret, state_of_key
+from tenants.admin.keys import show_secret, state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
 from tenants.admin.rows import DowngradeRules, RouteSteps, RowForm, RowSet
 from tenants.history import history_of
@@ -97,7 +97,7 @@ class ApiKeyInline(ReadOnly, TabularInline):
     def hint_shown(self, key: ApiKey) -> str:
         return f"{key.hint}…"
 
-    @display(description="State", label=KEY_COLOURS)
+    @display(description="State")
     def state(self, key: ApiKey) -> str:
         return state_of_key(key, timezone.now())
 
@@ -315,7 +315,6 @@ class TenantAdmin(ModelAdmin):
         url_path="archive",
         permissions=["change"],
         icon="archive",
-        variant=ActionVariant.DANGER,
         dialog={
             "title": "Archive this tenant?",
             "description": "Within a second every call of it is refused, and lists leave it out. Its history "

@@ -27,6 +27,8 @@ from tests.support.server import GuardServer
 
 pytestmark = pytest.mark.once
 
+expect.set_options(timeout=30_000)
+
 ODD = "/admin/tenants/tenant/acme_5Fshop/change/"
 PHONE, DESK = 390, 1440
 
@@ -186,7 +188,7 @@ def test_from_nothing_to_a_call_that_works(server: GuardServer) -> None:
         page.locator("#id_id").fill("new_one")
         page.locator("#id_name").fill("New One")
         page.locator("#id_day_ticks").fill("2.50")
-        page.locator("#id_models").select_option("steady")
+        page.locator("#id_model_1").select_option("steady")
         page.get_by_role("button", name="Begin").click()
         curl = page.locator("#curl").inner_text()
         settle(page)

@@ -51,12 +51,12 @@ def text_of(answer: Any) -> str:
 
 
 def test_one_page_begins_a_tenant(operator: Client) -> None:
-    for name in ("dear", "cheap"):
+    for name in ("also", "cheap", "dear"):
         CatalogueModelFactory.create(id=name)
     member = UserFactory.create()
     answer = begun(
         operator, id="acme_shop", name="Acme", time_zone="Europe/Oslo", day_ticks="5", month_ticks="99.50",
-        soft_cap="75 %", models=["dear"], downgrade_to="cheap", members=[str(member.pk)],
+        soft_cap="75 %", model_1="dear", model_3="also", downgrade_to="cheap", members=[str(member.pk)],
     )  # fmt: skip
     tenant = Tenant.objects.get(pk="acme_shop")
     assert (tenant.name, tenant.time_zone, tenant.members.get()) == ("Acme", "Europe/Oslo", member)
@@ -64,7 +64,7 @@ def test_one_page_begins_a_tenant(operator: Client) -> None:
     assert {(*row[:3], f"{row[3]:.2f}") for row in limits} == {
         ("tenant", "day", 5 * USD, "0.75"), ("tenant", "month", 199 * USD // 2, "0.75")
     }  # fmt: skip
-    assert tenant.effective_route() == ["dear"]
+    assert tenant.effective_route() == ["dear", "also"]
     assert tenant.effective_downgrades() == [("*", "cheap")]
     curl = re.search(r"curl http://testserver/api/chat .*?}'", text_of(answer))
     assert curl is not None
@@ -90,7 +90,7 @@ def test_only_an_id_is_needed(operator: Client) -> None:
         ({"id": "new", "day_ticks": "0,50"}, "no commas: 0.50."),
         ({"id": "new", "soft_cap": "80"}, "for 80 % write 0.8"),
         ({"id": "new", "soft_cap": "0.12345"}, "no more than 4 decimal places"),
-        ({"id": "new", "models": ["only"], "downgrade_to": "only"}, "a downgrade leads to another"),
+        ({"id": "new", "model_1": "only", "downgrade_to": "only"}, "a downgrade leads to another"),
     ],
 )
 def test_an_error_keeps_what_was_typed_and_begins_nothing(operator: Client, typed: dict[str, Any], words: str) -> None:
@@ -108,7 +108,7 @@ def test_a_copy_has_all_but_what_is_the_others_alone(operator: Client) -> None:
     source = TenantFactory.create(id="first_one", time_zone="Europe/Oslo", requests_per_minute=7, content_days=30)
     BudgetFactory.create(tenant=source, limit_ticks=5 * USD, alert_percents="90")
     BudgetFactory.create(tenant=source, scope=Scope.CUSTOMER, limit_ticks=USD // 2)
-    step = RouteStepFactory.create(tenant=source)
+    steps = [RouteStepFactory.create(tenant=source, model=CatalogueModelFactory.create(id=name)) for name in "dbca"]
     rule = DowngradeRuleFactory.create(tenant=source)
     source.members.add(UserFactory.create())
     path = reverse("admin:tenants_tenant_copy", args=["first_5Fone"])
@@ -121,7 +121,7 @@ def test_a_copy_has_all_but_what_is_the_others_alone(operator: Client) -> None:
     assert set(copy.budgets.values_list("scope", "limit_ticks", "alert_percents")) == {
         ("tenant", 8 * USD, "90"), ("customer", USD // 2, "50, 80, 100")
     }  # fmt: skip
-    assert copy.effective_route() == [step.model_id]
+    assert copy.effective_route() == [step.model_id for step in steps]
     assert copy.effective_downgrades() == [("*", rule.to_model_id)]
     assert list(copy.members.all()) == list(source.members.all())
 
