@@ -1,6 +1,6 @@
 """Customers and conversations by the names that their callers gave them. Pure.
 
-Why composed (NFC) and not folded further: docs/adr/0031.
+Why composed (NFC) and not folded further: docs/adr/0033.
 """
 
 from unicodedata import normalize

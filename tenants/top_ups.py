@@ -25,6 +25,6 @@ def _end_at_midnight(tenant: Tenant) -> None:
     now = timezone.now()
     midnight = bounds(Period.DAY, tenant.zone, now).ends_at
     assert midnight is not None  # noqa: S101  a day ends
-    for top_up in tenant.top_ups.running_at(now).exclude(ends_at=midnight):
+    for top_up in tenant.top_ups.filter(starts_at__lte=now, ends_at__gt=now).exclude(ends_at=midnight):
         top_up.ends_at = midnight
         top_up.save()

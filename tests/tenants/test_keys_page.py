@@ -14,8 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from spend.ids import new_id
-from spend.ledger.posting import bucket_of
 from spend.models import Call, DailyKey, Rollup
+from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import catch_up
 from spend.summaries.keys import KeyUse, uses_of_keys
 from tenants.models import ApiKey, Tenant, digest_of

@@ -25,8 +25,8 @@ def sum_what_is_summed(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('spend', '0015_whose_breaker'),
-        ('tenants', '0005_hash_plain_tokens'),
+        ('spend', '0019_makes_embeddings'),
+        ('tenants', '0006_changes'),
     ]
 
     operations = [
