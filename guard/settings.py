@@ -64,7 +64,7 @@ if PUBLIC_URL and host_of(PUBLIC_URL) not in ALLOWED_HOSTS:
     ALLOWED_HOSTS.append(host_of(PUBLIC_URL))
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
 # `guard.http.proxies` alone reads X-Forwarded headers; Django takes the scheme and the address that it finds.
-TRUSTED_PROXIES = read("TRUSTED_PROXIES", "127.0.0.1,::1", networks)
+TRUSTED_PROXIES = read("TRUSTED_PROXIES", "", networks)
 
 INSTALLED_APPS = [
     "unfold",

@@ -16,7 +16,7 @@ MOST_REMEMBERED = 4096
 
 
 class Proxies:
-    """The proxies in TRUSTED_PROXIES."""
+    """The proxies in TRUSTED_PROXIES; where none is, the same machine may say that it was reached by HTTPS."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self.networks = tuple(networks)
@@ -25,12 +25,14 @@ class Proxies:
     def seen_through(self, scope: Scope) -> Scope:
         """The scope with its client and scheme as our proxies tell them; as it is where none of ours is before us."""
         peer = (scope.get("client") or ("",))[0]
-        if not self.is_ours(peer):
+        if not (self.is_ours(peer) or (not self.networks and is_same_machine(peer))):
             return scope
         told = forwarded(scope)
-        client, schemes = self.client_of(peer, told[b"x-forwarded-for"]), told[b"x-forwarded-proto"]
+        schemes = told[b"x-forwarded-proto"]
         scheme = schemes[-1].lower() if schemes and schemes[-1].lower() in ("http", "https") else scope["scheme"]
-        return {**scope, "client": (client, 0), "scheme": scheme}
+        if not self.networks:
+            return {**scope, "scheme": scheme}
+        return {**scope, "client": (self.client_of(peer, told[b"x-forwarded-for"]), 0), "scheme": scheme}
 
     def client_of(self, peer: str, addresses: list[str]) -> str:
         """The right-most address that is none of our proxies': what stands left of it is the client's own word.
@@ -49,6 +51,12 @@ class Proxies:
     def _is_ours(self, text: str) -> bool:
         address = parsed(text)
         return address is not None and any(address in network for network in self.networks)
+
+
+@lru_cache(MOST_REMEMBERED)
+def is_same_machine(text: str) -> bool:
+    address = parsed(text)
+    return address is not None and address.is_loopback
 
 
 def forwarded(scope: Scope) -> dict[bytes, list[str]]:

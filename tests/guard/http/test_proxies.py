@@ -18,16 +18,25 @@ PROXIES = Proxies(networks("10.0.0.0/8, fd00::/8, 192.0.2.7"))
 CLIENT = "203.0.113.5"
 
 
-def seen(peer: str | None, *headers: tuple[str, str], scheme: str = "http") -> tuple[Any, str]:
+def seen(
+    peer: str | None, *headers: tuple[str, str], scheme: str = "http", proxies: Proxies = PROXIES
+) -> tuple[Any, str]:
     """Client and scheme of a request that `peer` sent."""
     raw = [(name.lower().encode(), value.encode()) for name, value in headers]
     scope = {"type": "http", "client": peer and (peer, 4711), "scheme": scheme, "headers": raw}
-    through = PROXIES.seen_through(scope)
+    through = proxies.seen_through(scope)
     return through["client"] and through["client"][0], through["scheme"]
 
 
 def forwarded_for(peer: str, *addresses: str) -> Any:
     return seen(peer, *(("X-Forwarded-For", each) for each in addresses))[0]
+
+
+@pytest.mark.parametrize("peer", ["::1", "127.0.0.1", "::ffff:127.0.0.1"])
+def test_without_the_setting_this_machine_says_how_it_was_reached_and_not_by_whom(peer: str) -> None:
+    told = [("X-Forwarded-For", CLIENT), ("X-Forwarded-Proto", "https")]
+    assert seen(peer, *told, proxies=Proxies(())) == (peer, "https")
+    assert seen(CLIENT, *told, proxies=Proxies(())) == (CLIENT, "http")
 
 
 @pytest.mark.parametrize("peer", [CLIENT, "192.0.2.8", "2001:db8::1", "::1", "127.0.0.1"])
