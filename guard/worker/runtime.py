@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
+from threading import Barrier
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections, connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connection, connections
 from django.utils import timezone
 
 from guard.http.errors import GuardError
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+QUERY_THREADS = {"sqlite": 1, "postgresql": 4}
+"""What calls wait for queues once more come at once than there are threads. Measured with 64 at once on Postgres, two
+cores: two threads did twice as many idempotency keys and conversations a second as one. The others are for a database
+that is farther away; a thread starts only once it is needed. On SQLite a key is a write, and there is one at a time:
+more threads would only stand in the ledger's way (docs/adr/0012)."""
 SWEEP_S = 5.0
 MOST_LENGTHS = 10_000
 DECAY_OF_LONGEST = 0.98
@@ -126,8 +132,9 @@ class Runtime:
         self.rests = RestingModels()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
-        # Rare queries of the chat path (breakers, allowances): one thread, one connection.
-        self.queries = ThreadPoolExecutor(1, "queries")
+        # What calls wait for (idempotency keys, rates, conversations), and what is noted of them (breakers, lessons).
+        self.queries = ThreadPoolExecutor(QUERY_THREADS[connection.vendor], "queries")
+        self.notes = ThreadPoolExecutor(1, "notes")
         self.providers = connect_providers()
         self.telemetry = Telemetry()
         self.contents = Contents()
@@ -166,8 +173,11 @@ class Runtime:
         await self.providers.close()
         if self.stop_demo:
             await self.stop_demo()
-        self.queries.submit(connections.close_all)  # in its thread, and so its own
-        self.queries.shutdown()
+        await self.end_queries()
+
+    async def end_queries(self) -> None:
+        for threads, count in ((self.notes, 1), (self.queries, QUERY_THREADS[connection.vendor])):
+            await asyncio.to_thread(_close, threads, count)
 
     async def paid(
         self, call: Coroutine[Any, Any, Result], unclaimed: Callable[[Result], Coroutine[Any, Any, Any]] | None = None
@@ -189,18 +199,13 @@ class Runtime:
         return _keep(work, self.tasks)
 
     async def query(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Run a rare query off the event loop. Raises django.db.Error."""
-
-        def run() -> Result:
-            close_old_connections()
-            return function(*args)
-
-        return await asyncio.get_running_loop().run_in_executor(self.queries, run)
+        """Run a rare query that a call waits for off the event loop. Raises django.db.Error."""
+        return await _on_thread(self.queries, function, *args)
 
     async def note(self, function: Callable[..., Any], *args: Any) -> None:
-        """A query that must not fail its call."""
+        """A query that must not fail its call, after those noted before: a breaker's row must not be an older one."""
         try:
-            await self.query(function, *args)
+            await _on_thread(self.notes, function, *args)
         except (OperationalError, InterfaceError) as error:
             DATABASE.failed(error)
         except Exception:
@@ -248,6 +253,27 @@ class Runtime:
         while True:
             await asyncio.sleep(lease_s / 3)
             self.writer.renew(timezone.now() + timedelta(seconds=lease_s))
+
+
+async def _on_thread(threads: ThreadPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:
+    def run() -> Result:
+        close_old_connections()
+        return function(*args)
+
+    return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+
+def _close(threads: ThreadPoolExecutor, count: int) -> None:
+    """End all `count` of them; each closes its own connection, and so has to come to the barrier itself."""
+    barrier = Barrier(count)
+
+    def close_own() -> None:
+        connections.close_all()
+        barrier.wait()
+
+    for _ in range(count):
+        threads.submit(close_own)
+    threads.shutdown()
 
 
 def connect_providers(demo_url: str | None = None) -> "Providers":

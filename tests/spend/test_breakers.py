@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -104,10 +103,9 @@ def test_a_worker_knows_at_once_what_it_has_written(model: str) -> None:
             await runtime.record_failure(reserved, "timeout")
             await runtime.record_success(reserved)
         await runtime.providers.close()
+        await runtime.end_queries()
 
     asyncio.run(alternate())
-    runtime.queries.submit(connections.close_all).result()
-    runtime.queries.shutdown()
     breaker = Breaker.objects.get(pk=model)
     assert (breaker.failures, breaker.opened_at) == (0, None)
 
