@@ -43,8 +43,8 @@ class Savings:
 
 def savings_of(tenant: Tenant, span: Span, mark: datetime) -> Savings:
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(DOWNGRADE_MEASURES))
-    for asked, served, figures in [*_summed(tenant, span, mark), *_live(tenant, span, mark)]:
-        add_to(sums[asked, served], figures)
+    for requested_model, model, figures in [*_summed(tenant, span, mark), *_live(tenant, span, mark)]:
+        add_to(sums[requested_model, model], figures)
     rows = [Saving(*pair, *figures[:3]) for pair, figures in sums.items() if figures[0]]
     rows.sort(key=lambda row: -row.saved_ticks)
     return Savings(rows, sum(figures[3] for figures in sums.values()))
@@ -60,9 +60,10 @@ def _summed(tenant: Tenant, span: Span, mark: datetime) -> Sums:
         .values_list("requested_model", "model")
         .annotate(**sums_of(DOWNGRADE_MEASURES))
     )
-    return [(asked, served, [int(figure) for figure in figures]) for asked, served, *figures in rows]
+    return [(requested_model, model, [int(figure) for figure in figures]) for requested_model, model, *figures in rows]
 
 
 def _live(tenant: Tenant, span: Span, mark: datetime) -> Sums:
     entries = LedgerEntry.objects.filter(tenant=tenant, at__gte=max(mark, span.starts_at), at__lt=span.ends_at)
-    return [(asked, served, figures) for (_, _, asked, served), figures in downgrades(entries, span.zone).items()]
+    sums = downgrades(entries, span.zone)
+    return [(requested_model, model, figures) for (_, _, requested_model, model), figures in sums.items()]

@@ -324,17 +324,19 @@ def downgrades(
             "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
         )
     )  # fmt: skip
-    asked_models = rows.values_list("requested_model", flat=True).distinct()
-    history = load_history(asked_models)
+    history = load_history(rows.values_list("requested_model", flat=True).distinct())
     sums: dict[DowngradeKey, list[int]] = defaultdict(lambda: [0] * len(DOWNGRADE_MEASURES))
-    for tenant_id, at, asked, model, cost, *tokens in rows.iterator(chunk_size=5000):
-        key = (tenant_id, _day_text(at, zone, first_day), asked, model)
-        add_to(sums[key], _repriced(history, asked, at, cost, tokens))
+    for tenant_id, at, requested_model, model, cost, *tokens in rows.iterator(chunk_size=5000):
+        key = (tenant_id, _day_text(at, zone, first_day), requested_model, model)
+        add_to(sums[key], _repriced(history, requested_model, at, cost, tokens))
     return sums
 
 
-def _repriced(history: PriceHistory, asked: str, at: datetime, cost: int, tokens: Sequence[int]) -> tuple[int, ...]:
-    price = history.price_at(asked, at)
+def _repriced(
+    history: PriceHistory, requested_model: str, at: datetime, cost: int, tokens: Sequence[int]
+) -> tuple[int, ...]:
+    """The DOWNGRADE_MEASURES of one attempt: `cost` and what the model asked for would have cost, in ticks."""
+    price = history.price_at(requested_model, at)
     if price is None:
         return (0, 0, 0, 1)
     return (1, cost, cost_ticks(Usage(*tokens), price), 0)
