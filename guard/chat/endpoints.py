@@ -15,7 +15,7 @@ from guard.chat.billing import tokens_only
 from guard.chat.flow import converse, open_stream
 from guard.chat.request.reader import Asked, read_chat, read_completion, with_headers
 from guard.chat.settlement import lowered_max_tokens
-from guard.chat.streaming import Relay, Streamed, shown_again
+from guard.chat.streaming import Relay, Streamed, replayed_events
 from guard.chat.types import Answer, Opened
 from guard.http.async_view import AsyncAPIView, json_answer, read_body
 from guard.http.authentication import refuse_disabled, secret_of, valid
@@ -117,7 +117,7 @@ class ChatView(AsyncAPIView):
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
         headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
         if exchange.asked.stream:
-            events = shown_again(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
+            events = replayed_events(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
             events += self.closing(answer, exchange)
             return HttpResponse(events, content_type="text/event-stream", headers=headers)
         return json_answer(self.body(answer, exchange), headers)

@@ -92,7 +92,7 @@ def shown(event: Event, model: str, *, show_usage: bool, hide_money: bool) -> by
     return encode(chunk)
 
 
-def shown_again(events: str, model: str, *, hide_money: bool) -> bytes:
+def replayed_events(events: str, model: str, *, hide_money: bool) -> bytes:
     """Events that were shown before, as they may be shown today."""
     again = Splitter().feed(events.encode())
     return b"".join(shown(event, model, show_usage=True, hide_money=hide_money) for event in again)

@@ -91,7 +91,7 @@ content_parts = a_list(
 )
 
 
-def taken_back(messages: Any) -> Any:
+def normalized_history(messages: Any) -> Any:
     """The messages, with those of an assistant as any provider takes them: what the guard delivered comes back here.
 
     Providers answer with fields of their own, with parts and calls of tools that only they know, with calls without
@@ -101,15 +101,15 @@ def taken_back(messages: Any) -> Any:
     if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
         return messages
     return [
-        _taken_back(message) if isinstance(message, Mapping) and message.get("role") == "assistant" else message
+        _normalized(message) if isinstance(message, Mapping) and message.get("role") == "assistant" else message
         for message in messages
     ]
 
 
-def _taken_back(message: Mapping[str, Any]) -> dict[str, Any]:
+def _normalized(message: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if name in MESSAGE_FIELDS}
     if isinstance(calls := kept.get("tool_calls"), list):
-        kept["tool_calls"] = [_call_taken_back(call) for call in calls if not _is_of_their_own(call)]
+        kept["tool_calls"] = [_normalized_call(call) for call in calls if not _is_of_their_own(call)]
     if kept.get("tool_calls") == []:
         del kept["tool_calls"]
     if isinstance(called := kept.get("function_call"), Mapping):
@@ -122,7 +122,7 @@ def _taken_back(message: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _call_taken_back(call: Any) -> Any:
+def _normalized_call(call: Any) -> Any:
     """Whatever its provider calls it, a call that has a function is one of a function."""
     if not isinstance(call, Mapping):
         return call

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, tokens, true_or_false
-from guard.chat.request.messages import as_sent, check_messages, count_images, taken_back, without_images
+from guard.chat.request.messages import as_sent, check_messages, count_images, normalized_history, without_images
 from guard.chat.request.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
 from guard.http.errors import refuse
 from guard.policy.adapt import needs_of
@@ -78,7 +78,7 @@ def _asked(
     conversation: str | None,
     tenant_id: str | None = None,
 ) -> Asked:
-    messages: Any = taken_back(body.get("messages"))
+    messages: Any = normalized_history(body.get("messages"))
     check_messages(messages)
     messages = as_sent(messages)
     names = {name: tidy(body.get(name)) or None for name in CUSTOMER}
