@@ -13,7 +13,7 @@ from guard.call import ChatCall, Claim
 from guard.chat import idempotency
 from guard.chat.billing import tokens_only
 from guard.chat.flow import converse, open_stream
-from guard.chat.request.reader import Asked, read_chat, read_completion, with_headers
+from guard.chat.request.reader import CallRequest, read_chat, read_completion, with_headers
 from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, replayed_events
 from guard.chat.types import Answer, Opened
@@ -45,7 +45,7 @@ class Exchange:
 
     request: HttpRequest
     key: KeyPolicy
-    asked: Asked
+    asked: CallRequest
     request_id: str
 
     @property
@@ -59,11 +59,11 @@ class ChatView(AsyncAPIView):
     # DRF's own OPTIONS is no coroutine, and the schema says what there is.
     http_method_names = ("post",)
 
-    def read(self, data: Any) -> Asked:
+    def read(self, data: Any) -> CallRequest:
         """The request's JSON as a call. Raises InvalidRequest naming the field."""
         raise NotImplementedError
 
-    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> Asked:
+    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> CallRequest:
         """The request as a call. Raises InvalidRequest naming the field or the header."""
         return with_headers(self.read(data), request.headers)
 
@@ -133,7 +133,7 @@ class ChatView(AsyncAPIView):
 class ChatEndpoint(ChatView):
     """`POST /api/chat`: the guard's own shape."""
 
-    def read(self, data: Any) -> Asked:
+    def read(self, data: Any) -> CallRequest:
         return read_chat(data)
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:
@@ -166,7 +166,7 @@ class ChatEndpoint(ChatView):
 class CompletionsEndpoint(ChatView):
     """`POST /v1/chat/completions`: the OpenAI shape, for any OpenAI client."""
 
-    def read(self, data: Any) -> Asked:
+    def read(self, data: Any) -> CallRequest:
         return read_completion(data)
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:

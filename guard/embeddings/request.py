@@ -6,7 +6,7 @@
 from typing import Any
 
 from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, only, tokens
-from guard.chat.request.reader import Asked
+from guard.chat.request.reader import CallRequest
 from guard.http.errors import refuse
 from guard.policy.routing import Ask
 from spend.models import AUTO
@@ -32,14 +32,14 @@ SENT = ("dimensions", "encoding_format", "user")
 Input = str | list[int]
 
 
-def read_embeddings(body: Any) -> Asked:
+def read_embeddings(body: Any) -> CallRequest:
     """The OpenAI shape. Raises InvalidRequest naming the field."""
     check_fields(body, TABLE)
     model = body.get("model")
     if model is None or model == AUTO:
         raise refuse("model", "must name a model: vectors of different models don't mix, so there is no route.")
     inputs = inputs_of(body.get("input"))
-    return Asked(
+    return CallRequest(
         ask=Ask(model=model, input_tokens=bound_tokens(inputs), max_tokens=NO_OUTPUT),
         body={"input": inputs, **{name: body[name] for name in SENT if body.get(name) is not None}},
         customer=tidy(body.get("user")),

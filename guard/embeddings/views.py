@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from guard.call import ChatCall, EmbeddingCall
 from guard.chat.endpoints import ChatView, Exchange, as_provided, call_of, check_price, enabled_model, headers_of
 from guard.chat.flow import converse
-from guard.chat.request.reader import Asked
+from guard.chat.request.reader import CallRequest
 from guard.chat.types import Answer
 from guard.embeddings.request import read_embeddings
 from guard.http.async_view import json_answer
@@ -28,7 +28,7 @@ async def embed(
 
 
 class EmbeddingsEndpoint(ChatView):
-    def read(self, data: Any) -> Asked:
+    def read(self, data: Any) -> CallRequest:
         return read_embeddings(data)
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:

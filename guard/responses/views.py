@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from guard.call import ChatCall
 from guard.chat.endpoints import ChatView, Exchange, headers_of
 from guard.chat.flow import converse
-from guard.chat.request.reader import Asked, read_completion, with_headers
+from guard.chat.request.reader import CallRequest, read_completion, with_headers
 from guard.chat.streaming import Relay
 from guard.chat.types import Answer, Opened
 from guard.http.async_view import json_answer
@@ -33,7 +33,7 @@ ADAPTED_HEADER = "X-Guard-Adapted"
 
 
 @dataclass(frozen=True, slots=True)
-class AskedResponse(Asked):
+class ResponseRequest(CallRequest):
     repeated: Json = field(default_factory=dict)
     """What the response says of its request."""
     given: list[Json] = field(default_factory=list)
@@ -50,7 +50,7 @@ class AskedResponse(Asked):
 
 def read_response(
     body: Any, memory: Memory = NO_MEMORY, *, given: list[Json] | None = None, keeps: bool = False
-) -> AskedResponse:
+) -> ResponseRequest:
     """A request whose parameters are checked, and whose references are looked up: then `given` is its input before.
 
     `keeps` is whether the tenant keeps responses. Raises InvalidRequest.
@@ -59,14 +59,14 @@ def read_response(
     # What is sent whole is bounded by its body.
     whole = memory.then(items) if memory.calls or given else items
     asked = read_completion(chat_request(body, whole))
-    facts = {name: getattr(asked, name) for name in Asked.__slots__}
+    facts = {name: getattr(asked, name) for name in CallRequest.__slots__}
     is_kept = keeps and body.get("store") is not False
-    return AskedResponse(
+    return ResponseRequest(
         **facts, repeated=repeated(body, store=is_kept), given=given or items, items=items, memory=memory
     )
 
 
-def going_on(asked: AskedResponse) -> AskedResponse:
+def going_on(asked: ResponseRequest) -> ResponseRequest:
     """Customer and conversation of the response before it, where the request names none. Raises InvalidRequest."""
     before = asked.memory
     if before.customer and asked.customer not in ("", before.customer):
@@ -76,7 +76,7 @@ def going_on(asked: AskedResponse) -> AskedResponse:
 
 
 class ResponsesEndpoint(ChatView):
-    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> Asked:
+    async def read_call(self, data: Any, request: HttpRequest, key: KeyPolicy, runtime: Runtime) -> CallRequest:
         check_parameters(data)
         previous = data.get(PARAM)
         memory = NO_MEMORY if previous is None else await recall(previous, key.tenant, runtime)
@@ -97,7 +97,7 @@ class ResponsesEndpoint(ChatView):
         return answered
 
     def call(self, exchange: Exchange, policy: Policy) -> ChatCall:
-        assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
+        assert isinstance(exchange.asked, ResponseRequest)  # noqa: S101
         return replace(super().call(exchange, policy), goes_on_from=exchange.asked.memory.calls)
 
     async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
@@ -110,7 +110,7 @@ class ResponsesEndpoint(ChatView):
 
     def body(self, answer: Answer, exchange: Exchange) -> Json:
         assert answer.call_id  # noqa: S101
-        assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
+        assert isinstance(exchange.asked, ResponseRequest)  # noqa: S101
         return response_of(answer.call_id, answer.model, exchange.asked.repeated, answer.completion, answer.usage)
 
     def relay(self, opened: Opened, exchange: Exchange, runtime: Runtime) -> Relay:
@@ -135,7 +135,7 @@ class ResponsesEndpoint(ChatView):
         return HttpResponse(body, content_type="text/event-stream", headers=headers)
 
     def _events(self, call_id: Any, model: str, exchange: Exchange) -> Events:
-        assert isinstance(exchange.asked, AskedResponse)  # noqa: S101
+        assert isinstance(exchange.asked, ResponseRequest)  # noqa: S101
         return Events(call_id, model, exchange.asked.repeated)
 
 
@@ -146,7 +146,7 @@ def keeper(call: ChatCall, exchange: Exchange, runtime: Runtime) -> Callable[[Js
 async def _keep(call: ChatCall, exchange: Exchange, runtime: Runtime, response: Json) -> Json:
     """The response, once it is kept where it is to be."""
     asked = exchange.asked
-    assert isinstance(asked, AskedResponse)  # noqa: S101
+    assert isinstance(asked, ResponseRequest)  # noqa: S101
     return (
         await keep(asked.memory.turn(asked.given, asked.items, response), call, runtime) if asked.is_kept else response
     )

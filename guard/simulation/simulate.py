@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from guard.chat.endpoints import check_model
-from guard.chat.request.reader import Asked, read_chat
+from guard.chat.request.reader import CallRequest, read_chat
 from guard.http.authentication import refuse_disabled
 from guard.http.errors import RateLimited
 from guard.policy.last_served import last_in_ledger
@@ -74,7 +74,7 @@ class Rehearsal:
     """
 
     at: datetime
-    asked: Asked
+    asked: CallRequest
     wanted: str
     limits: tuple[Limit, ...]
     standings: tuple[Standing, ...]
@@ -108,7 +108,7 @@ def refuse_too_many_a_minute(pace: Pace) -> None:
             raise RateLimited(f"There were {limit.most:,} calls in the last minute, which is the limit.")
 
 
-def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
+def _plan_and_reserve(asked: CallRequest, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
     tenant = key.tenant
     circuits = breakers.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
@@ -123,7 +123,7 @@ def _plan_and_reserve(asked: Asked, key: KeyPolicy, policy: Policy, now: datetim
     return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result)
 
 
-def _caller(asked: Asked, key: KeyPolicy, wanted: str) -> Caller:
+def _caller(asked: CallRequest, key: KeyPolicy, wanted: str) -> Caller:
     return Caller(new_id(), "", key.tenant.id, key.id, asked.customer, asked.conversation, wanted)
 
 

@@ -16,7 +16,7 @@ from spend.pricing.cost import bound_input_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CallRequest:
     """A call as its caller asked for it. `body` is the provider's request without its model and maximum."""
 
     ask: Ask
@@ -28,13 +28,13 @@ class Asked:
     show_usage: bool = False
 
 
-def read_completion(body: Any) -> Asked:
+def read_completion(body: Any) -> CallRequest:
     """The OpenAI shape. Raises InvalidRequest naming the field."""
     check_parameters(body)
     if body.get("model") is None:
         raise refuse("model", "is required: a model's name, or 'auto' for the tenant's route.")
     metadata = body.get("metadata") or {}
-    return _asked(
+    return _call_request(
         body,
         model=body["model"],
         max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
@@ -56,12 +56,12 @@ CHAT_FIELDS: dict[str, Check] = {
 }
 
 
-def read_chat(body: Any) -> Asked:
+def read_chat(body: Any) -> CallRequest:
     """The guard's own shape, in camelCase. Raises InvalidRequest naming the field."""
     check_fields(body, CHAT_FIELDS)
     if not body.get("tenantId"):
         raise refuse("tenantId", "is required.")
-    return _asked(
+    return _call_request(
         {"messages": body.get("messages"), "user": body.get("customerId"), "stream": body.get("stream")},
         model=body.get("model") or AUTO,
         max_tokens=body.get("maxTokens"),
@@ -70,14 +70,14 @@ def read_chat(body: Any) -> Asked:
     )
 
 
-def _asked(
+def _call_request(
     body: Mapping[str, Any],
     *,
     model: str,
     max_tokens: int | None,
     conversation: str | None,
     tenant_id: str | None = None,
-) -> Asked:
+) -> CallRequest:
     messages: Any = normalized_history(body.get("messages"))
     check_messages(messages)
     messages = as_sent(messages)
@@ -90,7 +90,7 @@ def _asked(
         sent["stream_options"] = {"include_obfuscation": obfuscation}
     images = count_images(messages)
     schemas = [sent[name] for name in IN_THE_PROMPT if name in sent]
-    return Asked(
+    return CallRequest(
         ask=Ask(
             model=model,
             input_tokens=bound_input_tokens(without_images(messages) if images else messages, schemas),
@@ -110,11 +110,11 @@ def _asked(
     )
 
 
-AskedCall = TypeVar("AskedCall", bound=Asked)
+AnyRequest = TypeVar("AnyRequest", bound=CallRequest)
 CUSTOMER_HEADER, CONVERSATION_HEADER = "X-Guard-Customer", "X-Guard-Conversation"
 
 
-def with_headers(asked: AskedCall, headers: Mapping[str, str]) -> AskedCall:
+def with_headers(asked: AnyRequest, headers: Mapping[str, str]) -> AnyRequest:
     """Customer and conversation named by headers, for clients that can't set them in the body.
 
     Raises InvalidRequest where a header is no id, or its body says otherwise.

@@ -19,7 +19,7 @@ from guard.api.chat_schema import COMPLETION_REQUEST
 from guard.chat.request import parameters
 from guard.chat.request.field_checks import MOST_CHARACTERS, anything
 from guard.chat.request.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
-from guard.chat.request.reader import Asked, read_chat, read_completion
+from guard.chat.request.reader import CallRequest, read_chat, read_completion
 from guard.chat.request.schemas import schema_of
 from guard.http.errors import InvalidRequest
 from guard.http.strict_json import MOST_DEPTH, parse_json
@@ -150,7 +150,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def asked(**fields: Any) -> Asked:
+def asked(**fields: Any) -> CallRequest:
     return read_completion({"model": "auto", "messages": HELLO, **fields})
 
 

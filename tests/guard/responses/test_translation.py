@@ -19,7 +19,7 @@ from guard.responses.events import Events
 from guard.responses.items import read_input
 from guard.responses.parameters import check_parameters
 from guard.responses.request import messages_of
-from guard.responses.views import AskedResponse, in_our_names, our_name, read_response
+from guard.responses.views import ResponseRequest, in_our_names, our_name, read_response
 from spend.pricing.cost import Usage
 from tests.support.environment import ROOT
 
@@ -29,7 +29,7 @@ ANY_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 Json = dict[str, Any]
 
 
-def asked(**request: Any) -> AskedResponse:
+def asked(**request: Any) -> ResponseRequest:
     body = {"model": "auto", "input": "Hello", **request}
     check_parameters(body)
     return read_response(body)
