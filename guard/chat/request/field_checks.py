@@ -22,6 +22,8 @@ MOST_TOOLS = 512
 MOST_TOKENS = 2**31 - 1
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 """Those that break lines or turn the direction of writing are among them: they forge what pages and logs say."""
+WHITESPACE = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What `tidy` takes off either end of an id."""
 CONTROL_CHARACTER = re.compile(f"[{CONTROL_CHARACTERS}]")
 NOT_BOUNDED = "is not supported: its cost cannot be bounded."
 
@@ -167,6 +169,13 @@ def identifier(value: Any, param: str) -> None:
         raise refuse(param, "must not contain control characters.")
 
 
+@passes(
+    {
+        "type": "string",
+        "maxLength": MOST_CHARACTERS,
+        "pattern": f"^[{WHITESPACE}]*[^{CONTROL_CHARACTERS}]*[{WHITESPACE}]*$",
+    }
+)
 def counted_id(value: Any, param: str) -> None:
     """A customer's or conversation's id, in the form in which it is counted."""
     text(value, param)

@@ -17,12 +17,13 @@ from openai.types.chat.completion_create_params import (
 
 from guard.api.chat_schema import COMPLETION_REQUEST
 from guard.chat.request import parameters
-from guard.chat.request.field_checks import MOST_CHARACTERS, anything
+from guard.chat.request.field_checks import CONTROL_CHARACTER, MOST_CHARACTERS, anything
 from guard.chat.request.messages import MESSAGE_FIELDS, MOST_MESSAGES, PARTS
 from guard.chat.request.reader import CallRequest, read_chat, read_completion
 from guard.chat.request.schemas import schema_of
 from guard.http.errors import InvalidRequest
 from guard.http.strict_json import MOST_DEPTH, parse_json
+from spend.names import tidy
 from tests.support.environment import ROOT
 
 PAGE = (ROOT / "docs" / "parameters.md").read_text()
@@ -95,6 +96,13 @@ def test_every_check_says_what_it_lets_pass() -> None:
     mute = {name for name, check in {**parameters.TABLE, **MESSAGE_FIELDS}.items() if not schema_of(check)}
     assert mute == {*parameters.REFUSED, "messages", "role", "content", "parsed", "provider_specific_fields"}
     assert COMPLETION_REQUEST["properties"].keys() == parameters.TABLE.keys() - parameters.REFUSED.keys()
+
+
+def test_the_document_allows_around_a_customers_name_what_is_taken_off() -> None:
+    pattern = schema_of(parameters.TABLE["user"])["pattern"]
+    for number in range(0x3100):
+        for text in (chr(number), f"a{chr(number)}", f"a{chr(number)}b"):
+            assert bool(re.search(pattern, text)) == (not CONTROL_CHARACTER.search(tidy(text))), text.encode()
 
 
 def test_the_page_has_every_field_and_part_of_a_message() -> None:
@@ -318,9 +326,9 @@ def test_a_message_of_text_and_pictures_passes_unchanged(message: dict[str, Any]
             },
             ".content.0.prompt_cache_breakpoint.ttl",
         ),
-        ({"role": "assistant", "tool_calls": [{"type": "web_search"}]}, ".tool_calls.0.type"),
+        ({"role": "assistant", "tool_calls": [{"type": "function"}]}, ".tool_calls.0.function"),
         (
-            {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "a", "arguments": {}}}]},
+            {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "a", "arguments": 7}}]},
             ".tool_calls.0.function.arguments",
         ),
     ],
