@@ -73,14 +73,15 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         reason,
         extra={"from": seen, "served_at": served_at, "peer": request.META["REMOTE_ADDR"]},
     )
+    # Browsers keep a cookie that is for HTTPS only for localhost, and for nothing else by http: they sent none, then.
+    is_cookie_lost = settings.CSRF_COOKIE_SECURE and not request.is_secure() and not request.COOKIES
     context = {
         "seen": seen,
         "served_at": served_at,
         "is_elsewhere": is_elsewhere,
-        # Browsers keep such a cookie for localhost, and for nothing else by http.
-        "is_cookie_lost": settings.CSRF_COOKIE_SECURE and not request.is_secure() and not is_elsewhere,
+        "is_cookie_lost": is_cookie_lost and not is_elsewhere,
     }
-    return _answer(request, error) or render(request, "dashboard/csrf_failure.html", context, status=error.status)
+    return _answer(request, error) or render(request, "403_csrf.html", context, status=error.status)
 
 
 def password_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:

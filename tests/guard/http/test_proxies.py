@@ -164,7 +164,7 @@ def test_a_refused_form_names_the_setting_to_change(caplog: pytest.LogCaptureFix
     assert "TRUSTED_PROXIES" in on_a_port
     by_http = refused()
     assert "set PUBLIC_URL=http://testserver" in by_http
-    assert "load the page anew" in refused(secure=True, referer="https://testserver/login/")
+    assert "load the page again" in refused(secure=True, referer="https://testserver/login/")
     assert "a form was refused: CSRF cookie not set." in caplog.text
 
 
