@@ -17,8 +17,8 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from tenants.admin.merging import MergedForm
 from tenants.fields import UsdFormField
+from tenants.models import Tenant
 
 
 class UsdInput(UnfoldAdminTextInputWidget):
@@ -40,7 +40,7 @@ class ShareInput(UnfoldAdminTextInputWidget):
         return shown.rstrip("0").rstrip(".") if shown and "." in shown else shown
 
 
-class TenantForm(MergedForm):
+class TenantForm(forms.ModelForm[Tenant]):
     """A time zone that was taken once is no error of who changes something else."""
 
     def _get_validation_exclusions(self) -> set[str]:
