@@ -8,8 +8,8 @@ from uuid import UUID
 from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
+from spend import names
 from spend.models import Call, LedgerEntry, Outcome, Price, Reservation, Route
-from spend.names import tidy
 from spend.pricing.cost import PriceList, TierPrice
 from spend.pricing.rates import price_list_of
 from tenants.models import Tenant
@@ -51,18 +51,13 @@ class CallFilter:
 
 def as_counted(wanted: CallFilter, tenant: Tenant) -> CallFilter:
     """With its ids as calls bear them: just as given where one does, else as the API would read them."""
-    customer = CallFilter(customer=wanted.customer)
-    conversation = CallFilter(conversation=wanted.conversation)
     return replace(
         wanted,
-        customer=_counted_id(wanted.customer, customer.calls_of(tenant)),
-        conversation=_counted_id(wanted.conversation, conversation.calls_of(tenant)),
+        customer=names.as_counted(wanted.customer, lambda name: CallFilter(customer=name).calls_of(tenant).exists()),
+        conversation=names.as_counted(
+            wanted.conversation, lambda name: CallFilter(conversation=name).calls_of(tenant).exists()
+        ),
     )
-
-
-def _counted_id(given: str, calls: QuerySet[Call]) -> str:
-    tidied = tidy(given)
-    return given if tidied == given or calls.exists() else tidied
 
 
 # SQLite uses a partial index only if the query has its condition, with no parameter in it.

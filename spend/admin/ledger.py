@@ -24,6 +24,7 @@ from unfold.paginator import InfinitePaginator
 from spend.breakers import state_of
 from spend.budgets.attention import impossible_to_review, to_review
 from spend.models import Breaker, Call, LedgerEntry, Outcome, Reservation, ReservationState, Review, Rollup, Window
+from spend.names import as_counted
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import Tenant
@@ -104,7 +105,7 @@ class OfCalls(History):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], term: str
     ) -> tuple[QuerySet[Any], bool]:
-        found = calls_of(term.strip(), request.GET.get("tenant")) if term.strip() else None
+        found = calls_of(term, request.GET.get("tenant")) if term else None
         return (queryset if found is None else queryset.filter(**{f"{self.call_field}__in": found})), False
 
 
@@ -113,12 +114,16 @@ def calls_of(term: str, tenant_id: str | None = None) -> list[UUID]:
     # By tenant, though all are meant: the indexes of customers and conversations begin with it.
     tenants: Any = [tenant_id] if tenant_id else Tenant.objects.values("pk")
     of_tenants = Call.objects.filter(tenant__in=tenants).order_by("-at").values_list("pk", flat=True)
-    found = list(Call.objects.filter(request_id=term).values_list("pk", flat=True)[:MOST_FOUND])
-    for named in ({"customer": term}, {"conversation": term}):
-        found += of_tenants.filter(**named)[:MOST_FOUND]
+    found = list(Call.objects.filter(request_id=term.strip()).values_list("pk", flat=True)[:MOST_FOUND])
+    found += [*_named(term, "customer", of_tenants), *_named(term, "conversation", of_tenants)]
     with suppress(ValueError):
-        found.append(UUID(term))
+        found.append(UUID(term.strip()))
     return found
+
+
+def _named(term: str, column: str, calls: QuerySet[Any]) -> Iterable[UUID]:
+    name = as_counted(term, lambda each: calls.filter(**{column: each}).exists())
+    return calls.filter(**{column: name})[:MOST_FOUND] if name else ()
 
 
 def _same(call: Call, name: str) -> str | SafeString:

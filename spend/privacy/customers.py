@@ -26,7 +26,7 @@ from spend.models import (
     RollupMark,
     Window,
 )
-from spend.names import tidy
+from spend.names import as_counted
 from spend.privacy.conversations import Conversations
 from spend.privacy.responses import unpacked_if_readable
 from spend.privacy.stored_content import answer_if_readable, said_if_readable
@@ -45,8 +45,7 @@ class Customer:
     @classmethod
     def named(cls, tenant_id: str, given: str) -> "Customer":
         """Who bears just this id, as customers of before ids were tidied may, else who would be counted under it."""
-        exact = cls(tenant_id, given)
-        return exact if is_known(exact) else cls(tenant_id, tidy(given))
+        return cls(tenant_id, as_counted(given, lambda name: is_known(cls(tenant_id, name))))
 
     def calls(self) -> QuerySet[Call]:
         return Call.objects.filter(tenant=self.tenant_id, customer=self.name)

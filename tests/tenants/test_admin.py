@@ -656,14 +656,20 @@ def test_search_by_request_id(operator: Client, tenant: Tenant) -> None:
 def test_calls_of_a_customer_and_of_a_conversation(operator: Client, tenant: Tenant) -> None:
     facts = {"key": ApiKeyFactory.create(tenant=tenant), "at": timezone.now(), "requested_model": "only"}
     other = TenantFactory.create(id="other")
-    for tenant_, customer, conversation in ((tenant, "ann", "c1"), (tenant, "ben", "c1"), (other, "ann", "c2")):
-        call = Call(id=new_id(), request_id=f"of-{customer}-{conversation}", tenant=tenant_, outcome="served", **facts)
-        call.customer, call.conversation = customer, conversation
-        Call.objects.bulk_create([call])
+    names = ((tenant, "ann", "c1"), (tenant, "ben", "c1"), (other, "ann", "c2"), (tenant, " ann", "of_before"))
+    for tenant_, customer, conversation in names:
+        named = {
+            "request_id": f"of-{customer.strip()}-{conversation}",
+            "customer": customer,
+            "conversation": conversation,
+        }
+        Call.objects.bulk_create([Call(id=new_id(), tenant=tenant_, outcome="served", **named, **facts)])
     for query, requests in (
         ("q=ann", {"of-ann-c1", "of-ann-c2"}),
         ("q=ann&tenant=acme", {"of-ann-c1"}),
         ("q=c1", {"of-ann-c1", "of-ben-c1"}),
+        ("q=+ann&tenant=acme", {"of-ann-of_before"}),
+        ("q=ann+&tenant=acme", {"of-ann-c1"}),
         ("q=nobody", set()),
     ):
         found = page(operator, f"/admin/spend/call/?{query}")
