@@ -143,11 +143,16 @@ async def dereferenced(given: Any, tenant: TenantPolicy, runtime: Runtime) -> An
 
 async def referred_to(items: list[Any], tenant: TenantPolicy, runtime: Runtime) -> dict[str, Json]:
     """By their ids, of the items that are referred to those that are kept. Raises InvalidRequest for too many."""
-    calls = {call_id_of_item(item["id"]) for item in items if is_reference(item)} - {None}
-    if not calls:
+    if not (calls := calls_referred_to(items)):
         return {}
     rows = await asked_of_database(runtime, _read_some, calls, tenant)
     return await asyncio.to_thread(_outputs_of, rows)
+
+
+def calls_referred_to(items: Iterable[Any]) -> list[UUID]:
+    """Each once, in the order in which they come."""
+    found = (call_id_of_item(item["id"]) for item in items if is_reference(item))
+    return list(dict.fromkeys(call_id for call_id in found if call_id))
 
 
 def _read_some(calls: Collection[UUID], tenant: TenantPolicy) -> list[CallContent]:

@@ -20,7 +20,7 @@ from guard.policy.snapshot import KeyPolicy, Policy
 from guard.responses.answer import repeated, response_of
 from guard.responses.events import Events, as_bytes
 from guard.responses.items import read_input
-from guard.responses.memory import NO_MEMORY, PARAM, Memory, dereferenced, keep, recall
+from guard.responses.memory import NO_MEMORY, PARAM, Memory, calls_referred_to, dereferenced, keep, recall
 from guard.responses.parameters import check_parameters
 from guard.responses.relay import ResponseRelay, told
 from guard.responses.request import CHAT_NAMES, chat_request
@@ -97,8 +97,10 @@ class ResponsesEndpoint(ChatView):
         return answered
 
     def call(self, exchange: Exchange, policy: Policy) -> ChatCall:
-        assert isinstance(exchange.asked, ResponseRequest)  # noqa: S101
-        return replace(super().call(exchange, policy), goes_on_from=exchange.asked.memory.calls)
+        asked = exchange.asked
+        assert isinstance(asked, ResponseRequest)  # noqa: S101
+        calls = dict.fromkeys([*asked.memory.calls, *calls_referred_to(asked.given)])
+        return replace(super().call(exchange, policy), goes_on_from=tuple(calls))
 
     async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         async def serve() -> tuple[Json, Answer]:

@@ -4,6 +4,7 @@ import json
 import os
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -57,7 +58,7 @@ def server(
 @pytest.fixture(scope="module")
 def agents(server: GuardServer) -> Iterator[Agent]:
     with server.database(), transaction.atomic():
-        made = [Agent.create(server, content_days=30) for _ in range(24)]
+        made = [Agent.create(server, content_days=30) for _ in range(26)]
     server.start()
     return iter(made)
 
@@ -412,6 +413,22 @@ def test_a_deleted_response_is_gone_and_the_tenants_record_is_not(
         refused(openai.NotFoundError, client, agent.model, previous_response_id=response.id)
     assert ask(client, agent.model, "How?", previous_response_id=first.id).output_text
     eventually(lambda: len([each for each in contents(agent) if each.body]) == 4)
+
+
+@pytest.mark.parametrize("way", ["previous_response_id", "item_reference"])
+def test_what_goes_on_from_a_response_that_goes_meanwhile_is_not_kept(
+    agent: Agent, client: OpenAI, provider: Provider, way: str
+) -> None:
+    first = ask(client, agent.model)
+    reference = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "When?"}]
+    going_on: Json = {"given": reference} if way == "item_reference" else {way: first.id}
+    provider.behave(upstream(agent.model), latency_s=4)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(ask, client, agent.model, **going_on)
+        eventually(lambda: len(provider.calls()) == 2)
+        client.responses.delete(first.id)
+        assert second.result().to_dict()["store"] is False
+    assert len(agent.entries(2)) == 2
 
 
 def test_a_conversation_has_the_bounds_of_a_request(agent: Agent, client: OpenAI, provider: Provider) -> None:
