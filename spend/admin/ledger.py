@@ -184,6 +184,7 @@ class CallAdmin(OfCalls):
         "at", "tenant_id", "models", "result", "cost", "of_customer", "of_conversation", "request_id"
     ]  # fmt: skip
     call_field = "pk"
+    search_fields: Sequence[str] = ["request_id"]
 
     @display(description="Customer", empty_value="")
     def of_customer(self, call: Call) -> str | SafeString:

@@ -261,7 +261,7 @@ def findings_in_dialogs(page: Page, url: str, axe: str) -> list[str]:
     for name in DIALOGS:
         page.goto(url + TENANT)
         settle(page)
-        action = page.locator(f'[hx-get$="/{name}/"]')
+        action = page.locator(f'[hx-get$="/{name}/"]').first
         if not action.is_visible():  # a phone has them in a menu
             page.get_by_role("link", name="more_horiz").first.click()
         action.click()
