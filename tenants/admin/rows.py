@@ -32,6 +32,9 @@ class RowForm(MergedForm):
         return excluded | {self.parent_name}
 
 
+MOST_DIGITS = 4
+
+
 class RowSet(PaginationInlineFormSet):
     """Rows of a model with a unique constraint that its parent is part of."""
 
@@ -44,7 +47,10 @@ class RowSet(PaginationInlineFormSet):
 
     def _without_deleted_rows(self, data: Any, parent: Any, prefix: str) -> Any:
         """Rows that somebody deleted since are left out, or are new ones at the end where the user changed them."""
-        initial, total = (int(data[f"{prefix}-{name}_FORMS"]) for name in ("INITIAL", "TOTAL"))
+        counts = [data.get(f"{prefix}-{name}_FORMS", "") for name in ("INITIAL", "TOTAL")]
+        if not all(count.isdecimal() and len(count) <= MOST_DIGITS for count in counts):
+            return data  # of which Django says that it is no form of its own
+        initial, total = map(int, counts)
         stored = {
             str(pk) for pk in self.model._default_manager.filter(**{self.fk.name: parent}).values_list("pk", flat=True)
         }

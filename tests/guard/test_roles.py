@@ -29,6 +29,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 import guard.urls  # noqa: F401  loads the admin, as the server does
 from guard.api.views.health import HEALTH_VIEWS
 from guard.chat.urls import CHAT_VIEWS
+from guard.embeddings.urls import EMBEDDINGS_VIEWS
 from guard.http.error_pages import API_ADDRESSES
 from guard.policy.keeper import PolicyKeeper
 from guard.responses.urls import RESPONSES_VIEWS
@@ -49,7 +50,7 @@ DOCUMENT = (ROOT / "docs" / "roles.md").read_text()
 ROLES = ("nobody", "agent", "manager", "other manager", "auditor", "operator", "token", "superuser")
 OF_THE_ADMIN = ("auditor", "operator", "superuser")
 PAGE_NAMES = {f"{model._meta.app_label}_{model._meta.model_name}": model for model in site._registry}
-ASYNC_VIEWS = {**CHAT_VIEWS, **RESPONSES_VIEWS, **HEALTH_VIEWS}
+ASYNC_VIEWS = {**CHAT_VIEWS, **EMBEDDINGS_VIEWS, **RESPONSES_VIEWS, **HEALTH_VIEWS}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 MODELS, OTHERS = "Pages of models in the admin", "All other addresses"
