@@ -31,7 +31,7 @@ class ModelAdmin(ActionsById, UnfoldModelAdmin):
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change, **kwargs)
-        return form if issubclass(form, MergedForm) else type(form.__name__, (MergedForm, form), {})
+        return type(form.__name__, (MergedForm, form), {})
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup in set(self._declared(request)) or self._is_limited_choice(lookup, value)
