@@ -9,7 +9,7 @@ from zlib import crc32
 
 import orjson
 
-from guard.demo import embeddings
+from guard.demo import embeddings, responses
 from guard.demo.behaviours import PLAIN, Behaviour, Ending, Record, Script
 from guard.demo.completions import BadRequestError, Json, answer_to, chunks, completion, error_body, read_request
 from guard.demo.strictness import RefusedError, check_request
@@ -111,6 +111,7 @@ class DemoProvider:
         self.routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self.chat,
             ("POST", "/v1/embeddings"): self.embed,
+            ("POST", "/v1/responses"): self.responses,
             ("GET", "/v1/models"): self.models,
         }
         if script is not None:
@@ -135,6 +136,10 @@ class DemoProvider:
     async def chat(self, exchange: Exchange) -> None:
         body = await exchange.body()
         await self.serve(exchange, body, read_request(body), self.respond)
+
+    async def responses(self, exchange: Exchange) -> None:
+        body = await exchange.body()
+        await self.serve(exchange, body, responses.read_request(body), self.respond_with_response)
 
     async def embed(self, exchange: Exchange) -> None:
         body = await exchange.body()
@@ -172,10 +177,32 @@ class DemoProvider:
         answer = answer_to(request, behaviour)
         call_id, created = f"chatcmpl-demo-{next(self.numbers)}", int(time.time())
         if request.get("stream"):
-            delay_s = self.latency_s / CHUNKS_A_LATENCY if behaviour.chunk_delay_s is None else behaviour.chunk_delay_s
-            await _stream(exchange, chunks(request, answer, behaviour, call_id, created), behaviour, delay_s)
+            bodies = chunks(request, answer, behaviour, call_id, created)
+            await _stream(exchange, (b"data: %b\n\n" % orjson.dumps(body) for body in bodies), behaviour,
+                          self._delay_of(behaviour), last=b"data: [DONE]\n\n")  # fmt: skip
         else:
             await _whole(exchange, orjson.dumps(completion(request, answer, call_id, created)), behaviour)
+
+    async def respond_with_response(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:
+        if await self.misbehaves(exchange, request, behaviour):
+            return
+        chat = responses.chat_request(request)
+        if behaviour.strict:
+            responses.check_shape(request)
+            try:
+                check_request(chat, behaviour.context_tokens, tools_while_reasoning=True)
+            except RefusedError as refused:
+                raise RefusedError(responses.in_our_names(refused.body)) from None
+        answer = answer_to(chat, behaviour)
+        number, created = next(self.numbers), int(time.time())
+        if request.get("stream"):
+            events = responses.events(request, answer, behaviour, number, created)
+            await _stream(exchange, map(_typed, events), behaviour, self._delay_of(behaviour))
+        else:
+            await _whole(exchange, orjson.dumps(responses.response(request, answer, number, created)), behaviour)
+
+    def _delay_of(self, behaviour: Behaviour) -> float:
+        return self.latency_s / CHUNKS_A_LATENCY if behaviour.chunk_delay_s is None else behaviour.chunk_delay_s
 
     def _latency_of(self, request: Json, behaviour: Behaviour) -> float:
         """As told, else the usual one, a quarter more or less, the same for the same words."""
@@ -218,10 +245,16 @@ async def _whole(exchange: Exchange, body: bytes, behaviour: Behaviour) -> None:
     await exchange.drop()
 
 
-async def _stream(exchange: Exchange, bodies: Iterator[Json], behaviour: Behaviour, delay_s: float) -> None:
+def _typed(event: Json) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (str(event.get("type")).encode(), orjson.dumps(event))
+
+
+async def _stream(
+    exchange: Exchange, events: Iterator[bytes], behaviour: Behaviour, delay_s: float, last: bytes = b""
+) -> None:
     await exchange.start(200, [*STREAM_HEADERS, *_raw(behaviour.headers)])
     break_after = 1 if behaviour.break_connection else behaviour.break_after_chunks
-    for sent, body in enumerate(bodies):
+    for sent, event in enumerate(events):
         if sent == break_after:
             await exchange.drop()
         if sent == behaviour.stall_after_chunks:
@@ -230,8 +263,8 @@ async def _stream(exchange: Exchange, bodies: Iterator[Json], behaviour: Behavio
             await exchange.write(b"data: {this is no JSON\n\n", more=False)
             return
         await exchange.pause(delay_s if sent else 0)
-        await exchange.write(b"data: %b\n\n" % orjson.dumps(body))
-    await exchange.write(b"data: [DONE]\n\n", more=False)
+        await exchange.write(event)
+    await exchange.write(last, more=False)
 
 
 def controls(script: Script) -> dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]]:

@@ -31,7 +31,8 @@ class Behaviour:
     break_connection      "before" or "mid" (or true): close the socket before a byte or within the body
     usage                 an object: verbatim; null: left out; else counted
     content, finish_reason, tool_calls   parts of the answer
-    chunks                a number: how many pieces the content is streamed in; a list: the chunks verbatim
+    chunks                a number: how many pieces the content is streamed in; a list: the chunks verbatim, or the
+                          events, where responses are asked for
     chunk_delay_s         between two chunks
     break_after_chunks, stall_after_chunks, garbage_after_chunks
                           after so many chunks: close the socket; send nothing more; send what is no JSON and end

@@ -40,11 +40,14 @@ class RefusedError(ValueError):
         self.body = body
 
 
-def check_request(request: Json, context_tokens: int | None = None) -> None:
-    """Raises RefusedError, as the provider of `request["model"]` answers. The context is the behaviour's."""
+def check_request(request: Json, context_tokens: int | None = None, *, tools_while_reasoning: bool = False) -> None:
+    """Raises RefusedError, as the provider of `request["model"]` answers. The context is the behaviour's.
+
+    `tools_while_reasoning`: by the Responses API, each model takes them.
+    """
     model = request["model"]
     if GPT.match(model):
-        _check(_refused_by_gpt(request, model))
+        _check(_refused_by_gpt(request, model, tools_while_reasoning=tools_while_reasoning))
     elif GROK.match(model):
         _check(_refused_by_grok(request))
     if context_tokens is not None and prompt_tokens_of(request) > context_tokens:
@@ -72,7 +75,7 @@ def _refused_by_grok(request: Json) -> Iterator[Json]:
             yield xai_error(f"{name} is no argument of this model")
 
 
-def _refused_by_gpt(request: Json, model: str) -> Iterator[Json]:
+def _refused_by_gpt(request: Json, model: str, *, tools_while_reasoning: bool) -> Iterator[Json]:
     if request.get("max_tokens") is not None:
         yield openai_error("max_tokens", "unsupported_parameter", "use max_completion_tokens with this model")
     if len(request.get("prompt_cache_key") or "") > MOST_CACHE_KEY_CHARACTERS:
@@ -80,17 +83,17 @@ def _refused_by_gpt(request: Json, model: str) -> Iterator[Json]:
         yield openai_error("prompt_cache_key", "string_above_max_length", words)
     for at, message in enumerate(request["messages"]):
         yield from _refused_in_message(message, f"messages[{at}]")
-    yield from _refused_of_reasoning(request, model)
+    yield from _refused_of_reasoning(request, model, tools_while_reasoning=tools_while_reasoning)
 
 
-def _refused_of_reasoning(request: Json, model: str) -> Iterator[Json]:
+def _refused_of_reasoning(request: Json, model: str, *, tools_while_reasoning: bool) -> Iterator[Json]:
     effort = request.get("reasoning_effort")
     if effort is not None and (effort not in EFFORTS or (effort == "none" and ALWAYS_REASONS.fullmatch(model))):
         words = f"{effort} is not a value of reasoning_effort for this model"
         yield openai_error("reasoning_effort", "unsupported_value", words)
     if effort == "none":
         return
-    if request.get("tools") and NO_TOOLS_WHILE_REASONING.match(model):
+    if request.get("tools") and NO_TOOLS_WHILE_REASONING.match(model) and not tools_while_reasoning:
         words = "function tools with reasoning are not served here, use responses or reasoning_effort none"
         yield openai_error("reasoning_effort", "unsupported_value", words)
     if request.get("temperature") not in (None, 1):
