@@ -17,6 +17,7 @@ from guard.config.environment import (
     INSECURE_KEY,
     LAST_PORT,
     database,
+    dialect,
     email_address,
     email_server,
     fernet_keys,
@@ -254,8 +255,10 @@ HOLD_WAIT_SECONDS = read("HOLD_WAIT_SECONDS", "2", seconds(0))
 
 XAI_API_KEY = read("XAI_API_KEY", "", secret)
 XAI_BASE_URL = read("XAI_BASE_URL", "https://api.x.ai/v1", http_url)
+XAI_DIALECT = read("XAI_DIALECT", "", dialect(XAI_BASE_URL))
 OPENAI_API_KEY = read("OPENAI_API_KEY", "", secret)
 OPENAI_BASE_URL = read("OPENAI_BASE_URL", "https://api.openai.com/v1", http_url)
+OPENAI_DIALECT = read("OPENAI_DIALECT", "", dialect(OPENAI_BASE_URL))
 HELICONE_API_KEY = read("HELICONE_API_KEY", "", secret)
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
 CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)

@@ -135,6 +135,24 @@ def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         raise ValueError(f"must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}") from None
 
 
+DIALECTS = ("responses", "chat")
+RESPONSES_FIRST = {"api.x.ai"}
+"""Hosts that call chat completions deprecated; what else plays such a provider may know nothing newer."""
+
+
+def dialect(base_url: str) -> Callable[[str], str]:
+    """How the provider at this address is spoken to; where nothing is said, as its host wants to be."""
+
+    def parse(text: str) -> str:
+        unsaid = "responses" if urlsplit(base_url).hostname in RESPONSES_FIRST else "chat"
+        given = text.strip() or unsaid
+        if given not in DIALECTS:
+            raise ValueError(f"must be responses or chat, not {text!r}")
+        return given
+
+    return parse
+
+
 def _has_host_and_port(url: Any) -> bool:
     """Raises ValueError where there is a port that is none."""
     return bool(url.hostname and url.hostname.encode("idna")) and url.port != 0

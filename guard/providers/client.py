@@ -15,11 +15,13 @@ from django.conf import settings
 
 from guard.http.request_ids import NO_HEADERS
 from guard.http.sse import BOM, MOST_BYTES, Event, Splitter
+from guard.providers.dialects import CHAT, DIALECTS, Chat, dialect_for, with_affinity
 from guard.providers.embeddings import Embeddings
 from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
 from guard.providers.failures import (
     Failed,
     ProviderError,
+    Rejected,
     is_error,
     is_page,
     meaning_of_error_within,
@@ -38,46 +40,45 @@ BLANK = BOM + b" \t\r\n"
 
 
 class Provider:
-    """One provider's chat completions, and beside them its embeddings."""
+    """One provider's chat completions, by `dialect` wherever a call can be, and beside them its embeddings."""
 
-    def __init__(self, name: str, base_url: str, api_key: str) -> None:
-        self.name = name
+    def __init__(self, name: str, base_url: str, api_key: str, dialect: str = CHAT) -> None:
+        self.name, self.dialect = name, dialect
         # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
         self.always = {"service_tier": "default"} if name == "openai" else {}
-        self.chat = Endpoint(base_url.rstrip("/") + "/chat/completions", api_key)
+        self.endpoints = {
+            spoken: Endpoint(base_url.rstrip("/") + DIALECTS[spoken].path, api_key) for spoken in {CHAT, dialect}
+        }
         self.embeddings = Embeddings(base_url, api_key)
 
     async def complete(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> dict[str, Any]:
-        """The provider's answer to a chat completion, as it came, within `wait_s` or the setting's seconds.
+        """The provider's answer as a chat completion, within `wait_s` or the setting's seconds.
 
         Raises Rejected or Failed.
         """
         wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        body = orjson.dumps({**self.always, **payload})
+        spoken = dialect_for(payload, self.dialect)
         with failures_told():
             async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                response = await self.chat.post(body, headers, wait_s)
+                response = await self._post(spoken, payload, headers, wait_s, stream=False)
                 async with response:
                     content = await response.read()
-        return completion_in(response.headers, content)
+        return completion_in(response.headers, content, DIALECTS[spoken])
 
     async def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> "ProviderStream":
-        """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed.
-
-        Usage is asked of the provider always: it is what the stream is settled by.
-        """
+        """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed."""
         wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        options = {**payload.get("stream_options", {}), "include_usage": True}
-        body = orjson.dumps({**self.always, **payload, "stream": True, "stream_options": options})
+        spoken = dialect_for(payload, self.dialect)
         with failures_told():
             async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
                 # The connection knows nothing of tokens: it gets the longer of the two waits.
-                response = await self.chat.post(body, headers, max(wait_s, settings.STREAM_IDLE_SECONDS))
-        stream = ProviderStream(response, wait_s)
+                read_s = max(wait_s, settings.STREAM_IDLE_SECONDS)
+                response = await self._post(spoken, payload, headers, read_s, stream=True)
+        stream = ProviderStream(response, wait_s, DIALECTS[spoken])
         try:
             await stream.read_first()
         except BaseException:
@@ -85,16 +86,28 @@ class Provider:
             raise
         return stream
 
+    async def _post(
+        self, spoken: str, payload: Mapping[str, Any], headers: Mapping[str, str], read_s: float, *, stream: bool
+    ) -> aiohttp.ClientResponse:
+        dialect = DIALECTS[spoken]
+        request, headers = with_affinity(spoken, {**self.always, **payload}, headers)
+        body = orjson.dumps(dialect.request(request, stream=stream))
+        try:
+            return await self.endpoints[spoken].post(body, headers, read_s)
+        except Rejected as rejected:
+            raise dialect.in_chat_names(rejected) from None
+
     async def close(self) -> None:
-        await self.chat.close()
+        for endpoint in self.endpoints.values():
+            await endpoint.close()
         await self.embeddings.close()
 
 
 class ProviderStream:
-    """A provider's server-sent events, as many at a time as come, up to its [DONE] or its end."""
+    """A provider's server-sent events as a chat completion's, as many at a time as come, up to [DONE] or their end."""
 
-    def __init__(self, response: aiohttp.ClientResponse, first_token_s: float) -> None:
-        self.response, self.first_token_s = response, first_token_s
+    def __init__(self, response: aiohttp.ClientResponse, first_token_s: float, dialect: Chat) -> None:
+        self.response, self.first_token_s, self.dialect = response, first_token_s, dialect
         self.events = self._events()
         self.first: list[Event] = []
         self.has_begun = False
@@ -139,7 +152,7 @@ class ProviderStream:
     def _meaning_of(self, event: Event) -> ProviderError:
         if event.is_garbage or event.chunk is None:
             return Failed(FailureCode.BAD_ANSWER, billed=None)
-        meaning = meaning_of_error_within(event.chunk)
+        meaning = _meaning_of_error(event.chunk)
         if self.is_opened:  # too late to send the call elsewhere, or to call it the caller's error
             return Failed(meaning.code, billed=None if self.has_begun else False)
         return meaning
@@ -172,23 +185,24 @@ class ProviderStream:
 
     async def _received(self) -> AsyncIterator[list[Event]]:
         """The events; where all of the answer is one document instead, those that a stream of it would have had."""
-        splitter, start = Splitter(), b""
+        splitter, start, read = Splitter(), b"", self.dialect.event_reader()
         pieces = self.response.content.iter_any()
         async for piece in pieces:
             start += piece
             if not start.strip(BLANK):
                 continue
             if start.lstrip(BLANK).startswith(PAGE_OR_DOCUMENT):
-                yield events_of(completion_in(self.response.headers, start + await _rest_of(pieces, MOST_BYTES)))
+                whole = start + await _rest_of(pieces, MOST_BYTES)
+                yield events_of(completion_in(self.response.headers, whole, self.dialect))
                 return
             if events := splitter.feed(start):
-                yield events
+                yield read(events)
             break
         async for piece in pieces:
             if events := splitter.feed(piece):
-                yield events
+                yield read(events)
         if events := splitter.end():
-            yield events
+            yield read(events)
 
     def close(self) -> None:
         """Gives the connection back, or closes it where not all of it was read."""
@@ -205,29 +219,39 @@ async def _rest_of(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
     return rest
 
 
-def completion_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+def completion_in(headers: Mapping[str, str], content: bytes, dialect: Chat) -> dict[str, Any]:
     """The chat completion in an answer with status 200, streamed or not. Raises Rejected or Failed."""
     if is_page(headers, content):
         raise Failed(FailureCode.ANSWERED_WITH_PAGE)
     try:
         answer = orjson.loads(content.strip(BLANK))
     except ValueError:
-        answer = _completion_of_stream(content)
+        answer = _completion_of_stream(content, dialect)
+    else:
+        answer = dialect.completion(answer)
     if is_error(answer) and not answer.get("choices"):
-        raise meaning_of_error_within(answer)
+        raise _meaning_of_error(answer)
     if not _is_completion(answer):
         raise Failed(FailureCode.BAD_ANSWER, billed=None)
     return cast(dict[str, Any], answer)
 
 
-def _completion_of_stream(content: bytes) -> dict[str, Any] | None:
+def _meaning_of_error(body: Mapping[str, Any]) -> ProviderError:
+    """One that counts tokens may be billed, whatever it means."""
+    meaning, usage = meaning_of_error_within(body), body.get("usage")
+    counts = usage.values() if isinstance(usage, Mapping) else ()
+    is_counted = any(isinstance(count, int | float) and count > 0 for count in counts)
+    return Failed(meaning.code, billed=None) if is_counted and isinstance(meaning, Failed) else meaning
+
+
+def _completion_of_stream(content: bytes, dialect: Chat) -> dict[str, Any] | None:
     """Raises Rejected or Failed where it holds an error, or nothing but keep-alives."""
     splitter = Splitter()
-    events = [*splitter.feed(content), *splitter.end()]
+    events = dialect.event_reader()([*splitter.feed(content), *splitter.end()])
     if events and all(event.chunk is None and not event.is_garbage for event in events):
         raise Failed(FailureCode.BAD_ANSWER, billed=False)
     if (first := next((event for event in events if event.chunk is not None), None)) and is_error(first.chunk):
-        raise meaning_of_error_within(first.chunk or {})
+        raise _meaning_of_error(first.chunk or {})
     return completion_of(takewhile(_is_sound, events))
 
 
@@ -255,9 +279,12 @@ class Providers:
             "xai": (settings.XAI_BASE_URL, settings.XAI_API_KEY),
             "openai": (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY),
         }
+        dialects = {"xai": settings.XAI_DIALECT, "openai": settings.OPENAI_DIALECT}
         if demo_url:
             addresses = dict.fromkeys(("xai", "openai", "demo"), (demo_url, "demo"))
-        self.by_name = {name: Provider(name, url, key) for name, (url, key) in addresses.items() if key}
+        self.by_name = {
+            name: Provider(name, url, key, dialects.get(name, CHAT)) for name, (url, key) in addresses.items() if key
+        }
 
     def get(self, name: str) -> Provider:
         """Raises Failed where the provider has no key."""

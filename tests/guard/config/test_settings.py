@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from guard.config.environment import dialect
 from tests.support.environment import ROOT, environment_of_tests
 from tests.support.server import manage
 
@@ -85,6 +86,8 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
         ("XAI_BASE_URL", "api.x.ai", "http or https"),
         ("XAI_BASE_URL", "http://", "with a host"),
         ("OPENAI_BASE_URL", "https://api.openai.com:port/v1", "with a host"),
+        ("XAI_DIALECT", "soap", "responses or chat"),
+        ("OPENAI_DIALECT", "Chat", "responses or chat"),
         ("HELICONE_BASE_URL", "https://not-to-be-shown:secret@", "with a host"),
         ("XAI_API_KEY", "not-to-be-shown ü", "printable ASCII"),
         ("METRICS_TOKEN", "not-to-be-shown, twice", "printable ASCII"),
@@ -145,3 +148,19 @@ def test_a_database_that_does_not_answer_is_named(url: str) -> None:
         (line,) = started.stderr.strip().splitlines()
         assert line.startswith("DATABASE_URL: the database does not answer: ")
         assert "not-to-be-shown" not in line
+
+
+@pytest.mark.parametrize(
+    ("given", "base_url", "spoken"),
+    [
+        ("", "https://api.x.ai/v1", "responses"),
+        (" ", "https://eu-west-1.example.com/v1", "chat"),
+        ("", "https://api.openai.com/v1", "chat"),
+        ("chat", "https://api.x.ai/v1", "chat"),
+        ("responses", "http://127.0.0.1:1/v1", "responses"),
+    ],
+)
+def test_a_provider_is_spoken_to_as_its_host_wants_where_nothing_is_said(
+    given: str, base_url: str, spoken: str
+) -> None:
+    assert dialect(base_url)(given) == spoken
