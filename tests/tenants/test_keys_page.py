@@ -86,7 +86,7 @@ def test_the_days_that_were_summed_before_have_their_keys_too(tenant: Tenant) ->
     summed = list(DailyKey.objects.values_list("tenant_id", "day", "key_id", "calls", "cost_ticks"))
     assert len(summed) == 1
     DailyKey.objects.all().delete()
-    import_module("spend.migrations.0016_daily_keys").sum_what_is_summed(apps, None)
+    import_module("spend.migrations.0020_daily_keys").sum_what_is_summed(apps, None)
     assert list(DailyKey.objects.values_list("tenant_id", "day", "key_id", "calls", "cost_ticks")) == summed
 
 

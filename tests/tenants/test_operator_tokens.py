@@ -160,7 +160,7 @@ def test_people_and_roles_are_in_the_trail(user: User) -> None:
     user.groups.add(role("operator"))
     told = trail_of(user)
     assert told.count("Password:  → changed") == 2
-    assert {"Active: yes → no", "Superuser status: yes → no", "Groups:  → add operator"} <= set(told)
+    assert {"In use: yes → no", "Superuser status: yes → no", "Groups:  → add operator"} <= set(told)
     stored = str(list(LogEntry.objects.values()))
     assert before not in stored
     assert user.password not in stored
