@@ -18,6 +18,7 @@ TONES: dict[str, str] = {
     StepCode.FAILED: BAD,
     StepCode.BROKE_OFF: BAD,
     StepCode.REFUSED: BAD,
+    StepCode.HANDED_OFF: BAD,
 }
 
 

@@ -30,6 +30,8 @@ class ChatCall:
     pace: Pace = field(default_factory=Pace)
     context: Mapping[str, str] = field(default_factory=dict)
     line: Line = field(default_factory=Line)
+    accept_language: str = ""
+    """The languages that the customer reads, as an Accept-Language header gives them."""
     goes_on_from: tuple[UUID, ...] = ()
     """Calls of which the guard has put together what was said, oldest first."""
 
@@ -37,6 +39,12 @@ class ChatCall:
     """As OpenTelemetry names it."""
     address: ClassVar[str] = "/chat/completions"
     """Under the provider's base URL."""
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether its answer may be any text, and need not be JSON."""
+        wanted = self.body.get("response_format") or {}
+        return self.operation == "chat" and wanted.get("type", "text") == "text"
 
     def payload(self, fitted: Mapping[str, Any], upstream_name: str, max_tokens: int) -> dict[str, Any]:
         """The provider's request, of one that is made fit for its model."""

@@ -87,6 +87,7 @@ class StepCode(Worded):
     BROKE_OFF = "broke_off", "{model}'s answer broke off in the middle. What had come of it was charged."
     RATE_LIMITED = "rate_limited", "{model} was skipped: its provider had asked to be left alone for a moment."
     REFUSED = "refused", "The call was refused."
+    HANDED_OFF = "handed_off", "The customer was given the tenant's own words in place of an answer."
     UNKNOWN_MODEL = "unknown_model", "{model} is not in the catalogue."
     MODEL_DISABLED = "model_disabled", "{model} is switched off."
     SHUT_DOWN = "shut_down", "{model} was shut down by its provider."

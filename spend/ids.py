@@ -5,6 +5,11 @@ import time
 from uuid import UUID
 
 
+def created_at_s(id_: UUID) -> int:
+    """Seconds since 1970, which an id begins with."""
+    return (id_.int >> 80) // 1000
+
+
 def new_id() -> UUID:
     """A new id. Its randomness need not be secret, and the system's would cost a call to the kernel."""
     milliseconds = time.time_ns() // 1_000_000

@@ -18,6 +18,7 @@ class TenantsConfig(AppConfig):
             models.TopUp,
             models.RouteStep,
             models.DowngradeRule,
+            models.HandoffTranslation,
             models.AlertChannel,
             m2m={models.Tenant: {"members"}},
         )

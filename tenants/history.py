@@ -13,14 +13,14 @@ from django.db.models import BooleanField, DateTimeField, DecimalField, Model, Q
 from django.utils.text import capfirst
 
 from tenants.fields import TicksField
-from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Tenant, TopUp
+from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Tenant, TopUp
 from tenants.money import usd_string
 from tenants.undo import is_undoable
 
 DONE = {"create": "Added", "update": "Changed", "delete": "Removed", "access": "Looked at"}
 LABELS = {"is_active": "in use", "alert_percents": "told at percent"}
 """Of fields whose names do not tell a reader what they mean."""
-BELONGINGS = (ApiKey, Budget, TopUp, RouteStep, DowngradeRule)
+BELONGINGS = (ApiKey, Budget, TopUp, RouteStep, DowngradeRule, HandoffTranslation)
 UNTOLD = {"id", "tenant", "created_at", "digest", "hint"}
 MOST_NAMED = 10
 NOTHING = {"None", "", None}

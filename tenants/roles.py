@@ -16,7 +16,16 @@ from django.contrib.auth.models import Group, Permission
 from django.db.models import Q
 
 CONFIGURATION = {
-    "tenants": ["tenant", "apikey", "budget", "topup", "routestep", "downgraderule", "alertchannel"],
+    "tenants": [
+        "tenant",
+        "apikey",
+        "budget",
+        "topup",
+        "routestep",
+        "downgraderule",
+        "handofftranslation",
+        "alertchannel",
+    ],
     "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review"],
 }
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]

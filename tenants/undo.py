@@ -1,6 +1,6 @@
 """A change in the audit trail is undone by another one, which stands in the trail, too.
 
-Settings only: a tenant's own, budgets, routes, downgrades and top-ups. A key that was revoked stays so, and of who are
+Settings only: a tenant's own, budgets, routes, downgrades, words and top-ups. A key that was revoked stays so, and of who are
 members the trail has names only.
 """
 
@@ -11,9 +11,9 @@ from auditlog.models import LogEntry
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from tenants.models import Budget, DowngradeRule, RouteStep, Tenant, TopUp
+from tenants.models import Budget, DowngradeRule, HandoffTranslation, RouteStep, Tenant, TopUp
 
-ROWS = (Budget, RouteStep, DowngradeRule, TopUp)
+ROWS = (Budget, RouteStep, DowngradeRule, HandoffTranslation, TopUp)
 CHANGED_AGAIN = "It was changed again since, so there is nothing to go back to: undo the later change first."
 
 

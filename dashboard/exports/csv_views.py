@@ -31,6 +31,7 @@ def overview_csv(request: HttpRequest) -> HttpResponseBase:
     header = [
         "tenantId", "name", "timeZone", "state", "budgetPeriod", "limitUsd", "spentUsd", "heldUsd", "resetsAt",
         "todayUsd", "monthUsd", "callsToday", "tokensToday", "refusedToday", "downgradedToday",
+        "handedOffToday",
     ]  # fmt: skip
     return csv_response.csv_response(request, "overview.csv", header, map(_standing_cells, report.shown))
 
@@ -43,7 +44,7 @@ def _standing_cells(standing: Standing) -> list[Any]:
         usd(use.window.spent_ticks), usd(use.window.held_ticks),
         csv_response.time_cell(resets_at, tenant.zone) if resets_at else None,
         usd(standing.today.cost_ticks), usd(standing.month.cost_ticks), standing.today.calls,
-        standing.today.tokens, standing.today.refused, standing.today.downgraded,
+        standing.today.tokens, standing.today.refused, standing.today.downgraded, standing.today.handoff,
     ]  # fmt: skip
 
 
@@ -107,13 +108,13 @@ def days_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     rows = at_mark(tenant, lambda mark: daily_rows(tenant, span, mark))
     header = [
         "day", "timeZone", "model", "route", "served", "refused", "failed", "inputTokens", "cachedInputTokens",
-        "outputTokens", "reasoningTokens", "costUsd",
+        "outputTokens", "reasoningTokens", "costUsd", "handedOff",
     ]  # fmt: skip
     cells = (
         [
             row.day.isoformat(), tenant.time_zone, row.model, row.route, each.served, each.refused, each.failed,
             each.input_tokens, each.cached_input_tokens, each.output_tokens, each.reasoning_tokens,
-            csv_response.usd_cell(each.cost_ticks),
+            csv_response.usd_cell(each.cost_ticks), each.handoff,
         ]
         for row in rows
         for each in [row.figures]

@@ -16,7 +16,7 @@ from tenants.models import Tenant
 
 PAGE_SIZE = 50
 CHUNK = 2000
-UNANSWERED = {Outcome.REFUSED, Outcome.FAILED}
+UNANSWERED = {Outcome.REFUSED, Outcome.FAILED, Outcome.HANDED_OFF}
 
 
 @dataclass(frozen=True)

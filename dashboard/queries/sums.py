@@ -32,6 +32,7 @@ class Figures:
     served: int = 0
     refused: int = 0
     failed: int = 0
+    handoff: int = 0
     downgraded: int = 0
 
     def add(self, other: "Figures") -> None:
@@ -40,7 +41,7 @@ class Figures:
 
     @property
     def calls(self) -> int:
-        return self.served + self.refused + self.failed
+        return self.served + self.refused + self.failed + self.handoff
 
     @property
     def tokens(self) -> int:

@@ -116,6 +116,7 @@ def budget_bar(use: Use, tenant: Tenant, *, state: str = "", name_zone: bool = F
     when = _near(ends_at, tenant.zone) if ends_at else ""
     return {
         "use": use,
+        "tenant": tenant,
         "state": state or use.state,
         "spent": width(spent, limit),
         "held": width(min(held, max(limit - spent, 0)), limit),

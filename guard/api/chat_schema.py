@@ -12,6 +12,7 @@ from rest_framework import serializers
 from guard.api.fields import Choice, Instant, StrictSerializer, Text, Usd
 from guard.api.schema import WHEN
 from guard.api.serializers import BUDGET_STATES, ErrorSerializer, OpenAIErrorSerializer
+from guard.chat.handoff import HANDOFF_ROUTE
 from guard.chat.request import messages, parameters
 from guard.chat.request.field_checks import identifier, tokens
 from guard.chat.request.messages import breakpoint_in_cache
@@ -106,7 +107,7 @@ class ChatAnswerSerializer(StrictSerializer):
     content = Text()
     model = Text(help_text="The model that served.")
     requested_model = Text()
-    route = Choice(choices=Route.choices)
+    route = Choice(choices=[*Route.choices, (HANDOFF_ROUTE, "handed off")])
     finish_reason = Text(help_text="Empty where the provider does not say.")
     usage = ChatUsageSerializer()
     cost_usd = Usd(required=False)
@@ -149,9 +150,9 @@ MEANINGS = {
 }
 ANSWER_HEADERS = {
     "X-Request-Id": "The call's id, in the ledger and in logs; a replay's is the first call's.",
-    "X-Guard-Model": "The model that served.",
+    "X-Guard-Model": "The model that served; absent for a hand-off.",
     "X-Guard-Requested-Model": "The model that was asked for.",
-    "X-Guard-Route": "primary, downgrade or fallback.",
+    "X-Guard-Route": "primary, downgrade or fallback; handoff for the tenant's own words in place of an answer.",
     "X-Guard-Max-Tokens": "The maximum of output tokens that was allowed; only where it was lowered.",
     "X-Guard-Adapted": "Names of the parameters left out or mapped for the model that served; absent if none.",
     "X-Guard-Cost-Usd": "What the call cost; not on streams, and not for a tenant that hides money.",

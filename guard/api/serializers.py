@@ -1,8 +1,10 @@
 """The bodies of the REST API, in and out."""
 
+from copy import copy
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import transaction
 from django.utils import timezone
 from rest_framework import serializers
@@ -29,21 +31,28 @@ from spend.pricing.catalogue import Rates
 from spend.pricing.operator_prices import PricedModel
 from spend.summaries.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
+from tenants.handoff import validate_words
 from tenants.models import (
     ANY_MODEL,
+    LANGUAGE_VALIDATOR,
     MOST_CONTENT_DAYS,
     MOST_REQUESTS_PER_MINUTE,
+    MOST_WORDS,
     Budget,
+    HardStop,
     Scope,
     Tenant,
     validate_time_zone,
 )
 from tenants.periods import Period
 from tenants.routes import set_route
+from tenants.translations import set_translations
 
 BUDGET_STATES = ["active", "warned", "degraded", "stopped"]
 MOST_ROUTE_STEPS = 50
 MOST_DOWNGRADES = 200
+MOST_LANGUAGES = 100
+HANDOFF_FIELDS = {"hard_stop", "handoff_words", "handoff_link"}
 TENANT_SCOPES = [choice for choice in Scope.choices if choice[0] != Scope.INSTALLATION]
 
 
@@ -137,6 +146,20 @@ class CallsInFlight(WholeNumber):
         )
 
 
+class Words(Text):
+    """A tenant's words to its customers."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=MOST_WORDS, validators=[validate_words], **kwargs)
+
+
+def validate_languages(words: dict[str, str]) -> None:
+    if len(words) > MOST_LANGUAGES:
+        raise ValidationError(f"has more than {MOST_LANGUAGES} languages.")
+    for language in words:
+        LANGUAGE_VALIDATOR(language)
+
+
 class TenantSerializer(StrictSerializer):
     """A tenant.
 
@@ -180,6 +203,28 @@ class TenantSerializer(StrictSerializer):
     )
     requests_per_minute = RequestsPerMinute()
     calls_in_flight = CallsInFlight()
+    hard_stop = Choice(
+        choices=HardStop.choices,
+        required=False,
+        help_text="What a call gets that no model fits any more: 429 budget_exceeded, or the words as its answer.",
+    )
+    handoff_words = Words(
+        allow_blank=True,
+        required=False,
+        help_text="With {resets_at}, in the tenant's time zone, and {link}; a sentence that names what there is not is "
+        "left out.",
+    )
+    handoff_language = Text(
+        max_length=20, required=False, validators=[LANGUAGE_VALIDATOR], help_text="The code of the words' language."
+    )
+    handoff_link = serializers.URLField(max_length=500, allow_blank=True, required=False, help_text="{link}.")
+    handoff_translations = serializers.DictField(
+        child=Words(),
+        required=False,
+        source="translations",
+        validators=[validate_languages],
+        help_text="The words in other languages, by code; chosen by a call's Accept-Language. Replaced as a whole.",
+    )
 
     def validate_route(self, route: list[str]) -> list[str]:
         if len(set(route)) < len(route):
@@ -195,12 +240,21 @@ class TenantSerializer(StrictSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if self.instance and attrs.get("id", self.instance.id) != self.instance.id:
             raise ValidationError({"tenantId": ["cannot be changed."]})
+        wanted = copy(self.instance) if self.instance else Tenant()
+        for name in HANDOFF_FIELDS & attrs.keys():
+            setattr(wanted, name, attrs[name])
+        try:
+            wanted.clean()
+        except DjangoValidationError as error:
+            raise ValidationError({camel(name): why for name, why in error.message_dict.items()}) from error
         return attrs
 
     @transaction.atomic
     def create(self, validated_data: dict[str, Any]) -> Tenant:
         route, downgrades = _take_route(validated_data)
+        translations = validated_data.pop("translations", {})
         tenant = Tenant.objects.create(**validated_data)
+        set_translations(tenant, translations)
         set_route(tenant, route, downgrades)
         return tenant
 
@@ -208,9 +262,12 @@ class TenantSerializer(StrictSerializer):
     def update(self, instance: Tenant, validated_data: dict[str, Any]) -> Tenant:
         """What was read and is sent back unchanged changes nothing: it does not pin the default route."""
         route, downgrades = _take_route(validated_data)
+        translations = validated_data.pop("translations", None)
         for name, value in validated_data.items():
             setattr(instance, name, value)
         instance.save()
+        if translations is not None:
+            set_translations(instance, translations)
         route = None if route == instance.effective_route() else route
         if route is not None or downgrades != instance.effective_downgrades():
             set_route(instance, route, downgrades)

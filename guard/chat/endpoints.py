@@ -13,6 +13,7 @@ from guard.call import ChatCall, Claim
 from guard.chat import idempotency
 from guard.chat.billing import tokens_only
 from guard.chat.flow import converse, open_stream
+from guard.chat.handoff import HANDOFF_ROUTE, HandedOff, with_events
 from guard.chat.request.reader import CallRequest, read_chat, read_completion, with_headers
 from guard.chat.settlement import lowered_max_tokens
 from guard.chat.streaming import Relay, Streamed, replayed_events
@@ -86,9 +87,20 @@ class ChatView(AsyncAPIView):
             line_of(request).replayed(claim.model, str(claim.route))
             return self.replayed(claim, replace(exchange, request_id=claim.request_id))
         call = replace(call, claim=claim) if claim else call
+        try:
+            return await self.served(call, exchange, runtime)
+        except HandedOff as handoff:
+            return self.handed_off(handoff.answer, exchange)
+
+    async def served(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         if exchange.asked.stream:
             return await self.streamed(call, exchange, runtime)
         return await self.answered(call, exchange, runtime)
+
+    def handed_off(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
+        asked = exchange.asked
+        answer = with_events(answer, show_usage=asked.show_usage) if asked.stream else answer
+        return self.told_at_once(answer, exchange)
 
     async def answered(self, call: ChatCall, exchange: Exchange, runtime: Runtime) -> HttpResponseBase:
         answer = await runtime.paid(converse(call, runtime))
@@ -115,12 +127,21 @@ class ChatView(AsyncAPIView):
         )
 
     def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
-        headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
+        response = self.told_at_once(answer, exchange)
+        response.headers["Idempotent-Replayed"] = "true"
+        return response
+
+    def told_at_once(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
+        """An answer that is there already: a replay, or a hand-off."""
+        headers = headers_of(answer, exchange)
         if exchange.asked.stream:
-            events = replayed_events(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
-            events += self.closing(answer, exchange)
-            return HttpResponse(events, content_type="text/event-stream", headers=headers)
+            return HttpResponse(self.events(answer, exchange), content_type="text/event-stream", headers=headers)
         return json_answer(self.body(answer, exchange), headers)
+
+    def events(self, answer: Answer, exchange: Exchange) -> bytes:
+        """All of a stream whose events are there already."""
+        shown = replayed_events(answer.completion["events"], answer.model, hide_money=exchange.hides_money)
+        return shown + self.closing(answer, exchange)
 
     def body(self, answer: Answer, exchange: Exchange) -> dict[str, Any]:
         raise NotImplementedError
@@ -232,6 +253,7 @@ def call_of(exchange: Exchange, kind: type[AnyCall]) -> AnyCall:
         pace=key.pace,
         context=context_of(exchange.request.headers),
         line=line_of(exchange.request),
+        accept_language=exchange.request.headers.get("Accept-Language", ""),
     )
 
 
@@ -291,7 +313,7 @@ def headers_of_changes(adapted: tuple[str, ...], lowered_max_tokens: int | None)
 def served_headers(model: str, route: str, status: BudgetStatus, exchange: Exchange) -> dict[str, str]:
     return {
         "X-Request-Id": exchange.request_id,
-        "X-Guard-Model": model,
+        **({} if route == HANDOFF_ROUTE else {"X-Guard-Model": model}),
         "X-Guard-Requested-Model": exchange.asked.ask.model,
         "X-Guard-Route": route,
         **status.headers(exchange.key.tenant, timezone.now()),

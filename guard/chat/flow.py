@@ -25,6 +25,7 @@ from guard.call import ChatCall
 from guard.chat import idempotency
 from guard.chat.billing import texts_in
 from guard.chat.fitting import capabilities_of, is_callers, made_fit
+from guard.chat.handoff import HandedOff
 from guard.chat.refusals import no_offer, outcome_of, refuse, state_after, words_of
 from guard.chat.settlement import bill_of, end_unserved, sent_under, settle, void
 from guard.chat.types import Answer, CallProgress, Hold, Opened, Send, Served
@@ -112,6 +113,8 @@ async def first_to_serve(call: ChatCall, runtime: Runtime, send: Send[Served]) -
         progress.trace.ended(record, state_after(error, hold, call.tenant))
         if not isinstance(error, LedgerError):
             runtime.writer.post_later(record)
+        if isinstance(error, HandedOff):
+            runtime.keep(runtime.tell_handed_off(error.window, error.ends_at))
         if call.claim:
             await runtime.note(idempotency.release, call.claim)
         if isinstance(error, GuardError) and progress.cost_ticks:

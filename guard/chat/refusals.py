@@ -4,11 +4,13 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from math import ceil
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from guard.chat.handoff import HandedOff, handed_off
 from guard.chat.types import CallProgress, Hold
 from guard.http.errors import AllModelsFailed, BudgetExceeded, BudgetHeld, GuardError, InvalidRequest
 from guard.policy.budget_status import STATE_HEADER, refusing, seconds_until, tightest
+from guard.policy.limits import all_reset_at
 from guard.policy.snapshot import TenantPolicy
 from guard.providers.failures import Rejected
 from spend.codes import FailureCode, StepCode, Worded
@@ -35,6 +37,8 @@ CHARGED = "No model on the route could answer. What one of them may have billed 
 
 
 def outcome_of(error: Exception) -> tuple[Outcome, str]:
+    if isinstance(error, HandedOff):
+        return Outcome.HANDED_OFF, error.code
     if isinstance(error, GuardError):
         return Outcome.FAILED if isinstance(error, AllModelsFailed) else Outcome.REFUSED, error.code
     return Outcome.FAILED, "ledger_unavailable" if isinstance(error, LedgerError) else "internal_error"
@@ -95,15 +99,19 @@ def refuse(progress: CallProgress, result: DoesNotFit, limits: tuple[Limit, ...]
         status = tightest(limits, result.standings, can_downgrade=bool(tenant.downgrades))
         raise BudgetHeld(retry_after_s=1, headers=status.headers(tenant, now))
     binding = [limits[position] for position in result.binding]
+    handoff = tenant.handoff if progress.call.wants_words else None
+    decision = StepCode.HANDED_OFF if handoff else StepCode.REFUSED
     for limit in binding:  # which `spend.alerts.detection` reads: whose budget it was, and under which bounds
         scope, period, starts_at = limit.key.scope, limit.key.period, limit.key.starts_at.isoformat()
         bounds = {"limit_ticks": limit.limit_ticks, "hard_ticks": limit.hard_ticks}
-        progress.note("", StepCode.REFUSED, scope=scope, period=period, starts_at=starts_at, **bounds)
+        progress.note("", decision, scope=scope, period=period, starts_at=starts_at, **bounds)
     status = refusing(limits, result.standings, result.binding, can_downgrade=bool(tenant.downgrades))
-    # Several may bind, and all of them must turn over; a budget in total never does.
-    ends = [limit.ends_at for limit in binding]
-    retry_after_s = None if None in ends else max(1, seconds_until(max(filter(None, ends), default=now), now))
-    raise BudgetExceeded(retry_after_s=retry_after_s, headers=status.headers(tenant, now))
+    resets_at = all_reset_at(binding) if binding else now
+    retry_after_s = None if resets_at is None else max(1, seconds_until(resets_at, now))
+    facts: dict[str, Any] = {"retry_after_s": retry_after_s, "headers": status.headers(tenant, now)}
+    if handoff:
+        raise handed_off(progress, handoff, binding or limits, resets_at, status, **facts)
+    raise BudgetExceeded(**facts)
 
 
 def words_of(rejection: Rejected, tenant: TenantPolicy) -> str:

@@ -123,7 +123,7 @@ class Answer:
     completion: Mapping[str, Any]
     usage: Usage
     model: str
-    route: Route
+    route: Route | str
     cost_ticks: int
     budget: BudgetStatus
     is_replay: bool = False

@@ -1,5 +1,6 @@
 """The limits that bind a call, each on the window that it counts in now."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -42,6 +43,12 @@ def limits_of(
         [_limit(budget, "", "", UTC_ZONE, now) for budget in policy.installation]
         + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now) for budget in named]
     )
+
+
+def all_reset_at(limits: Sequence[Limit]) -> datetime | None:
+    """When the last of these windows turns over; None where one never does, being a budget in total."""
+    ends = [limit.ends_at for limit in limits]
+    return None if None in ends else max(filter(None, ends), default=None)
 
 
 def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime) -> Limit:

@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db import connection
 from django.utils import timezone
 
-from guard.policy.snapshot import BudgetPolicy, KeyPolicy, ModelPolicy, Pace, Policy, TenantPolicy
+from guard.policy.snapshot import BudgetPolicy, Handoff, KeyPolicy, ModelPolicy, Pace, Policy, TenantPolicy
 from spend.capabilities import Lesson, with_lessons
 from spend.models import CatalogueModel, LearnedCapability
 from spend.pricing.rates import PricePeriod, load_history
@@ -17,6 +17,9 @@ from tenants.models import AlertChannel, ApiKey, Budget, Change, Revision, Tenan
 
 # Asked four times a second in each process: to put it together anew costs ten times what it costs to ask.
 REVISION_QUERY, REVISION_PARAMS = Revision.objects.filter(pk=1).values_list("number").query.sql_with_params()
+
+PARTS = ("route_steps", "downgrade_rules", "handoff_translations")
+"""What belongs to a tenant and is read with it, besides its budgets and keys."""
 
 OF_INSTALLATION = {Budget._meta.label_lower, AlertChannel._meta.label_lower}
 """Where no tenant's: the installation's own budgets, few and always read, and channels, which no policy has."""
@@ -35,7 +38,7 @@ class _TenantsPart:
 def load() -> Policy:
     """Read the whole configuration. The revision is read first: a change meanwhile is read again."""
     revision = Revision.current()
-    rows = Tenant.objects.prefetch_related("route_steps", "downgrade_rules")
+    rows = Tenant.objects.prefetch_related(*PARTS)
     part = _read(list(rows), ApiKey.objects.all())
     return Policy(part.tenants, part.keys, load_models(), part.installation, revision, part.turns)
 
@@ -64,7 +67,7 @@ def _is_of_models(change: Change) -> bool:
 
 
 def _with_tenants(policy: Policy, names: Collection[str], models: Mapping[str, ModelPolicy], revision: int) -> Policy:
-    rows = Tenant.objects.filter(pk__in=names).prefetch_related("route_steps", "downgrade_rules")
+    rows = Tenant.objects.filter(pk__in=names).prefetch_related(*PARTS)
     part = _read(list(rows), ApiKey.objects.filter(tenant__in=names))
     return Policy(
         {**{name: tenant for name, tenant in policy.tenants.items() if name not in names}, **part.tenants},
@@ -104,6 +107,7 @@ def _tenant_policy(tenant: Tenant, budgets: Iterable[EffectiveBudget]) -> Tenant
         hide_money=tenant.hide_money,
         share_content=tenant.share_content,
         content_days=tenant.content_days,
+        handoff=Handoff.of(tenant),
         route=tuple(tenant.effective_route()),
         downgrades=tuple(tenant.effective_downgrades()),
         budgets=tuple(BudgetPolicy.of(budget) for budget in budgets),

@@ -14,6 +14,7 @@ from spend.ledger.rules import CallGroup, CallLimit
 from spend.pricing.cost import PriceList
 from spend.pricing.rates import PricePeriod, price_at
 from tenants.budgets import EffectiveBudget
+from tenants.handoff import chosen_language, filled
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.periods import Period
 
@@ -32,6 +33,27 @@ class BudgetPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Handoff:
+    """A tenant's own words to its customers when a budget is spent, by language."""
+
+    words: Mapping[str, str]
+    language: str
+    link: str
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> "Handoff | None":
+        """None where calls are refused then."""
+        if not tenant.hands_off:
+            return None
+        words = {**tenant.translations(), tenant.handoff_language: tenant.handoff_words}
+        return cls(words, tenant.handoff_language, tenant.handoff_link)
+
+    def told(self, accept_language: str, resets_at: datetime | None, zone: ZoneInfo) -> str:
+        language = chosen_language(accept_language, self.words, self.language)
+        return filled(self.words[language], language, resets_at, zone, self.link)
+
+
+@dataclass(frozen=True, slots=True)
 class TenantPolicy:
     id: str
     is_active: bool
@@ -44,6 +66,7 @@ class TenantPolicy:
     budgets: tuple[BudgetPolicy, ...]
     share_content: bool = False
     content_days: int = 0
+    handoff: Handoff | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

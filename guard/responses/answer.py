@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from guard.providers.deltas import objects_in, text_of
+from spend.ids import created_at_s
 from spend.pricing.cost import Usage
 
 Json = dict[str, Any]
@@ -49,11 +50,6 @@ def call_id_of_item(item_id: str) -> UUID | None:
     return UUID(found[1]) if found else None
 
 
-def created_at(call_id: UUID) -> int:
-    """Seconds since 1970, which a call's id begins with."""
-    return (call_id.int >> 80) // 1000
-
-
 def repeated(request: Mapping[str, Any], *, store: bool = False) -> Json:
     """What a response says of its request, and whether it is kept."""
     said = {name: request[name] if request.get(name) is not None else value for name, value in DEFAULTS.items()}
@@ -79,7 +75,7 @@ def response(
     return {
         "id": id_of(call_id),
         "object": "response",
-        "created_at": created_at(call_id),
+        "created_at": created_at_s(call_id),
         "status": status,
         "error": error,
         "incomplete_details": {"reason": reason} if reason else None,

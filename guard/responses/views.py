@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 
 from guard.call import ChatCall
 from guard.chat.endpoints import ChatView, Exchange, headers_of
@@ -127,14 +127,17 @@ class ResponsesEndpoint(ChatView):
             keep=keeper(opened.progress.call, exchange, runtime),
         )
 
-    def replayed(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
-        if not exchange.asked.stream:
-            return super().replayed(answer, exchange)
+    def handed_off(self, answer: Answer, exchange: Exchange) -> HttpResponseBase:
+        """A response that says that it is not kept, since no call was answered that one could go on from."""
+        asked = exchange.asked
+        assert isinstance(asked, ResponseRequest)  # noqa: S101
+        told = replace(asked, repeated={**asked.repeated, "store": False})
+        return super().handed_off(answer, replace(exchange, asked=told))
+
+    def events(self, answer: Answer, exchange: Exchange) -> bytes:
         events = self._events(answer.call_id, answer.model, exchange)
         body = as_bytes(events.begin()) + told(Splitter().feed(answer.completion["events"].encode()), events)
-        headers = {**headers_of(answer, exchange), "Idempotent-Replayed": "true"}
-        body += as_bytes(events.complete(answer.usage))
-        return HttpResponse(body, content_type="text/event-stream", headers=headers)
+        return body + as_bytes(events.complete(answer.usage))
 
     def _events(self, call_id: Any, model: str, exchange: Exchange) -> Events:
         assert isinstance(exchange.asked, ResponseRequest)  # noqa: S101

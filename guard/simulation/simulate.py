@@ -18,11 +18,11 @@ from guard.chat.request.reader import CallRequest, read_chat
 from guard.http.authentication import refuse_disabled
 from guard.http.errors import RateLimited
 from guard.policy.last_served import last_in_ledger
-from guard.policy.limits import limits_of
+from guard.policy.limits import all_reset_at, limits_of
 from guard.policy.loader import load
 from guard.policy.rate_limits import NO_REQUEST, PerMinute
 from guard.policy.routing import plan
-from guard.policy.snapshot import KeyPolicy, Pace, Policy
+from guard.policy.snapshot import KeyPolicy, Pace, Policy, TenantPolicy
 from guard.providers.failures import demo_stands_in
 from spend import breakers
 from spend.codes import StepCode
@@ -81,6 +81,8 @@ class Rehearsal:
     verdicts: tuple[Verdict, ...]
     left_out: tuple[tuple[str, StepCode], ...]
     result: Reservable | None
+    handoff_words: str = ""
+    """What the customer would read, where the call does not fit and its tenant has words for that."""
 
 
 def rehearse(
@@ -120,7 +122,14 @@ def _plan_and_reserve(asked: CallRequest, key: KeyPolicy, policy: Policy, now: d
     reserve = Reserve(new_id(), caller, limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight)
     result = _try(reserve, standings) if planned.offers else None
     verdicts = tuple(_verdict(replace(reserve, offers=(offer,)), standings) for offer in planned.offers)
-    return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result)
+    words = _handoff_words(tenant, limits, result) if isinstance(result, DoesNotFit) and not result.by_holds else ""
+    return Rehearsal(now, asked, wanted, limits, standings, verdicts, planned.left_out, result, words)
+
+
+def _handoff_words(tenant: TenantPolicy, limits: tuple[Limit, ...], result: DoesNotFit) -> str:
+    """In the language that a call gets which asks for none."""
+    resets_at = all_reset_at([limits[number] for number in result.binding])
+    return tenant.handoff.told("", resets_at, tenant.zone) if tenant.handoff else ""
 
 
 def _caller(asked: CallRequest, key: KeyPolicy, wanted: str) -> Caller:

@@ -109,7 +109,10 @@ def _refusal(found: Rehearsal, result: DoesNotFit, zone: ZoneInfo) -> str:
     ends = [limit.ends_at for limit in binding]
     known = [end for end in ends if end is not None]
     until = f"It starts anew on {localtime(max(known), zone):%a %-d %b, %H:%M} {zone.key}." if known == ends else ""
-    return f"It would be refused (429 budget_exceeded), because no model fits what is left of {why}. {until}".strip()
+    because = f"because no model fits what is left of {why}. {until}".strip()
+    if found.handoff_words:
+        return f"It would be handed off, {because} The customer would read: “{found.handoff_words}”"
+    return f"It would be refused (429 budget_exceeded), {because}"
 
 
 def _left(found: Rehearsal, number: int) -> str:

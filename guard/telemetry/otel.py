@@ -172,6 +172,9 @@ class CallSpan:
         self.span.set_attributes({**facts, "guard.cost_usd": usd_string(record.cost_ticks)})
         if budget_state:
             self.span.set_attribute("guard.budget.state", budget_state)
+        if record.outcome is Outcome.HANDED_OFF:  # it was answered, as its tenant wants it
+            self.span.end()
+            return
         if record.outcome is not Outcome.SERVED:
             self.otel.refusals.add(1, {"guard.tenant": self.caller.tenant_id, "guard.code": record.code})
         if record.code:  # a stream that broke off has one too

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import ceil
 from threading import Barrier
 from time import monotonic
@@ -29,9 +29,10 @@ from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry
 from guard.worker.readiness import Readiness
 from spend import breakers
+from spend.alerts.detection import tell_handed_off
 from spend.codes import OPERATORS_TO_MEND, StepCode, words_of
 from spend.ledger.leases import expire_reservations
-from spend.ledger.rules import LedgerError, Reserved
+from spend.ledger.rules import LedgerError, Reserved, WindowKey
 from spend.ledger.writer import Writer
 from spend.outage import DATABASE
 from spend.retention.replays import forget_old
@@ -48,7 +49,7 @@ cores: two threads did twice as many idempotency keys and conversations a second
 that is farther away; a thread starts only once it is needed. On SQLite a key is a write, and there is one at a time:
 more threads would only stand in the ledger's way (docs/adr/0012)."""
 SWEEP_S = 5.0
-MOST_LENGTHS = 10_000
+MOST_LENGTHS = MOST_HANDOFFS = 10_000
 DECAY_OF_LONGEST = 0.98
 """After thirty shorter answers, a long one counts for half."""
 HEADROOM = 1.5
@@ -130,6 +131,7 @@ class Runtime:
         self.lengths = Lengths()
         self.conversations = Conversations()
         self.rests = RestingModels()
+        self.told_handoffs: set[WindowKey] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.background: set[asyncio.Task[Any]] = set()
         # What calls wait for (idempotency keys, rates, conversations), and what is noted of them (breakers, lessons).
@@ -210,6 +212,18 @@ class Runtime:
             DATABASE.failed(error)
         except Exception:
             logger.exception("could not note what became of a call")
+
+    async def tell_handed_off(self, window: WindowKey, ends_at: datetime | None) -> None:
+        """Owe it to the tenant's channels, once. It is remembered here only to spare the database the question."""
+
+        def tell() -> None:
+            tell_handed_off(window, ends_at, timezone.now())
+            self.told_handoffs.add(window)
+
+        if len(self.told_handoffs) > MOST_HANDOFFS:
+            self.told_handoffs.clear()
+        if window not in self.told_handoffs:
+            await self.note(tell)
 
     def open_circuits(self, tenant_id: str) -> dict[str, StepCode]:
         return breakers.open_circuits(self.keeper.breakers, timezone.now(), tenant_id)

@@ -202,11 +202,18 @@ class CallAdmin(OfCalls):
 
     @display(
         description="Outcome",
-        label={"served": "success", "broke off": "warning", "refused": "warning", "failed": "danger"},
+        label={
+            "served": "success",
+            "broke off": "warning",
+            "refused": "warning",
+            "failed": "danger",
+            "handed off": "info",
+        },
     )
     def result(self, call: Call) -> tuple[str, str]:
         is_half = call.outcome == Outcome.SERVED and call.code  # a stream that broke off
-        return "broke off" if is_half else call.outcome, call.code or call.outcome
+        outcome = "broke off" if is_half else Outcome(call.outcome).label
+        return outcome, call.code or outcome
 
     @display(description="Cost (USD)")
     def cost(self, call: Call) -> str:
@@ -246,7 +253,17 @@ class WindowAdmin(History):
 
 @admin.register(Rollup)
 class RollupAdmin(History):
-    list_display: Sequence[Any] = ["bucket", "tenant_id", "model", "route", "served", "refused", "failed", "cost"]
+    list_display: Sequence[Any] = [
+        "bucket",
+        "tenant_id",
+        "model",
+        "route",
+        "served",
+        "refused",
+        "failed",
+        "handoff",
+        "cost",
+    ]
 
     def get_ordering(self, request: HttpRequest) -> Sequence[str]:
         return ["-bucket"]

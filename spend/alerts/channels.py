@@ -104,6 +104,8 @@ def subject_of(alert: Alert) -> str:
         return f"{whose}: the {_period_of(alert)} budget runs out early at this rate"
     if alert.kind == AlertKind.SPIKE:
         return f"{whose}: this hour's spend is over three times the usual"
+    if alert.kind == AlertKind.HANDED_OFF:
+        return f"{whose}: handed off to a person"
     return f"{whose}: {alert.percent} % of the {_period_of(alert)} budget is used"
 
 
@@ -112,10 +114,12 @@ def text_of(alert: Alert, zone: ZoneInfo | None = None) -> str:
     zone = zone or zones_of([alert])[alert.tenant_id]
     spent = f"{usd_rounded(alert.spent_ticks, places=4)} USD"
     when = f"As of {_clock(alert.at, zone)} {zone.key}."
+    reset = f" A new period starts on {_clock(alert.ends_at, zone)}." if alert.ends_at else ""
+    if alert.kind == AlertKind.HANDED_OFF:
+        return f"A budget is spent, so the tenant's own words were given in place of an answer. {when}{reset}"
     if alert.kind == AlertKind.SPIKE:
         return f"{spent} were spent since the hour began. {when}"
     limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
-    reset = f" A new period starts on {_clock(alert.ends_at, zone)}." if alert.ends_at else ""
     # A budget that refuses calls is told as used up before its last tick is spent.
     rest = " Calls that need more than what is left are refused." if _is_refusing(alert) else ""
     return f"{spent} of {limit} are spent.{rest} {when}{reset}"
@@ -138,7 +142,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
         "resetsAt": alert.ends_at and alert.ends_at.isoformat(),
         "percent": alert.percent or None,
         "limitUsd": usd_string(alert.limit_ticks) if alert.limit_ticks else None,
-        "spentUsd": usd_string(alert.spent_ticks),
+        "spentUsd": None if alert.kind == AlertKind.HANDED_OFF else usd_string(alert.spent_ticks),
         "at": alert.at.isoformat(),
         "message": f"{subject_of(alert)}. {text_of(alert)}",
         "url": link_of(alert) or None,

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
 
 from spend.budgets.refusing import OVER_BUDGET
+from spend.codes import StepCode
 from spend.ledger.rules import WindowKey
 from spend.ledger.window_opening import spent_in
 from spend.models import Alert, AlertKind, Call, Delivery, Outcome, Rollup, Window
@@ -29,6 +30,7 @@ from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
 
 BATCH = 500
+UNSERVED = (Outcome.REFUSED, Outcome.HANDED_OFF)
 REFUSED_WITHIN = timedelta(minutes=2)
 MOST_REFUSALS = 1000
 """Of a tenant in that time, the newest: a budget that refuses goes on refusing."""
@@ -98,8 +100,10 @@ def tell(alerts: Iterable[Alert]) -> list[Alert]:
     """Record the alerts that nobody recorded yet, and owe each to its channels, in one transaction."""
     # In one order everywhere: two passes that insert the same rows wait for each other, but don't deadlock.
     rows = sorted(_untold(list(alerts)), key=_key)
-    if not rows:
-        return []
+    return _record(rows) if rows else []
+
+
+def _record(rows: Sequence[Alert]) -> list[Alert]:
     with transaction.atomic():
         Alert.objects.bulk_create(rows, ignore_conflicts=True)
         # Ids are made here, so the rows that carry ours are those that we inserted.
@@ -108,11 +112,21 @@ def tell(alerts: Iterable[Alert]) -> list[Alert]:
     return new
 
 
+def tell_handed_off(window: WindowKey, ends_at: datetime | None, now: datetime) -> list[Alert]:
+    """Tell, once, that calls of this conversation, customer or tenant are handed off in the window's period.
+
+    Told by the call itself and not found out later: a person is waiting. No amount is in it.
+    """
+    facts = window._asdict()
+    return _record([Alert(**facts, ends_at=ends_at, kind=AlertKind.HANDED_OFF, spent_ticks=0, at=now)])
+
+
 def _untold(alerts: Sequence[Alert]) -> list[Alert]:
     """Those that no row is seen of, which only spares needless inserts, and that say something new."""
     tenants = {alert.tenant_id for alert in alerts}
     starts = {alert.starts_at for alert in alerts}
-    told = {_key(alert) for alert in Alert.objects.filter(tenant_id__in=tenants, starts_at__in=starts)}
+    found = Alert.objects.filter(tenant_id__in=tenants, starts_at__in=starts, kind__in={each.kind for each in alerts})
+    told = set(map(_key, found))
     untold = [alert for alert in alerts if _key(alert) not in told]
     before = _told_in_another_zone(untold)
     return [alert for alert in untold if not any(_is_same_money(alert, each) for each in before[_subject_of(alert)])]
@@ -124,9 +138,15 @@ def _told_in_another_zone(alerts: Sequence[Alert]) -> Mapping[tuple[str, ...], l
     dated = [alert for alert in alerts if alert.ends_at]
     if dated:
         since = min(alert.starts_at for alert in dated)
-        for alert in Alert.objects.filter(tenant_id__in={alert.tenant_id for alert in dated}, at__gte=since):
+        for alert in _alerts_since(since, dated):
             found[_subject_of(alert)].append(alert)
     return found
+
+
+def _alerts_since(since: datetime, alike: Sequence[Alert]) -> QuerySet[Alert]:
+    """Of the same tenants and kinds as `alike`."""
+    kinds, tenants = {alert.kind for alert in alike}, {alert.tenant_id for alert in alike}
+    return Alert.objects.filter(tenant_id__in=tenants, kind__in=kinds, at__gte=since)
 
 
 def _subject_of(alert: Alert) -> tuple[str, ...]:
@@ -300,8 +320,9 @@ def _with_refusals(bounded: Iterable[BoundedWindow], refusals: Container[Refusal
 def _refusals(now: datetime) -> set[Refusal]:
     """The windows of tenants and of the installation that refused a call just now, as `guard.chat.flow` noted it."""
     since = now - REFUSED_WITHIN
-    suspects = Rollup.objects.filter(bucket__gte=bucket_of(since), refused__gt=0).order_by()
-    refused = Call.objects.filter(outcome=Outcome.REFUSED, code=OVER_BUDGET, at__gte=since).order_by("-at")
+    some = Q(refused__gt=0) | Q(handoff__gt=0)
+    suspects = Rollup.objects.filter(some, bucket__gte=bucket_of(since)).order_by()
+    refused = Call.objects.filter(outcome__in=UNSERVED, code=OVER_BUDGET, at__gte=since).order_by("-at")
     found: set[Refusal] = set()
     for tenant_id in set(suspects.values_list("tenant_id", flat=True)):
         stories = refused.filter(tenant=tenant_id).values_list("steps", flat=True)
@@ -312,7 +333,7 @@ def _refusals(now: datetime) -> set[Refusal]:
 def _noted(tenant_id: str, steps: Iterable[Mapping[str, Any]]) -> Iterator[Refusal]:
     owners = {Scope.TENANT.value: tenant_id, Scope.INSTALLATION.value: ""}
     for step in steps:
-        if step.get("decision") == "refused" and step.get("scope") in owners:
+        if step.get("decision") in {StepCode.REFUSED, StepCode.HANDED_OFF} and step.get("scope") in owners:
             starts_at = datetime.fromisoformat(step["starts_at"])
             bounds = (step["limit_ticks"], step["hard_ticks"])
             yield Refusal(owners[step["scope"]], step["scope"], step["period"], starts_at, *bounds)

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from spend.configuration import budgets, channels, routes
+from spend.configuration import budgets, channels, routes, translations
 from spend.configuration.changes import Plan
 from spend.configuration.columns import Columns
 from spend.configuration.places import Place, Refused
@@ -25,12 +25,18 @@ COLUMNS = Columns.of(
     "share_content",
     "content_days",
     "hide_money",
+    "hard_stop",
+    "handoff_words",
+    "handoff_language",
+    "handoff_link",
 )
-BELONGINGS = ("budgets", "route", "downgrades", "alert_channels")
+BELONGINGS = ("budgets", "route", "downgrades", "handoff_translations", "alert_channels")
 
 
 def whole_tenants() -> QuerySet[Tenant]:
-    return Tenant.objects.prefetch_related("budgets", "route_steps", "downgrade_rules", "alert_channels")
+    return Tenant.objects.prefetch_related(
+        "budgets", "route_steps", "downgrade_rules", "handoff_translations", "alert_channels"
+    )
 
 
 def shown() -> list[dict[str, Any]]:
@@ -39,6 +45,7 @@ def shown() -> list[dict[str, Any]]:
             **COLUMNS.shown(tenant),
             "budgets": budgets.shown(tenant.budgets.all(), budgets.OF_TENANT),
             **routes.shown(tenant),
+            "handoff_translations": translations.shown(tenant),
             "alert_channels": channels.shown(tenant.alert_channels.all()),
         }
         for tenant in whole_tenants().order_by("pk")
@@ -76,6 +83,9 @@ def _plan_belongings(plan: Plan, given: dict[str, Place], tenant: Tenant, is_new
             budgets.plan_of_tenant(plan, given["budgets"], tenant, [] if is_new else tenant.budgets.all())
     with plan.problems.gathered():
         routes.plan_route(plan, given, tenant, is_new, models)
+    if "handoff_translations" in given:
+        with plan.problems.gathered():
+            translations.plan_translations(plan, given["handoff_translations"], tenant, is_new)
     if "alert_channels" in given:
         rows: Sequence[Any] = [] if is_new else list(tenant.alert_channels.all())
         with plan.problems.gathered():

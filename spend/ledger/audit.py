@@ -236,7 +236,7 @@ CHECKS = [
         + ", ".join(f"{name} {{{position}}}" for position, name in enumerate(MEASURES, 4)),
         """SELECT {key}, {sums} FROM (
                 SELECT {key}, bucket AS at, {less_the_rollup} FROM spend_rollup
-                UNION ALL SELECT tenant_id, {bucket}, model, route, at, 1, {figures}, 0, 0, 0 FROM spend_ledgerentry
+                UNION ALL SELECT tenant_id, {bucket}, model, route, at, 1, {figures}, 0, 0, 0, 0 FROM spend_ledgerentry
                 UNION ALL SELECT tenant_id, {bucket}, model, route, at, 0, 0, 0, 0, 0, 0, {outcomes} FROM spend_call
             ) parts WHERE {is_live} GROUP BY {key} HAVING {sums_differ}""",
     ),

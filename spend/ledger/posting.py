@@ -349,7 +349,7 @@ def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
             1, entry.cost_ticks, usage.input_tokens, usage.cached_input_tokens, usage.output_tokens,
             usage.reasoning_tokens,
         )  # fmt: skip
-        sums[key] = [total + figure for total, figure in zip(sums[key], (*figures, 0, 0, 0), strict=True)]
+        sums[key] = [total + figure for total, figure in zip(sums[key], (*figures, 0, 0, 0, 0), strict=True)]
     for record in [*book.records, *(record for _, record in book.finished)]:
         key = (record.caller.tenant_id, bucket_of(record.at), record.model, str(record.route))
         sums[key][MEASURES.index(record.outcome.value)] += 1

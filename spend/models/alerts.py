@@ -25,7 +25,7 @@ class Alert(models.Model):
     period = models.CharField(max_length=5, choices=Period)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
-    kind = models.CharField(max_length=9, choices=AlertKind)
+    kind = models.CharField(max_length=32, choices=AlertKind)
     percent = models.PositiveSmallIntegerField(default=0)
     limit_ticks = TicksField("limit", default=0)
     armed_at = models.DateTimeField(default=BEGINNING, db_default=BEGINNING)

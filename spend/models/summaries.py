@@ -11,7 +11,7 @@ class Rollup(models.Model):
     """Sums of entries and calls in a quarter of an hour, raised in the transaction that writes them.
 
     Every zone's midnight falls on a quarter of an hour UTC, so a tenant's days are sums of buckets.
-    Tokens, cost and attempts come from entries; served, refused and failed from calls. Those that were not
+    Tokens, cost and attempts come from entries; served, refused, failed and handed off from calls. Those that were not
     served have a model only where they were charged all the same: so the calls with a model are those that the
     sums are of.
     """
@@ -29,6 +29,7 @@ class Rollup(models.Model):
     served = models.PositiveBigIntegerField(default=0)
     refused = models.PositiveBigIntegerField(default=0)
     failed = models.PositiveBigIntegerField(default=0)
+    handoff = models.PositiveBigIntegerField("handed off", default=0, db_default=0)
 
     class Meta:
         constraints = [
@@ -56,6 +57,7 @@ class DailyRollup(models.Model):
     served = models.PositiveBigIntegerField(default=0)
     refused = models.PositiveBigIntegerField(default=0)
     failed = models.PositiveBigIntegerField(default=0)
+    handoff = models.PositiveBigIntegerField("handed off", default=0, db_default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant", "day", "model", "route"], name="one_rollup_a_day")]

@@ -30,15 +30,19 @@ class ReservationState(models.TextChoices):
 
 
 class Outcome(models.TextChoices):
+    """What became of a call: each is the name of its count in the rollups, too."""
+
     SERVED = "served", "served"
     REFUSED = "refused", "refused"
     FAILED = "failed", "failed"
+    HANDED_OFF = "handoff", "handed off"
 
 
 class AlertKind(models.TextChoices):
     THRESHOLD = "threshold", "threshold"
     FORECAST = "forecast", "forecast"
     SPIKE = "spike", "spike"
+    HANDED_OFF = "conversation.handed_off", "handed off"
 
 
 class DeliveryState(models.TextChoices):

@@ -198,7 +198,7 @@ def _groups_behind(until: datetime) -> list[Group]:
 def _calls_by_bucket(group: Group, until: datetime) -> list[tuple[datetime, int]]:
     """The group's quarter hours that are still to be summed, in order, with what was called in each."""
     rollups = Rollup.objects.filter(tenant_id__in=group.tenant_ids, bucket__gte=group.through, bucket__lt=until)
-    calls = Sum(F("attempts") + F("refused") + F("failed"))
+    calls = Sum(F("attempts") + F("refused") + F("failed") + F("handoff"))
     return list(rollups.values_list("bucket").annotate(calls=calls).order_by("bucket"))
 
 

@@ -19,7 +19,7 @@ DOWNGRADE_MEASURES = ["attempts", "cost_ticks", "asked_ticks", "unpriced"]
 
 CHARGED = ~Q(model="")
 """Of calls, and of their sums: those that are in what was spent."""
-CHARGED_CALLS = Sum(F("served") + F("refused") + F("failed"), filter=CHARGED, default=0)
+CHARGED_CALLS = Sum(F("served") + F("refused") + F("failed") + F("handoff"), filter=CHARGED, default=0)
 DOWNGRADED = Sum("served", filter=Q(route=Route.DOWNGRADE), default=0)
 """Calls that a model served to which policy had moved them."""
 

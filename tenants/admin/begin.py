@@ -25,12 +25,16 @@ from tenants.fields import ShareFormField, UsdFormField
 from tenants.models import SMALLEST_CAP, ApiKey, Budget, Scope, Tenant
 from tenants.periods import Period
 from tenants.routes import set_route
+from tenants.translations import set_translations
 
 TEMPLATE, DONE_TEMPLATE = "tenants/begin.html", "tenants/begun.html"
 FEWEST_STEPS = 3
 STEPS_AFTER = ("id", "name", "time_zone", "day_ticks", "month_ticks", "soft_cap")
 QUESTION = "Where is my order?"
-SETTINGS = ("default_max_tokens", "floor_max_tokens", "requests_per_minute", "calls_in_flight", "hide_money")
+SETTINGS = (
+    "default_max_tokens", "floor_max_tokens", "requests_per_minute", "calls_in_flight", "hide_money",
+    "hard_stop", "handoff_words", "handoff_language", "handoff_link",
+)  # fmt: skip
 """What a copy has of another tenant, beside its budgets, route and members. What was agreed with it alone, such as
 what is kept of prompts, it has not."""
 
@@ -133,6 +137,8 @@ def begin(form: BeginForm) -> Begun:
     tenant.save()
     tenant.members.set(given["members"])
     _set_budgets(tenant, form)
+    if copied:
+        set_translations(tenant, copied.translations())
     set_route(tenant, route=given["models"], downgrades=_downgrades(form) or None)
     secret = ApiKey.objects.issue(tenant, "first key")[1] if given["issues_key"] else ""
     return Begun(tenant, secret)

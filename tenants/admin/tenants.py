@@ -27,7 +27,7 @@ from tenants.admin.keys import show_secret, state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
 from tenants.admin.rows import DowngradeRules, RouteSteps, RowForm, RowSet
 from tenants.history import history_of
-from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded
 from tenants.periods import Period, bounds
 
@@ -81,6 +81,16 @@ class DowngradeRuleInline(Row, TabularInline):
     extra = 0
     tab = hide_title = True
     verbose_name_plural = "downgrades"
+
+
+class HandoffTranslationInline(Row, TabularInline):
+    model = HandoffTranslation
+    form, formset = RowForm, RowSet
+    fields: ClassVar = ["language", "words"]
+    extra = 0
+    tab = hide_title = True
+    verbose_name = "language"
+    verbose_name_plural = "words in other languages"
 
 
 class ApiKeyInline(ReadOnly, TabularInline):
@@ -157,9 +167,24 @@ class TenantAdmin(ModelAdmin):
                 ]
             },
         ),
+        (
+            "When a budget is spent",
+            {
+                "fields": ["hard_stop", "handoff_words", ("handoff_language", "handoff_link")],
+                "description": "In the words, {resets_at} is when the budget starts anew, in the tenant's time "
+                "zone, and {link} is the link below. Words in other languages are on a tab of their own.",
+            },
+        ),
     ]
     autocomplete_fields = ("members",)
-    inlines: Sequence[Any] = [BudgetInline, RouteStepInline, DowngradeRuleInline, ApiKeyInline, TopUpInline]
+    inlines: Sequence[Any] = [
+        BudgetInline,
+        RouteStepInline,
+        DowngradeRuleInline,
+        HandoffTranslationInline,
+        ApiKeyInline,
+        TopUpInline,
+    ]
     actions_detail: Sequence[Any] = ["raise_today", "issue_key", "copy", "pause", "resume", "archive"]
     change_form_outer_after_template = "tenants/trail.html"
     warn_unsaved_form = True

@@ -22,14 +22,26 @@ from tenants.models.keys import (
 )
 from tenants.models.revision import Change, Revision
 from tenants.models.routes import ANY_MODEL, DowngradeRule, RouteStep
-from tenants.models.tenant import MOST_CONTENT_DAYS, MOST_REQUESTS_PER_MINUTE, Limited, Tenant, validate_time_zone
+from tenants.models.tenant import (
+    LANGUAGE_VALIDATOR,
+    MOST_CONTENT_DAYS,
+    MOST_REQUESTS_PER_MINUTE,
+    MOST_WORDS,
+    HandoffTranslation,
+    HardStop,
+    Limited,
+    Tenant,
+    validate_time_zone,
+)
 
 __all__ = [
     "ANY_MODEL",
     "KEY_PREFIX",
+    "LANGUAGE_VALIDATOR",
     "MOST_CONTENT_DAYS",
     "MOST_PERCENT",
     "MOST_REQUESTS_PER_MINUTE",
+    "MOST_WORDS",
     "SMALLEST_CAP",
     "TOKEN_PREFIX",
     "USE_NOTED_EVERY",
@@ -40,6 +52,8 @@ __all__ = [
     "Change",
     "ChannelKind",
     "DowngradeRule",
+    "HandoffTranslation",
+    "HardStop",
     "Limited",
     "OperatorToken",
     "OperatorTokenManager",

@@ -10,6 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 
 from tenants.configured import LONGEST_TENANT_ID, TENANT_ID
+from tenants.handoff import LANGUAGE, validate_words
 
 MOST_CONTENT_DAYS = 365
 # Each call's time is kept for a minute: past this a limit costs more than what it is to prevent.
@@ -44,6 +45,17 @@ class Limited(models.Model):
 
     class Meta:
         abstract = True
+
+
+class HardStop(models.TextChoices):
+    """What a call gets that no model fits any more."""
+
+    REFUSE = "refuse", "refuse the call (429)"
+    HAND_OFF = "handoff", "answer with the words below"
+
+
+MOST_WORDS = 2_000
+LANGUAGE_VALIDATOR = RegexValidator(LANGUAGE, "A language's code, such as de or pt-BR.")
 
 
 class Tenant(Limited):
@@ -83,6 +95,35 @@ class Tenant(Limited):
         "While CONTENT_KEYS has no key, nothing is stored whatever stands here.",
     )
     hide_money = models.BooleanField(default=False, help_text="No dollar figure appears in the agent API.")
+    hard_stop = models.CharField(
+        "when a budget is spent",
+        max_length=7,
+        choices=HardStop,
+        default=HardStop.REFUSE,
+        db_default=HardStop.REFUSE,
+        help_text="Words reach the customer as the assistant's answer, at no cost, and channels are told "
+        "conversation.handed_off.",
+    )
+    handoff_words = models.TextField(
+        "words to the customer",
+        max_length=MOST_WORDS,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_words],
+        help_text="Such as: I cannot help any further. A colleague answers at {link}. I am back on {resets_at}.",
+    )
+    handoff_language = models.CharField(
+        "their language",
+        max_length=20,
+        default="en",
+        db_default="en",
+        validators=[LANGUAGE_VALIDATOR],
+        help_text="Its code, such as en. Who asks for no language that there are words in gets these.",
+    )
+    handoff_link = models.URLField(
+        "link to a person", max_length=500, blank=True, default="", db_default="", help_text="What {link} stands for."
+    )
     archived_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Lists leave it out from then on; its calls are refused."
     )
@@ -102,9 +143,27 @@ class Tenant(Limited):
             update_fields = update_fields if update_fields is None else {*update_fields, "archived_at"}
         super().save(*args, update_fields=update_fields, **kwargs)
 
+    def clean(self) -> None:
+        problems = {}
+        if self.hard_stop == HardStop.HAND_OFF and not self.handoff_words.strip():
+            problems["handoff_words"] = "Calls can only be answered with words."
+        if "{link}" in self.handoff_words and not self.handoff_link:
+            problems["handoff_link"] = "The words name a {link}."
+        if problems:
+            raise ValidationError(problems)
+
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.time_zone)
+
+    @property
+    def hands_off(self) -> bool:
+        """Whether its customers get words in place of a refusal."""
+        return self.hard_stop == HardStop.HAND_OFF and bool(self.handoff_words)
+
+    def translations(self) -> dict[str, str]:
+        """Its words to customers in further languages."""
+        return {each.language: each.words for each in self.handoff_translations.all()}
 
     def effective_route(self) -> list[str]:
         """The models its calls may use, primary first: its own route, or the installation's default."""
@@ -121,3 +180,26 @@ class Tenant(Limited):
         return list(
             dict.fromkeys([*self.effective_route(), *(to_model for _, to_model in self.effective_downgrades())])
         )
+
+
+class HandoffTranslation(models.Model):
+    """A tenant's words to its customers in one more language."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="handoff_translations")
+    language = models.CharField(
+        max_length=20, validators=[LANGUAGE_VALIDATOR], help_text="Its code, such as de or pt-BR."
+    )
+    words = models.TextField(max_length=MOST_WORDS, validators=[validate_words])
+
+    class Meta:
+        ordering = ["tenant_id", "language"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "language"],
+                name="each_language_once",
+                violation_error_message="There are words in this language already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.language

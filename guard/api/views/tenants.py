@@ -24,7 +24,7 @@ class TenantsView(OperatorView):
 
     @describe("listTenants", "All tenants", TenantsSerializer, tag="tenants")
     def get(self, request: Request) -> Response:
-        tenants = Tenant.objects.prefetch_related("route_steps", "downgrade_rules")
+        tenants = Tenant.objects.prefetch_related("route_steps", "downgrade_rules", "handoff_translations")
         return Response(TenantsSerializer({"tenants": tenants}).data)
 
     @describe(

@@ -8,6 +8,7 @@ from auditlog.models import LogEntry
 from django.conf import settings
 from django.utils import timezone
 
+from tenants.history import history_of
 from tenants.models import ApiKey, Revision, RouteStep, Tenant
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory, TenantFactory
 from tests.support.api import Api, agent, operator
@@ -26,6 +27,11 @@ WHOLE = {
     "contentDays": 30,
     "requestsPerMinute": None,
     "callsInFlight": None,
+    "hardStop": "handoff",
+    "handoffWords": "A colleague answers at {link}.",
+    "handoffLanguage": "en",
+    "handoffLink": "https://help.example.com",
+    "handoffTranslations": {"de": "Mehr unter {link}, oder wieder ab {resets_at}.", "pt-BR": "Até logo."},
 }
 
 
@@ -57,6 +63,11 @@ def test_only_the_id_is_needed(api: Api) -> None:
         "contentDays": 0,
         "requestsPerMinute": None,
         "callsInFlight": None,
+        "hardStop": "refuse",
+        "handoffWords": "",
+        "handoffLanguage": "en",
+        "handoffLink": "",
+        "handoffTranslations": {},
     }
     assert api.get("/api/tenants/a.b-C_1").json() == made.json()
 
@@ -102,6 +113,18 @@ def test_a_moved_step_keeps_its_row_and_its_trail(api: Api) -> None:
     entries = LogEntry.objects.filter(content_type__model="routestep", action=LogEntry.Action.UPDATE)
     assert [entry.changes for entry in entries.order_by("id")] == [{"position": ["1", "0"]}, {"position": ["0", "1"]}]
     assert {entry.actor for entry in entries} == {api.user}
+
+
+@pytest.mark.parametrize("left", [{"de": "Bis bald."}, {}])
+def test_words_in_other_languages_are_replaced_as_a_whole_and_in_the_trail(api: Api, left: dict[str, str]) -> None:
+    api.post("/api/tenants", WHOLE)
+    changed = api.patch("/api/tenants/acme", {"handoffTranslations": left})
+    assert changed.json() == {**WHOLE, "handoffTranslations": left}
+    told = [change.what for change in history_of(Tenant.objects.get(pk="acme")) if "translation" in change.what]
+    assert len(told) == 4  # two were made, and two changed or taken away
+    assert api.patch("/api/tenants/acme", changed.json()).json() == changed.json()
+    again = [change for change in history_of(Tenant.objects.get(pk="acme")) if "translation" in change.what]
+    assert len(again) == len(told)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +177,17 @@ def test_a_moved_step_keeps_its_row_and_its_trail(api: Api) -> None:
         ({"hideMoney": "no"}, "hideMoney"),
         ({"contentDays": -1}, "contentDays"),
         ({"contentDays": 366}, "contentDays"),
+        ({"hardStop": "stop"}, "hardStop"),
+        ({"handoffWords": "Dear {name}"}, "handoffWords"),
+        ({"handoffWords": ""}, "handoffWords"),
+        ({"handoffWords": "x" * 2001}, "handoffWords"),
+        ({"handoffLink": ""}, "handoffLink"),
+        ({"handoffLink": "help"}, "handoffLink"),
+        ({"handoffLink": "javascript:alert(1)"}, "handoffLink"),
+        ({"handoffLanguage": "German"}, "handoffLanguage"),
+        ({"handoffTranslations": {"de": "Lieber {name}"}}, "handoffTranslations.de"),
+        ({"handoffTranslations": {"German": "Hallo"}}, "handoffTranslations"),
+        ({"handoffTranslations": ["de"]}, "handoffTranslations"),
         ({"default_max_tokens": 5}, "default_max_tokens"),
         ({"members": []}, "members"),
         ({"id": "x"}, "id"),
