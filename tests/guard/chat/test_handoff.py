@@ -49,7 +49,7 @@ def make_agent(server: GuardServer, *, limit_ticks: int = 0, **tenant: Any) -> A
 
 
 @pytest.fixture
-def client(agent: Agent) -> Iterator[OpenAI]:
+def client(agent: Agent) -> Iterator[Any]:
     with OpenAI(base_url=f"{agent.server.url}/v1", api_key=agent.secret, max_retries=0) as client:
         yield client
 
@@ -93,8 +93,8 @@ def test_the_guards_own_shape_streamed(agent: Agent, provider: Provider) -> None
     assert_free_and_apart(agent, provider, answer.headers)
 
 
-def test_a_completion(agent: Agent, client: OpenAI, provider: Provider) -> None:
-    raw = client.chat.completions.with_raw_response.create(model=agent.model, messages=HELLO, n=2)  # type: ignore[call-overload]
+def test_a_completion(agent: Agent, client: Any, provider: Provider) -> None:
+    raw = client.chat.completions.with_raw_response.create(model=agent.model, messages=HELLO, n=2)
     completion = raw.parse()
     assert [choice.index for choice in completion.choices] == [0, 1]
     assert all(TOLD.fullmatch(choice.message.content) for choice in completion.choices)
@@ -107,7 +107,8 @@ def test_a_completion(agent: Agent, client: OpenAI, provider: Provider) -> None:
 
 @pytest.mark.parametrize("show_usage", [False, True])
 def test_a_streamed_completion(agent: Agent, provider: Provider, *, show_usage: bool) -> None:
-    answer = agent.stream(**({"stream_options": {"include_usage": True}} if show_usage else {}))
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if show_usage else {}
+    answer = agent.stream(**options)
     chunks = chunks_of(answer)
     assert TOLD.fullmatch(text_of(chunks))
     assert [chunk["usage"] for chunk in chunks if "usage" in chunk] == ([NO_TOKENS] if show_usage else [])
@@ -116,7 +117,7 @@ def test_a_streamed_completion(agent: Agent, provider: Provider, *, show_usage: 
     assert_free_and_apart(agent, provider, answer.headers)
 
 
-def test_a_response(agent: Agent, client: OpenAI, provider: Provider) -> None:
+def test_a_response(agent: Agent, client: Any, provider: Provider) -> None:
     raw = client.responses.with_raw_response.create(model=agent.model, input="Where is my parcel?")
     response = raw.parse()
     assert TOLD.fullmatch(response.output_text)
@@ -125,7 +126,7 @@ def test_a_response(agent: Agent, client: OpenAI, provider: Provider) -> None:
     assert_free_and_apart(agent, provider, raw.headers)
 
 
-def test_a_streamed_response(agent: Agent, client: OpenAI, provider: Provider) -> None:
+def test_a_streamed_response(agent: Agent, client: Any, provider: Provider) -> None:
     with client.responses.with_streaming_response.create(
         model=agent.model, input="Where is my parcel?", stream=True
     ) as raw:
@@ -175,8 +176,9 @@ def test_channels_are_told_once_for_each_conversation_else_customer_else_tenant(
     with http_sink() as sink:
         with agent.server.database(), transaction.atomic():
             AlertChannel.objects.create(tenant_id=agent.tenant_id, kind="webhook", target=sink.url)
+        callers: list[dict[str, Any]] = [{"conversationId": "c-1", "customerId": "ann"}, {"customerId": "ann"}, {}]
         for _ in range(2):
-            for names in ({"conversationId": "c-1", "customerId": "ann"}, {"customerId": "ann"}, {}):
+            for names in callers:
                 assert agent.own_chat(**names).headers["X-Guard-Route"] == "handoff"
         with agent.server.database():
             eventually(lambda: Delivery.objects.filter(alert__tenant_id=agent.tenant_id).count() == 3)
