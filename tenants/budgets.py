@@ -35,6 +35,12 @@ class EffectiveBudget:
     soft_cap: Decimal
     hard_cap: Decimal
     alert_percents: tuple[int, ...] = ()
+    reserve: Decimal = Decimal(0)
+
+    @property
+    def reserve_ticks(self) -> int:
+        """What below the hard cap only conversations that have begun may use."""
+        return math.ceil(self.limit_ticks * self.reserve)
 
     @property
     def soft_ticks(self) -> int:
@@ -109,6 +115,7 @@ def _effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
         soft_cap=budget.soft_cap,
         hard_cap=budget.hard_cap,
         alert_percents=percents_of(budget.alert_percents),
+        reserve=budget.reserve,
     )
 
 
@@ -137,7 +144,7 @@ def set_budget(tenant: Tenant, wanted: Budget) -> None:
 def _write(tenant: Tenant, row: Budget | None, wanted: Budget) -> None:
     """Row by row, by `save`: a bulk statement would leave no audit trail."""
     row = row or Budget(tenant=tenant, scope=wanted.scope, period=wanted.period)
-    terms = {name: getattr(wanted, name) for name in ("limit_ticks", "soft_cap", "hard_cap")}
+    terms = {name: getattr(wanted, name) for name in ("limit_ticks", "soft_cap", "hard_cap", "reserve")}
     # 1 and 1.0000 are equal caps, but would look like a change in the trail.
     changes = {name: value for name, value in terms.items() if getattr(row, name) != value}
     for name, value in changes.items():

@@ -93,12 +93,16 @@ class UsdPerMillion(Usd):
 
 @extend_schema_field({"type": "string", "format": "decimal", "example": "0.8"})
 class Share(serializers.Field[Decimal, Any, str, Any]):
-    """A share of a limit: more than 0, at most 1, with at most 4 decimals."""
+    """A share of a limit: more than 0 (or `least`), at most 1, with at most 4 decimals."""
+
+    def __init__(self, *, least: int | None = None, **kwargs: Any) -> None:
+        self.least = least
+        super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> Decimal:
         share = decimal_of(data)
-        if not 0 < share <= 1:
-            raise ValidationError("must be greater than 0 and at most 1.")
+        if not (0 < share <= 1 or share == self.least):
+            raise ValidationError(f"must be {'greater than' if self.least is None else 'at least'} 0 and at most 1.")
         if share != round(share, 4):
             raise ValidationError("must have at most 4 decimals.")
         return share

@@ -2,6 +2,7 @@
 
 from copy import copy
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError as DjangoValidationError
@@ -70,12 +71,20 @@ class BudgetSerializer(BudgetNameSerializer):
     soft_cap = Share(required=False, help_text="Share of the limit from which calls are downgraded; default 0.8.")
     hard_cap = Share(required=False, help_text="Share of the limit at which calls are refused; default 1.")
 
+    reserve = Share(
+        required=False,
+        least=0,
+        help_text="Share of the limit, below the hard cap, that is kept for conversations that have begun; default 0.",
+    )
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         row: Budget | None = self.instance
         hard_cap = attrs.setdefault("hard_cap", row.hard_cap if row else DEFAULT_HARD_CAP)
         soft_cap = attrs.setdefault("soft_cap", row.soft_cap if row else min(DEFAULT_SOFT_CAP, hard_cap))
         if soft_cap > hard_cap:
             raise ValidationError({"softCap": ["must not be above hardCap."]})
+        if attrs.setdefault("reserve", row.reserve if row else Decimal(0)) >= hard_cap:
+            raise ValidationError({"reserve": ["must be below hardCap."]})
         return {"limit_ticks": row.limit_ticks if row else None, **attrs}
 
 

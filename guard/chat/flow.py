@@ -145,7 +145,10 @@ async def reserve(progress: CallProgress, runtime: Runtime) -> Hold:
         planned = plan_attempt(progress, runtime, now)
         # A provider may have hung for minutes, and budgets changed meanwhile.
         tenant = runtime.policy.tenants.get(tenant.id, tenant)
-        limits = limits_of(runtime.policy, tenant, caller.key_id, caller.customer, caller.conversation, now)
+        limits = limits_of(
+            runtime.policy, tenant, caller.key_id, caller.customer, caller.conversation, now,
+            has_begun=progress.last is not None,
+        )  # fmt: skip
         lease_expires_at = now + timedelta(seconds=settings.RESERVATION_LEASE_SECONDS)
         (result,) = await runtime.writer.post(
             Reserve(

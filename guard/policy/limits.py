@@ -29,9 +29,19 @@ CLOCK = Clock()
 
 
 def limits_of(
-    policy: Policy, tenant: TenantPolicy, key_id: int, customer: str, conversation: str, now: datetime
+    policy: Policy,
+    tenant: TenantPolicy,
+    key_id: int,
+    customer: str,
+    conversation: str,
+    now: datetime,
+    *,
+    has_begun: bool = False,
 ) -> tuple[Limit, ...]:
-    """Every limit that binds a call at `now`: the installation's, then the tenant's own."""
+    """Every limit that binds a call at `now`: the installation's, then the tenant's own.
+
+    `has_begun` is whether its conversation was answered before, and so may use the budgets' reserves.
+    """
     subjects = {
         Scope.TENANT: "",
         Scope.KEY: str(key_id),
@@ -40,8 +50,8 @@ def limits_of(
     }
     named = [budget for budget in tenant.budgets if budget.scope is Scope.TENANT or subjects[budget.scope]]
     return tuple(
-        [_limit(budget, "", "", UTC_ZONE, now) for budget in policy.installation]
-        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now) for budget in named]
+        [_limit(budget, "", "", UTC_ZONE, now, has_begun) for budget in policy.installation]
+        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now, has_begun) for budget in named]
     )
 
 
@@ -51,7 +61,7 @@ def all_reset_at(limits: Sequence[Limit]) -> datetime | None:
     return None if None in ends else max(filter(None, ends), default=None)
 
 
-def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime) -> Limit:
+def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime, has_begun: bool) -> Limit:
     starts_at, ends_at = CLOCK.bounds(budget.period, zone, now)
     key = WindowKey(tenant_id, budget.scope.value, subject, budget.period.value, starts_at)
-    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks)
+    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.cap_ticks(has_begun=has_begun))

@@ -26,10 +26,16 @@ class BudgetPolicy:
     limit_ticks: int
     soft_ticks: int
     hard_ticks: int
+    reserve_ticks: int = 0
 
     @classmethod
     def of(cls, budget: EffectiveBudget) -> "BudgetPolicy":
-        return cls(Scope(budget.scope), Period(budget.period), budget.limit_ticks, budget.soft_ticks, budget.hard_ticks)
+        scope, period = Scope(budget.scope), Period(budget.period)
+        return cls(scope, period, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks, budget.reserve_ticks)
+
+    def cap_ticks(self, *, has_begun: bool) -> int:
+        """Up to where a call may use it: all, where its conversation has begun, else all but the reserve."""
+        return self.hard_ticks if has_begun else max(0, self.hard_ticks - self.reserve_ticks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,11 +113,12 @@ def refuse_too_many_a_minute(pace: Pace) -> None:
 def _plan_and_reserve(asked: CallRequest, key: KeyPolicy, policy: Policy, now: datetime) -> Rehearsal:
     tenant = key.tenant
     circuits = breakers.open_circuits({row.model_id: row for row in Breaker.objects.all()}, now, tenant.id)
-    limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now)
-    standings = tuple(_standing_of(limit) for limit in limits)
     wanted = tenant.route[0] if asked.ask.model == AUTO else asked.ask.model
     caller = _caller(asked, key, wanted)
     last = last_in_ledger(caller) if asked.ask.has_begun and asked.conversation else None
+    has_begun = last is not None
+    limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now, has_begun=has_begun)
+    standings = tuple(_standing_of(limit) for limit in limits)
     planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key(), last=last)
     reserve = Reserve(new_id(), caller, limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight)
     result = _try(reserve, standings) if planned.offers else None

@@ -8,7 +8,10 @@ from spend.configuration.columns import Columns
 from spend.configuration.places import Place, Refused
 from tenants.models import Budget, Scope, Tenant
 
-TERMS = {"limit": "limit_ticks", "soft_cap": "soft_cap", "hard_cap": "hard_cap", "alert_percents": "alert_percents"}
+TERMS = {
+    "limit": "limit_ticks",
+    **{name: name for name in ("soft_cap", "hard_cap", "reserve", "alert_percents")},
+}
 OF_TENANT = Columns.of(Budget, "scope", "period", **TERMS)
 OF_INSTALLATION = Columns.of(Budget, "period", **TERMS)
 

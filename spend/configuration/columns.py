@@ -105,6 +105,7 @@ KINDS: list[tuple[type[models.Field[Any, Any]], type[Column]]] = [
     (models.DecimalField, ShareColumn),
     (models.IntegerField, WholeNumberColumn),
     (models.CharField, Column),
+    (models.TextField, Column),
 ]
 
 

@@ -160,7 +160,7 @@ def _set_budgets(tenant: Tenant, form: BeginForm) -> None:
 
 
 def _copy_of(row: Budget, tenant: Tenant) -> Budget:
-    terms = {name: getattr(row, name) for name in ("scope", "period", "limit_ticks", "soft_cap", "hard_cap")}
+    terms = {name: getattr(row, name) for name in ("scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve")}
     return Budget(tenant=tenant, alert_percents=row.alert_percents, **terms)
 
 

@@ -18,7 +18,7 @@ class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
     """Budgets of the whole installation; a tenant's are on its page."""
 
     list_display = ("period", "limit", "soft", "hard")
-    fields = ("period", "limit_ticks", "soft_cap", "hard_cap", "alert_percents")
+    fields = ("period", "limit_ticks", "soft_cap", "hard_cap", "reserve", "alert_percents")
 
     @display(description="Limit (USD)", ordering="limit_ticks")
     def limit(self, budget: Budget) -> str:

@@ -35,7 +35,7 @@ from tenants.periods import Period, bounds
 class BudgetInline(Row, ShowsUsd, TabularInline):
     model = Budget
     form, formset = RowForm, RowSet
-    fields: ClassVar = ["scope", "period", "limit_ticks", "soft_cap", "hard_cap", "alert_percents"]
+    fields: ClassVar = ["scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve", "alert_percents"]
     extra = 0
     tab = hide_title = True
 

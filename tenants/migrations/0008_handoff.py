@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tenant',
             name='handoff_words',
-            field=models.TextField(blank=True, db_default='', default='', help_text='Such as: I cannot help any further today. A colleague answers at {link}, and I am back on {resets_at}.', max_length=2000, validators=[tenants.handoff.validate_words], verbose_name='words to the customer'),
+            field=models.TextField(blank=True, db_default='', default='', help_text='Such as: I cannot help any further. A colleague answers at {link}. I am back on {resets_at}.', max_length=2000, validators=[tenants.handoff.validate_words], verbose_name='words to the customer'),
         ),
         migrations.AddField(
             model_name='tenant',

@@ -71,6 +71,14 @@ class Budget(models.Model):
         validators=[MinValueValidator(SMALLEST_CAP), MaxValueValidator(1)],
         help_text="Share of the limit at which calls are refused, such as 1.",
     )
+    reserve = models.DecimalField(
+        max_digits=5,
+        decimal_places=4,
+        default=Decimal(0),
+        db_default=Decimal(0),
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="Share of the limit, below the hard cap, that is for conversations that have begun, such as 0.1.",
+    )
     alert_percents = models.CharField(
         max_length=100,
         blank=True,
@@ -104,6 +112,11 @@ class Budget(models.Model):
                 condition=Q(soft_cap__gt=0) & Q(soft_cap__lte=F("hard_cap")) & Q(hard_cap__lte=1),
                 name="soft_cap_within_hard_cap_within_one",
                 violation_error_message="The caps must satisfy 0 < soft cap ≤ hard cap ≤ 1.",
+            ),
+            models.CheckConstraint(
+                condition=Q(reserve__gte=0) & Q(reserve__lt=F("hard_cap")),
+                name="reserve_below_hard_cap",
+                violation_error_message="The reserve must be less than the hard cap.",
             ),
             models.CheckConstraint(condition=Q(limit_ticks__gte=0), name="limit_not_negative"),
         ]

@@ -158,7 +158,7 @@ def budgets_form(tenant: Tenant, *rows: dict[str, Any], initial: int = 0) -> dic
         form |= {f"{prefix}-TOTAL_FORMS": "0", f"{prefix}-INITIAL_FORMS": "0"}
     form |= {"budgets-TOTAL_FORMS": str(len(rows)), "budgets-INITIAL_FORMS": str(initial)}
     for number, row in enumerate(rows):
-        caps = {"soft_cap": "0.8", "hard_cap": "1", "alert_percents": "50, 80, 100"}
+        caps = {"soft_cap": "0.8", "hard_cap": "1", "reserve": "0", "alert_percents": "50, 80, 100"}
         whole = {"scope": "tenant", "period": "day", **caps, **row}
         form |= {f"budgets-{number}-{name}": str(value) for name, value in whole.items()}
     return form
@@ -830,7 +830,7 @@ def test_a_price_that_has_begun_cannot_be_edited(tenant: Tenant) -> None:
 
 
 def test_an_installation_budget(operator: Client) -> None:
-    form = {"period": "month", "limit_ticks": "1000", "soft_cap": "0.9", "hard_cap": "1"}
+    form = {"period": "month", "limit_ticks": "1000", "soft_cap": "0.9", "hard_cap": "1", "reserve": "0"}
     assert operator.post("/admin/tenants/budget/add/", form).status_code == 302
     budget = Budget.objects.get()
     assert (budget.tenant, budget.scope, budget.limit_ticks) == (None, Scope.INSTALLATION, 1000 * USD)

@@ -24,8 +24,15 @@ from tests.support.commands import caller_of, reserve_of, settle_of
 
 pytestmark = pytest.mark.django_db
 
-DAILY = {"scope": "tenant", "period": "day", "limitUsd": "10.00", "softCap": "0.8", "hardCap": "1"}
-PER_CUSTOMER = {"scope": "customer", "period": "day", "limitUsd": "0.50", "softCap": "0.5", "hardCap": "0.9"}
+DAILY = {"scope": "tenant", "period": "day", "limitUsd": "10.00", "softCap": "0.8", "hardCap": "1", "reserve": "0"}
+PER_CUSTOMER = {
+    "scope": "customer",
+    "period": "day",
+    "limitUsd": "0.50",
+    "softCap": "0.5",
+    "hardCap": "0.9",
+    "reserve": "0.25",
+}
 
 
 @pytest.fixture
@@ -121,6 +128,9 @@ def test_what_was_spent_stays_spent(api: Api, tenant: Tenant) -> None:
         ({"limitUsd": None}, "limitUsd"),
         ({"limitUsd": []}, "limitUsd"),
         ({"limitUsd": {}}, "limitUsd"),
+        ({"reserve": "1"}, "reserve"),
+        ({"reserve": "-0.1"}, "reserve"),
+        ({"reserve": "0.5", "hardCap": "0.5", "softCap": "0.5"}, "reserve"),
         ({"softCap": "0"}, "softCap"),
         ({"softCap": "0.12345"}, "softCap"),
         ({"softCap": True}, "softCap"),
