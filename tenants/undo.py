@@ -1,7 +1,7 @@
 """A change in the audit trail is undone by another one, which stands in the trail, too.
 
-Settings only: a tenant's own, budgets, routes, downgrades, words and top-ups. A key that was revoked stays so, and of who
-are members the trail has names only.
+Settings only: a tenant's own, budgets, routes, downgrades, words and top-ups. A key that was revoked stays so, and of
+who are members the trail has names only.
 """
 
 from datetime import UTC, datetime

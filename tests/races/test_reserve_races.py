@@ -48,7 +48,7 @@ def spent_ticks(agent: Agent) -> int:
     with agent.server.database():
         (window,) = Window.objects.filter(tenant_id=agent.tenant_id, scope="tenant", period="day")
     assert window.held_ticks == 0
-    return window.spent_ticks
+    return int(window.spent_ticks)
 
 
 def test_conversations_that_have_begun_finish_and_the_cap_holds(agent: Agent) -> None:
