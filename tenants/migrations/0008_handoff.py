@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tenant',
             name='handoff_link',
-            field=models.URLField(blank=True, db_default='', default='', help_text='What {link} stands for.', max_length=500, verbose_name='link to a person'),
+            field=models.CharField(blank=True, db_default='', default='', help_text='What {link} stands for.', max_length=500, validators=[django.core.validators.URLValidator(['http', 'https'])], verbose_name='link to a person'),
         ),
         migrations.AddField(
             model_name='tenant',

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator, URLValidator
 from django.db import models
 
 from tenants.configured import LONGEST_TENANT_ID, TENANT_ID
@@ -121,8 +121,14 @@ class Tenant(Limited):
         validators=[LANGUAGE_VALIDATOR],
         help_text="Its code, such as en. Who asks for no language that there are words in gets these.",
     )
-    handoff_link = models.URLField(
-        "link to a person", max_length=500, blank=True, default="", db_default="", help_text="What {link} stands for."
+    handoff_link = models.CharField(
+        "link to a person",
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[URLValidator(["http", "https"])],
+        help_text="What {link} stands for.",
     )
     archived_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Lists leave it out from then on; its calls are refused."
