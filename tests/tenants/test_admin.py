@@ -153,8 +153,9 @@ def budgets_form(tenant: Tenant, *rows: dict[str, Any], initial: int = 0) -> dic
     form: dict[str, Any] = {
         "name": tenant.name, "time_zone": tenant.time_zone, "is_active": "on",
         "default_max_tokens": "1024", "floor_max_tokens": "64", "content_days": "0",
+        "hard_stop": "refuse", "handoff_language": "en",
     }  # fmt: skip
-    for prefix in ("budgets", "route_steps", "downgrade_rules", "keys", "top_ups"):
+    for prefix in ("budgets", "route_steps", "downgrade_rules", "handoff_translations", "keys", "top_ups"):
         form |= {f"{prefix}-TOTAL_FORMS": "0", f"{prefix}-INITIAL_FORMS": "0"}
     form |= {"budgets-TOTAL_FORMS": str(len(rows)), "budgets-INITIAL_FORMS": str(initial)}
     for number, row in enumerate(rows):
