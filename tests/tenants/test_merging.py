@@ -71,7 +71,7 @@ def added(form: Fields, prefix: str, **values: str) -> Fields:
     return form | {f"{prefix}-TOTAL_FORMS": [str(int(number) + 1)]} | row
 
 
-CAPS = {"soft_cap": "0.8", "hard_cap": "1", "alert_percents": ""}
+CAPS = {"soft_cap": "0.8", "hard_cap": "1", "reserve": "0", "alert_percents": ""}
 
 
 def test_a_colleagues_pause_is_not_undone_by_an_old_page(operator: Client, tenant: Tenant) -> None:
