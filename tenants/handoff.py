@@ -29,8 +29,8 @@ def chosen_language(accept_language: str, languages: Mapping[str, str], default:
     Its own code first ("de-AT"), then the language that it is of ("de"). Where it likes none, the default.
     """
     known = {language.lower(): language for language in (*languages, default)}
-    for wanted, _ in parse_accept_lang_header(accept_language.lower()):
-        if found := known.get(wanted) or known.get(wanted.split("-")[0]):
+    for wanted, liking in parse_accept_lang_header(accept_language.lower()):
+        if liking and (found := known.get(wanted) or known.get(wanted.split("-")[0])):
             return found
     return default
 

@@ -14,7 +14,8 @@ BEFORE_A_CALL = {
 }  # fmt: skip
 """Errors of requests that never become a call, and so stand on no page."""
 HAPPENED = {
-    "held", "served", "usage_not_believed", "settled", "failed", "broke_off", "refused", "adapted", "rejected",
+    "held", "served", "usage_not_believed", "settled", "failed", "broke_off", "refused", "handed_off", "adapted",
+    "rejected",
     *LABELS,
 }  # fmt: skip
 """Steps that no plan has: they are what became of its offers."""

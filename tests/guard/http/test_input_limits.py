@@ -112,7 +112,7 @@ def test_fields_past_their_limits_are_400_and_named(target: Target, provider: Pr
         (customer, "a\0b", customer),
         (customer, "a\x7f", customer),
         (customer, "c" * 256, customer),
-        (conversation, {"conversation_id": "\n"} if conversation == "metadata" else "\n", conversation),
+        (conversation, {"conversation_id": "a\nb"} if conversation == "metadata" else "a\nb", conversation),
         ("model", "m" * 90_000, "model"),
         ("messages", HELLO * 2049, "messages"),
         ("x" * 5000, 1, "x" * 128 + "…"),

@@ -358,7 +358,6 @@ def test_workers_that_know_of_other_budgets_at_once_count_the_same() -> None:
 @many
 def test_the_migration_sums_stale_windows_anew(guard_server: Callable[..., GuardServer]) -> None:
     server = guard_server(start=False)
-    server.manage("migrate", "spend", "0011")
     with server.database():
         posting = OnlyWhatBinds()
         customer = limit_of(10**6, scope="customer", subject="ada")
@@ -373,6 +372,7 @@ def test_the_migration_sums_stale_windows_anew(guard_server: Callable[..., Guard
         posting.post([settle_of(first.reserved, 60), settle_of(second.reserved, 30)])
         assert isinstance(third, Held)
         assert len(audit_lines()) == 2 * (len(known) - 1)
+    server.manage("migrate", "spend", "0011")
     server.manage("migrate", "spend")
     with server.database():
         assert {(window.spent_ticks, window.held_ticks) for window in Window.objects.all()} == {(90, 100)}
