@@ -220,7 +220,7 @@ def test_keys_and_locked_out_logins_on_a_phone(server: GuardServer) -> None:
                 [cell.className.match(/field-(\\w+)/)[1], cell.getBoundingClientRect().top]))"""
         )
         assert sorted(tops, key=lambda name: tops[name]) == [
-            "name", "hint_shown", "state", "revoke", "created_at", "expires_at",
+            "name", "hint_shown", "state", "used", "spent", "change", "created_at", "expires_at",
         ]  # fmt: skip
         page.goto(f"{server.url}/admin/axes/accessattempt/", wait_until="networkidle")
         page.get_by_role("button", name="Unlock").click()
