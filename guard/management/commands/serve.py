@@ -30,6 +30,9 @@ KEEP_ALIVE_S = 75
 SETTLE_S = 5
 """How much longer than its provider a call may take when the server stops."""
 WORKER_STARTS_IN_S = 60
+"""In which a new worker must be ready that is to replace one."""
+WORKER_ANSWERS_IN_S = 5
+"""After which one that is silent is killed. While it is waited for nobody hears a signal."""
 MOST_FILES = 10_240
 """A guarded call takes two sockets, and many systems allow a process 1,024 files unless it asks for more."""
 
@@ -73,8 +76,7 @@ def run_server(host: str) -> None:
         # A call that was just sent is still answered. Then clients that stalled are dropped and streams are cut,
         # and what was paid for is settled all the same: the runtime waits for that.
         "timeout_graceful_shutdown": ceil(settings.PROVIDER_TIMEOUT_SECONDS) + SETTLE_S,
-        # In which a new worker must be ready that is to replace one, and after which one that is silent is killed.
-        "timeout_worker_healthcheck": WORKER_STARTS_IN_S,
+        "timeout_worker_healthcheck": WORKER_ANSWERS_IN_S,
         "proxy_headers": False,  # `guard.http.proxies` reads them, from TRUSTED_PROXIES only
         "server_header": False,
         "log_config": None,
@@ -98,11 +100,20 @@ class Workers(Multiprocess):
         return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
 
     def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()  # the worker's end: while it is open here, too, its death is not heard
         before = list(self.processes)
         super().keep_subprocess_alive()
         for old, new in zip(before, self.processes, strict=True):
             if old is not new:
                 logger.error("worker %s ended with status %s; %s takes its place", old.pid, old.exitcode, new.pid)
+
+    def restart_all(self) -> None:
+        self.config.timeout_worker_healthcheck = WORKER_STARTS_IN_S
+        try:
+            super().restart_all()
+        finally:
+            self.config.timeout_worker_healthcheck = WORKER_ANSWERS_IN_S
 
 
 def refuse_busy_port(host: str) -> None:
