@@ -32,14 +32,20 @@ class Answer:
     usage: Json | None
 
 
-def read_request(body: bytes) -> Json:
-    """The request, checked as far as the demo needs it. Raises BadRequestError."""
+def request_for_a_model(body: bytes) -> Json:
+    """What every endpoint that a model serves asks of a body. Raises BadRequestError."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequestError(f"We could not parse the JSON body of your request: {error}") from error
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         raise BadRequestError("you must provide a model parameter", "model")
+    return request
+
+
+def read_request(body: bytes) -> Json:
+    """The request, checked as far as the demo needs it. Raises BadRequestError."""
+    request = request_for_a_model(body)
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise BadRequestError("Invalid type for 'messages': expected an array of objects.", "messages")

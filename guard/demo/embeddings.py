@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from guard.demo.behaviours import Behaviour
-from guard.demo.completions import BadRequestError, Json
+from guard.demo.completions import BadRequestError, Json, request_for_a_model
 from guard.demo.texts import tokens_of
 
 DIMENSIONS = 1536
@@ -20,12 +20,7 @@ KNOWN = frozenset(["model", "input", "dimensions", "encoding_format", "user"])
 
 def read_request(body: bytes) -> Json:
     """The request, checked as far as the demo needs it; its input as a list. Raises BadRequestError."""
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"We could not parse the JSON body of your request: {error}") from error
-    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
-        raise BadRequestError("you must provide a model parameter", "model")
+    request = request_for_a_model(body)
     if unknown := sorted(request.keys() - KNOWN):
         raise BadRequestError(f"Unknown parameter: '{unknown[0]}'.", unknown[0])
     given = request.get("input")

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
-import orjson
-
 from guard.demo.behaviours import Behaviour
-from guard.demo.completions import Answer, BadRequestError, Json
+from guard.demo.completions import Answer, BadRequestError, Json, request_for_a_model
 from guard.demo.strictness import RefusedError, openai_error
 from guard.demo.texts import pieces_of
 
@@ -38,12 +36,7 @@ USAGE_NAMES = {
 
 def read_request(body: bytes) -> Json:
     """The request, checked as far as the demo needs it. Raises BadRequestError."""
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"We could not parse the JSON body of your request: {error}") from error
-    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
-        raise BadRequestError("you must provide a model parameter", "model")
+    request = request_for_a_model(body)
     given = request.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):

@@ -15,13 +15,11 @@ from django.db import connection, transaction
 from django.utils import timezone
 from openai import OpenAI
 from openai.types.responses import Response
-from pytest_django import DjangoDbBlocker
 
 from spend.models import CallContent, Route
 from tenants.models import Tenant
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, DowngradeRuleFactory
 from tests.support.agents import Agent, audit, eventually, upstream
-from tests.support.databases import Databases
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -36,23 +34,14 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def server(
-    databases: Databases,
-    provider_process: Provider,
-    tmp_path_factory: pytest.TempPathFactory,
-    django_db_blocker: DjangoDbBlocker,
-) -> Iterator[GuardServer]:
+def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
     """One for the module. At the end its books must balance, and its log has nothing of what was said."""
-    log_path = tmp_path_factory.mktemp("memory") / "server.log"
-    server = GuardServer(databases.copy(), log_path, django_db_blocker, CONTENT_KEYS=KEY, MAX_BODY_BYTES="20000")
-    try:
-        yield server
-        audit(server)
-        assert "Traceback" not in server.log, server.log
-        assert ANSWER not in server.log
-        assert QUESTION not in server.log
-    finally:
-        server.close()
+    server = module_server(start=False, CONTENT_KEYS=KEY, MAX_BODY_BYTES="20000")
+    yield server
+    audit(server)
+    assert "Traceback" not in server.log, server.log
+    assert ANSWER not in server.log
+    assert QUESTION not in server.log
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from django.utils import timezone
-from pytest_django import DjangoDbBlocker
 
 from guard.chat import idempotency
 from guard.config.deploy_checks import check_content_keys
@@ -28,7 +27,6 @@ from tenants.models import Scope, Tenant
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream
 from tests.support.calls import chat_call
-from tests.support.databases import Databases
 from tests.support.history import place_call
 from tests.support.provider import Provider
 from tests.support.race import on_postgres
@@ -51,23 +49,14 @@ def _keys(settings: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(
-    databases: Databases,
-    provider_process: Provider,
-    tmp_path_factory: pytest.TempPathFactory,
-    django_db_blocker: DjangoDbBlocker,
-) -> Iterator[GuardServer]:
+def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
     """One for the module. At the end its books must balance, and its log has nothing of what was said."""
-    log_path = tmp_path_factory.mktemp("content") / "server.log"
-    server = GuardServer(databases.copy(), log_path, django_db_blocker, CONTENT_KEYS=KEY)
-    try:
-        yield server
-        audit(server)
-        assert "Traceback" not in server.log, server.log
-        assert ANSWER not in server.log
-        assert HELLO[0]["content"] not in server.log
-    finally:
-        server.close()
+    server = module_server(start=False, CONTENT_KEYS=KEY)
+    yield server
+    audit(server)
+    assert "Traceback" not in server.log, server.log
+    assert ANSWER not in server.log
+    assert HELLO[0]["content"] not in server.log
 
 
 @pytest.fixture(scope="module")
