@@ -28,6 +28,13 @@ def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
     audit(server)
 
 
+@pytest.fixture(scope="module")
+def patient_server(module_server: Callable[..., GuardServer]) -> GuardServer:
+    """Which waits for a provider for longer than any client here waits for it."""
+    server: GuardServer = module_server(STREAM_IDLE_SECONDS="600", PROVIDER_TIMEOUT_SECONDS="600")
+    return server
+
+
 @pytest.fixture
 def agent(server: GuardServer, provider: Provider) -> Agent:
     agent = Agent.hire(server)
@@ -62,10 +69,10 @@ END = event(choices=[], usage=USAGE)
 @STREAMS
 @pytest.mark.parametrize("after", ["", ": still here\n\n"], ids=["silence", "comments"])
 def test_a_stream_that_is_complete_ends_at_once_whatever_its_provider_does(
-    agent: Agent, provider: Provider, path: str, after: str
+    patient_server: GuardServer, provider: Provider, path: str, after: str
 ) -> None:
-    """Its comments would go on for a quarter of an hour, which no client here waits for."""
-    comments = [after] * 4_500 if after else []
+    """Its provider never ends it, and the guard would wait for longer than the client here does."""
+    agent, comments = Agent.hire(patient_server), [after] * 40 if after else []
     provider.behave(upstream(agent.model), wire=[HEAD + "".join(ANSWER) + END, *comments], chunk_delay_s=0.2, hang=True)
     assert text_of(chunks_of(ask(agent, path))) == "Hi there"
     entry = agent.entry()
@@ -135,8 +142,21 @@ def test_a_model_may_think_in_silence_too(agent: Agent, provider: Provider, path
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_can_have_a_limit_of_its_own(server: GuardServer, provider: Provider, stream: bool) -> None:
-    """Longer than that of all, and the call is served by it however late; for a shorter one it would take a clock."""
+def test_a_model_can_have_a_shorter_limit_of_its_own(
+    patient_server: GuardServer, provider: Provider, stream: bool
+) -> None:
+    """The client here would not wait for that of all."""
+    with patient_server.database(wait=False), transaction.atomic():
+        agent = Agent.create(patient_server)
+        CatalogueModel.objects.filter(pk=agent.model).update(answer_timeout_s=1)
+    provider.behave(upstream(agent.model), hang=True)
+    provider.behave(upstream(agent.fallback), usage=USAGE)
+    assert served_by(ask(agent, "/v1/chat/completions", stream=stream)) == agent.fallback
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_can_have_a_longer_limit_of_its_own(server: GuardServer, provider: Provider, stream: bool) -> None:
+    """Longer than that of all, and the call is served by it however late."""
     with server.database(wait=False), transaction.atomic():
         agent = Agent.create(server)
         CatalogueModel.objects.filter(pk=agent.model).update(answer_timeout_s=60)
