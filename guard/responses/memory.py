@@ -8,7 +8,7 @@ can go on from it.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import orjson
@@ -44,6 +44,22 @@ STORED_WITHIN_S = 5.0
 """How long an answer waits for its response to be stored; then it is told that it is not kept."""
 
 
+class Source(NamedTuple):
+    """Whose words a request goes on from, and by which of its parameters."""
+
+    param: str
+    customer: str
+    conversation: str
+
+
+class KeptItem(NamedTuple):
+    """An item of an answer that is kept, and who was answered."""
+
+    item: Json
+    customer: str
+    conversation: str
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """A conversation as far as a request goes on from it; nothing, where it goes on from none."""
@@ -54,6 +70,10 @@ class Memory:
     bytes: int = 0
     customer: str = ""
     conversation: str = ""
+
+    @property
+    def sources(self) -> list[Source]:
+        return [Source(PARAM, self.customer, self.conversation)] if self.calls else []
 
     def then(self, given: list[Json]) -> list[Json]:
         """With the items of the new input. Raises InvalidRequest where that is more than a request may have."""
@@ -106,7 +126,7 @@ async def recall(response_id: str, tenant: TenantPolicy, runtime: Runtime) -> Me
     if items is None or any(is_reference(item) and item["id"] not in found for item in items):
         raise NotFound(f"{PARAM}: what came before {response_id!r} is not kept any more, or not whole.", param=PARAM)
     named = rows[-1]
-    whole = [found.get(item["id"], item) if is_reference(item) else item for item in items]
+    whole = [found[item["id"]].item if is_reference(item) else item for item in items]
     return Memory((*last.before, call_id), whole, last.bytes, named.customer, named.conversation)
 
 
@@ -122,26 +142,29 @@ def is_reference(item: Any) -> bool:
     return isinstance(item, Mapping) and item.get("type") == REFERENCE and isinstance(item.get("id"), str)
 
 
-async def dereferenced(given: Any, tenant: TenantPolicy, runtime: Runtime) -> Any:
+async def dereferenced(given: Any, tenant: TenantPolicy, runtime: Runtime) -> tuple[Any, list[Source]]:
     """An input with the items that its references name: items of responses that are kept, each in its place.
+
+    And whose these items are.
 
     Some clients (the AI SDK of Vercel) send an earlier answer by its id unless they are told to store nothing.
     Raises InvalidRequest or NotFound naming the reference.
     """
     places = [place for place, item in enumerate(given) if is_reference(item)] if isinstance(given, list) else []
     if not places or len(given) > MOST_MESSAGES:
-        return given
+        return given, []
     if not keeps_content(tenant):
         raise refuse(f"input[{places[0]}].type", KEEPS_NONE)
-    found = await referred_to(given, tenant, runtime)
+    found, sources = await referred_to(given, tenant, runtime), []
     for place in places:
-        if (item_id := given[place]["id"]) not in found:
-            param = f"input[{place}].id"
+        param, item_id = f"input[{place}].id", given[place]["id"]
+        if item_id not in found:
             raise NotFound(f"{param}: no item {item_id[:80]!r} is kept, or not any more.", param=param)
-    return [found[item["id"]] if is_reference(item) else item for item in given]
+        sources.append(Source(param, found[item_id].customer, found[item_id].conversation))
+    return [found[item["id"]].item if is_reference(item) else item for item in given], sources
 
 
-async def referred_to(items: list[Any], tenant: TenantPolicy, runtime: Runtime) -> dict[str, Json]:
+async def referred_to(items: list[Any], tenant: TenantPolicy, runtime: Runtime) -> dict[str, KeptItem]:
     """By their ids, of the items that are referred to those that are kept. Raises InvalidRequest for too many."""
     if not (calls := calls_referred_to(items)):
         return {}
@@ -163,9 +186,13 @@ def _read_some(calls: Collection[UUID], tenant: TenantPolicy) -> list[CallConten
     return list(rows)
 
 
-def _outputs_of(rows: list[CallContent]) -> dict[str, Json]:
-    kept = filter(None, map(unpacked_if_readable, rows))
-    return {item["id"]: item for each in kept for item in each.response["output"]}
+def _outputs_of(rows: list[CallContent]) -> dict[str, KeptItem]:
+    return {
+        item["id"]: KeptItem(item, row.customer, row.conversation)
+        for row in rows
+        if (kept := unpacked_if_readable(row))
+        for item in kept.response["output"]
+    }
 
 
 def not_kept(response_id: str) -> NotFound:

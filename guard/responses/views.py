@@ -1,6 +1,6 @@
 """`POST /v1/responses`: parse, have it served as any chat call, shape the answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from guard.policy.snapshot import KeyPolicy, Policy
 from guard.responses.answer import repeated, response_of
 from guard.responses.events import Events, as_bytes
 from guard.responses.items import read_input
-from guard.responses.memory import NO_MEMORY, PARAM, Memory, calls_referred_to, dereferenced, keep, recall
+from guard.responses.memory import NO_MEMORY, PARAM, Memory, Source, calls_referred_to, dereferenced, keep, recall
 from guard.responses.parameters import check_parameters
 from guard.responses.relay import ResponseRelay, told
 from guard.responses.request import CHAT_NAMES, chat_request
@@ -66,13 +66,16 @@ def read_response(
     )
 
 
-def going_on(asked: ResponseRequest) -> ResponseRequest:
-    """Customer and conversation of the response before it, where the request names none. Raises InvalidRequest."""
-    before = asked.memory
-    if before.customer and asked.customer not in ("", before.customer):
-        raise refuse(PARAM, "was answered to another customer than this request names.")
-    customer, conversation = asked.customer or before.customer, asked.conversation or before.conversation
-    return replace(asked, customer=customer, conversation=conversation)
+def with_sources(asked: ResponseRequest, sources: Iterable[Source]) -> ResponseRequest:
+    """Customer and conversation of what it goes on from, where the request names none. Raises InvalidRequest.
+
+    Else words of one customer would be kept as another's, and not go when the first is erased.
+    """
+    for param, customer, conversation in sources:
+        if customer and asked.customer not in ("", customer):
+            raise refuse(param, "was answered to another customer than this request's.")
+        asked = replace(asked, customer=asked.customer or customer, conversation=asked.conversation or conversation)
+    return asked
 
 
 class ResponsesEndpoint(ChatView):
@@ -81,11 +84,11 @@ class ResponsesEndpoint(ChatView):
         previous = data.get(PARAM)
         memory = NO_MEMORY if previous is None else await recall(previous, key.tenant, runtime)
         given = data.get("input")
-        items = await dereferenced(given, key.tenant, runtime)
+        items, sources = await dereferenced(given, key.tenant, runtime)
         asked = read_response(
             {**data, "input": items}, memory, given=None if items is given else given, keeps=keeps_content(key.tenant)
         )
-        return going_on(with_headers(asked, request.headers))
+        return with_sources(with_headers(asked, request.headers), [*memory.sources, *sources])
 
     async def post(self, request: HttpRequest) -> HttpResponseBase:
         try:

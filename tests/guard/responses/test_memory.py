@@ -335,6 +335,19 @@ def test_an_erased_customers_are_gone(agent: Agent, client: OpenAI, talk: list[R
         refused(openai.NotFoundError, client, agent.model, previous_response_id=response.id)
 
 
+def test_a_reference_goes_on_with_the_customer_who_was_answered(agent: Agent, client: OpenAI) -> None:
+    """Else the words would be kept as somebody else's, and stay when the customer is erased."""
+    first = ask(client, agent.model, user="ann", metadata={"conversation_id": "c-1"})
+    given = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "When?"}]
+    ask(client, agent.model, given)
+    assert {(entry.customer, entry.conversation) for entry in agent.entries(2)} == {("ann", "c-1")}
+    error = refused(openai.BadRequestError, client, agent.model, given=given, user="bob")
+    assert error.param == "input[0].id"
+    eventually(lambda: len([each for each in contents(agent) if each.body and each.response]) == 2)
+    manage(agent, "erase_customer", agent.tenant_id, "ann", "--yes")
+    assert contents(agent) == []
+
+
 def manage(agent: Agent, *arguments: str) -> str:
     done = agent.server.manage(*arguments)
     assert done.returncode == 0, done.stderr
