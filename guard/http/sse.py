@@ -12,6 +12,7 @@ DONE = b"data: [DONE]\n\n"
 MOST_BYTES = 4 * 1024 * 1024
 """An event longer than this is no chat completion."""
 BOM = b"\xef\xbb\xbf"
+BLANK = BOM + b" \t\r\n"
 FIELD = re.compile(rb":|(data|event|id|retry)(:|$)")
 """How the lines begin that readers of events heed; they ignore all others."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")

@@ -4,20 +4,21 @@ Imported by a worker at its start, and by nothing that a command needs: aiohttp 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from time import monotonic
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 import orjson
 from django.conf import settings
 
 from guard.http.request_ids import NO_HEADERS
-from guard.http.sse import BOM, MOST_BYTES, Event, Splitter
+from guard.http.sse import BLANK, MOST_BYTES, Event, Splitter
 from guard.providers.dialects import CHAT, DIALECTS, Chat, dialect_for, with_affinity
 from guard.providers.embeddings import Embeddings
-from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
+from guard.providers.endpoint import Endpoint, failures_told
 from guard.providers.failures import (
     Failed,
     ProviderError,
@@ -36,7 +37,6 @@ LAST_DONE_S = 0.5
 ALIVE_AFTER = 6
 """After this part of STREAM_IDLE_SECONDS a stream that is only kept alive begins so: its client may have proxies."""
 PAGE_OR_DOCUMENT = (b"<", b"{")
-BLANK = BOM + b" \t\r\n"
 
 
 class Provider:
@@ -58,27 +58,22 @@ class Provider:
 
         Raises Rejected or Failed.
         """
-        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        spoken = dialect_for(payload, self.dialect)
-        with failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                response = await self._post(spoken, payload, headers, wait_s, stream=False)
-                async with response:
-                    content = await response.read()
-        return completion_in(response.headers, content, DIALECTS[spoken])
+        ask = self._ask(payload, headers, stream=False)
+        with ask.in_chat_names():
+            head, content = await ask.endpoint.fetch(ask.body, ask.headers, wait_s or settings.PROVIDER_TIMEOUT_SECONDS)
+        return completion_in(head, content, ask.dialect)
 
     async def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> "ProviderStream":
         """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed."""
         wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        spoken = dialect_for(payload, self.dialect)
-        with failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                # The connection knows nothing of tokens: it gets the longer of the two waits.
-                read_s = max(wait_s, settings.STREAM_IDLE_SECONDS)
-                response = await self._post(spoken, payload, headers, read_s, stream=True)
-        stream = ProviderStream(response, wait_s, DIALECTS[spoken])
+        ask = self._ask(payload, headers, stream=True)
+        # The connection knows nothing of tokens: it gets the longer of the two waits.
+        pause_s = max(wait_s, settings.STREAM_IDLE_SECONDS)
+        with ask.in_chat_names():
+            response = await ask.endpoint.open(ask.body, ask.headers, wait_s, pause_s)
+        stream = ProviderStream(response, wait_s, ask.dialect)
         try:
             await stream.read_first()
         except BaseException:
@@ -86,21 +81,33 @@ class Provider:
             raise
         return stream
 
-    async def _post(
-        self, spoken: str, payload: Mapping[str, Any], headers: Mapping[str, str], read_s: float, *, stream: bool
-    ) -> aiohttp.ClientResponse:
-        dialect = DIALECTS[spoken]
+    def _ask(self, payload: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool) -> "_Ask":
+        spoken = dialect_for(payload, self.dialect)
         request, headers = with_affinity(spoken, {**self.always, **payload}, headers)
-        body = orjson.dumps(dialect.request(request, stream=stream))
-        try:
-            return await self.endpoints[spoken].post(body, headers, read_s)
-        except Rejected as rejected:
-            raise dialect.in_chat_names(rejected) from None
+        body = orjson.dumps(DIALECTS[spoken].request(request, stream=stream))
+        return _Ask(DIALECTS[spoken], self.endpoints[spoken], body, headers)
 
     async def close(self) -> None:
         for endpoint in self.endpoints.values():
             await endpoint.close()
         await self.embeddings.close()
+
+
+class _Ask(NamedTuple):
+    """A request as it is sent."""
+
+    dialect: Chat
+    endpoint: Endpoint
+    body: bytes
+    headers: Mapping[str, str]
+
+    @contextmanager
+    def in_chat_names(self) -> Iterator[None]:
+        """A refusal names the guard's own fields, whatever the dialect calls them."""
+        try:
+            yield
+        except Rejected as rejected:
+            raise self.dialect.in_chat_names(rejected) from None
 
 
 class ProviderStream:
@@ -152,7 +159,7 @@ class ProviderStream:
     def _meaning_of(self, event: Event) -> ProviderError:
         if event.is_garbage or event.chunk is None:
             return Failed(FailureCode.BAD_ANSWER, billed=None)
-        meaning = _meaning_of_error(event.chunk)
+        meaning = meaning_of_error_within(event.chunk)
         if self.is_opened:  # too late to send the call elsewhere, or to call it the caller's error
             return Failed(meaning.code, billed=None if self.has_begun else False)
         return meaning
@@ -230,18 +237,10 @@ def completion_in(headers: Mapping[str, str], content: bytes, dialect: Chat) -> 
     else:
         answer = dialect.completion(answer)
     if is_error(answer) and not answer.get("choices"):
-        raise _meaning_of_error(answer)
+        raise meaning_of_error_within(answer)
     if not _is_completion(answer):
         raise Failed(FailureCode.BAD_ANSWER, billed=None)
     return cast(dict[str, Any], answer)
-
-
-def _meaning_of_error(body: Mapping[str, Any]) -> ProviderError:
-    """One that counts tokens may be billed, whatever it means."""
-    meaning, usage = meaning_of_error_within(body), body.get("usage")
-    counts = usage.values() if isinstance(usage, Mapping) else ()
-    is_counted = any(isinstance(count, int | float) and count > 0 for count in counts)
-    return Failed(meaning.code, billed=None) if is_counted and isinstance(meaning, Failed) else meaning
 
 
 def _completion_of_stream(content: bytes, dialect: Chat) -> dict[str, Any] | None:
@@ -251,7 +250,7 @@ def _completion_of_stream(content: bytes, dialect: Chat) -> dict[str, Any] | Non
     if events and all(event.chunk is None and not event.is_garbage for event in events):
         raise Failed(FailureCode.BAD_ANSWER, billed=False)
     if (first := next((event for event in events if event.chunk is not None), None)) and is_error(first.chunk):
-        raise _meaning_of_error(first.chunk or {})
+        raise meaning_of_error_within(first.chunk or {})
     return completion_of(takewhile(_is_sound, events))
 
 

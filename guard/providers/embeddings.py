@@ -1,6 +1,5 @@
 """A provider's embeddings: what is sent, and what of an answer comes back."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -8,12 +7,10 @@ import orjson
 from django.conf import settings
 
 from guard.http.request_ids import NO_HEADERS
-from guard.http.sse import BOM
-from guard.providers.endpoint import CONNECT_TIMEOUT_S, Endpoint, failures_told
+from guard.http.sse import BLANK
+from guard.providers.endpoint import Endpoint
 from guard.providers.failures import Failed, is_error, is_page, meaning_of_error_within
 from spend.codes import FailureCode
-
-BLANK = BOM + b" \t\r\n"
 
 
 class Embeddings:
@@ -27,12 +24,7 @@ class Embeddings:
     ) -> dict[str, Any]:
         """The provider's answer, as it came, within `wait_s` or the setting's seconds. Raises Rejected or Failed."""
         wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        with failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                response = await self.endpoint.post(orjson.dumps(payload), headers, wait_s)
-                async with response:
-                    content = await response.read()
-        return embeddings_in(response.headers, content)
+        return embeddings_in(*await self.endpoint.fetch(orjson.dumps(payload), headers, wait_s))
 
     async def close(self) -> None:
         await self.endpoint.close()

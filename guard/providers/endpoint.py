@@ -4,6 +4,7 @@ A call's body is bytes and its answer is read as bytes: nothing here knows of ch
 retry would be a second bill that no hold covers.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.request import getproxies, proxy_bypass
@@ -27,8 +28,6 @@ CUT_OFF = (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError, OSError)
 
 
 class Endpoint:
-    """Its answers are read and released by whoever asked for them."""
-
     def __init__(self, url: str, api_key: str) -> None:
         self.url = URL(url)
         self.headers = {
@@ -38,17 +37,31 @@ class Endpoint:
         }
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, body: bytes, headers: Mapping[str, str], read_s: float) -> aiohttp.ClientResponse:
-        """The answer's head; its body may take `read_s` from one piece to the next.
+    async def fetch(self, body: bytes, headers: Mapping[str, str], wait_s: float) -> tuple[Mapping[str, str], bytes]:
+        """The whole of an answer, its headers and its body, within `wait_s`. Raises Rejected or Failed."""
+        with failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s), await self._post(body, headers, wait_s) as response:
+                return response.headers, await response.read()
 
-        Raises Rejected or Failed for a status other than 2xx, and else what `failures_told` tells.
+    async def open(
+        self, body: bytes, headers: Mapping[str, str], wait_s: float, pause_s: float
+    ) -> aiohttp.ClientResponse:
+        """An answer that begins within `wait_s`, its pieces `pause_s` apart at most; who reads it releases it.
+
+        Raises Rejected or Failed.
         """
+        with failures_told():
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
+                return await self._post(body, headers, pause_s)
+
+    async def _post(self, body: bytes, headers: Mapping[str, str], pause_s: float) -> aiohttp.ClientResponse:
+        """Raises Rejected or Failed for a status other than 2xx, and else what `failures_told` tells."""
         response = await self.session.post(
             self.url,
             data=body,
             headers=headers,
             allow_redirects=False,  # a prompt goes to the address that was configured, and to no other
-            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=read_s),
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=pause_s),
         )
         if 200 <= response.status < 300:
             return response

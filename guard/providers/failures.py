@@ -161,11 +161,23 @@ def meaning_of_status(status: int, headers: Mapping[str, str], content: bytes, n
 
 
 def meaning_of_error_within(body: Mapping[str, Any]) -> ProviderError:
-    """What an error means that came with status 200: it may be the gateway's own fault, so none is the caller's."""
+    """What an error means that came with status 200: it may be the gateway's own fault, so none is the caller's.
+
+    One that counts tokens may be billed, whatever it means.
+    """
     words = words_of_error(body)
     meaning = meaning_of_words(words.status, words)
-    is_callers = isinstance(meaning, Rejected) and not isinstance(meaning, ContentRefused)
-    return Failed(FailureCode.ERROR_WITHIN_ANSWER) if is_callers else meaning
+    if isinstance(meaning, ContentRefused):
+        return meaning
+    code = FailureCode.ERROR_WITHIN_ANSWER if isinstance(meaning, Rejected) else meaning.code
+    if _counts_tokens(body):
+        return Failed(code, billed=None)
+    return meaning if isinstance(meaning, Failed) else Failed(code)
+
+
+def _counts_tokens(body: Mapping[str, Any]) -> bool:
+    usage = body.get("usage")
+    return isinstance(usage, Mapping) and any(isinstance(count, int | float) and count > 0 for count in usage.values())
 
 
 def meaning_of_words(status: int, words: ErrorWords, retry_after_s: float | None = None) -> ProviderError:

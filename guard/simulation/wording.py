@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils.timezone import localtime
 
 from guard.http.errors import GuardError
+from guard.policy.limits import all_reset_at
 from guard.simulation.simulate import Rehearsal, Verdict
 from spend.budgets.usage import remaining_ticks, state_of
 from spend.codes import StepCode
@@ -106,9 +107,8 @@ def _refusal(found: Rehearsal, result: DoesNotFit, zone: ZoneInfo) -> str:
     why = " and of ".join(
         f"{budget_name(found.limits[each].key)} ({_left(found, each)} USD)" for each in result.binding
     )
-    ends = [limit.ends_at for limit in binding]
-    known = [end for end in ends if end is not None]
-    until = f"It starts anew on {localtime(max(known), zone):%a %-d %b, %H:%M} {zone.key}." if known == ends else ""
+    resets_at = all_reset_at(binding)
+    until = f"It starts anew on {localtime(resets_at, zone):%a %-d %b, %H:%M} {zone.key}." if resets_at else ""
     because = f"because no model fits what is left of {why}. {until}".strip()
     if found.handoff_words:
         return f"It would be handed off, {because} The customer would read: “{found.handoff_words}”"

@@ -282,8 +282,10 @@ def _close(threads: ThreadPoolExecutor, count: int) -> None:
     barrier = Barrier(count)
 
     def close_own() -> None:
-        connections.close_all()
-        barrier.wait()
+        try:
+            connections.close_all()
+        finally:  # or the others would wait for ever
+            barrier.wait()
 
     for _ in range(count):
         threads.submit(close_own)

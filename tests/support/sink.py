@@ -56,6 +56,9 @@ class Sink:
             def do_GET(self) -> None:
                 self.do_POST()
 
+            def do_CONNECT(self) -> None:
+                self.do_POST()
+
             def log_message(self, *args: Any) -> None:
                 pass
 

@@ -7,7 +7,7 @@ from guard.http.sse import Event
 from guard.providers import affinity
 from guard.providers.dialects.responses_answer import completion_of_response
 from guard.providers.dialects.responses_events import ResponseReader
-from guard.providers.dialects.responses_request import can_say, chat_name, name_in, responses_request
+from guard.providers.dialects.responses_request import can_say, chat_name, name_in, responses_request, stream_options
 from guard.providers.failures import Rejected
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ class Responses(Chat):
     path = "/responses"
 
     def request(self, payload: Json, *, stream: bool) -> Json:
-        return {**responses_request(payload), "stream": True} if stream else responses_request(payload)
+        return {**responses_request(payload), **stream_options(payload)} if stream else responses_request(payload)
 
     def completion(self, answer: Any) -> Any:
         return completion_of_response(answer)

@@ -46,6 +46,13 @@ def can_say(payload: Mapping[str, Any]) -> bool:
     )
 
 
+def stream_options(payload: Mapping[str, Any]) -> Json:
+    """What asks for a stream of this payload's answer. Of its own options this dialect has one; usage comes anyway."""
+    options = payload.get("stream_options") or {}
+    said = {name: options[name] for name in ("include_obfuscation",) if name in options}
+    return {"stream": True, **({"stream_options": said} if said else {})}
+
+
 def _maximum_of(payload: Mapping[str, Any]) -> int:
     maximum = payload.get("max_completion_tokens") or payload.get("max_tokens")
     return maximum if isinstance(maximum, int) else LEAST_MAXIMUM

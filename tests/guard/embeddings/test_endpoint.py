@@ -11,7 +11,8 @@ from openai import OpenAI
 
 from guard.demo.embeddings import vector_of
 from spend.models import Call, Route
-from tenants.models import ApiKey, RouteStep, Tenant
+from tenants.models import ApiKey, HardStop, RouteStep, Tenant
+from tenants.trail import raise_revision
 from tests.factories import BudgetFactory, CatalogueModelFactory
 from tests.support.agents import Agent, audit, eventually, upstream
 from tests.support.provider import Provider
@@ -144,6 +145,26 @@ def test_what_is_no_answer_fails_and_what_it_cost_is_charged(agent: Embedder, pr
     answer = post(agent)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "all_models_failed")
     assert agent.entry().is_estimated
+
+
+@pytest.mark.parametrize("billed", [0, 7])
+def test_an_error_within_an_answer_that_counts_tokens_may_be_billed(
+    agent: Embedder, provider: Provider, billed: int
+) -> None:
+    usage = {"prompt_tokens": billed, "total_tokens": billed}
+    provider.behave(upstream(agent.embedding), body={"error": {"message": "no", "code": 500}, "usage": usage})
+    assert post(agent).status_code == 503
+    eventually(lambda: bool(agent.calls()))
+    assert [entry.is_estimated for entry in agent.entries(at_least=min(billed, 1))] == [True] * min(billed, 1)
+
+
+def test_an_embedding_is_never_handed_off(agent: Embedder) -> None:
+    with agent.server.database(), transaction.atomic():
+        Tenant.objects.filter(pk=agent.tenant_id).update(hard_stop=HardStop.HAND_OFF, handoff_words="Later.")
+        BudgetFactory.create(tenant_id=agent.tenant_id, tenant=None, limit_ticks=0)
+        raise_revision()
+    eventually(lambda: post(agent).status_code == 429)
+    assert post(agent).json()["error"]["code"] == "budget_exceeded"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,10 +1,6 @@
 """`check_providers`: what an operator reads of an address and a key, from a real server that answers in each way."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +8,7 @@ from django.core.management import CommandError, call_command
 
 from tests.factories import CatalogueModelFactory
 from tests.support.provider import Provider
+from tests.support.sink import http_sink
 
 pytestmark = pytest.mark.django_db
 
@@ -27,33 +24,6 @@ REFUSED: list[tuple[int, Any, str]] = [
     (429, {"error": {"message": "no"}}, "throttling"),
     (500, "", "try again later"),
 ]
-
-
-@contextmanager
-def answering(status: int, body: Any) -> Iterator[str]:
-    """A server's address that answers everything so."""
-    content = (body if isinstance(body, str) else json.dumps(body)).encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("x-should-retry", "false")
-            if status == 302:
-                self.send_header("Location", self.path)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
-        finally:
-            server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +53,14 @@ def test_a_provider_that_works_and_what_it_does_not_list(
 def test_what_is_wrong_is_said_in_plain_words(
     settings: Any, capsys: pytest.CaptureFixture[str], status: int, body: Any, words: str
 ) -> None:
-    with (
-        answering(status, body) as settings.OPENAI_BASE_URL,
-        pytest.raises(CommandError, match=r"Not working: OpenAI\."),
-    ):
-        check(capsys)
+    with http_sink() as sink:
+        is_page = isinstance(body, str)
+        sink.status, sink.answer = status, (body if is_page else json.dumps(body)).encode()
+        kind = "text/html" if is_page else "application/json"
+        sink.headers = {"Content-Type": kind, "Location": "/v1/models", "x-should-retry": "false"}
+        settings.OPENAI_BASE_URL = f"{sink.url}/v1"
+        with pytest.raises(CommandError, match=r"Not working: OpenAI\."):
+            check(capsys)
     said = capsys.readouterr().out
     assert words in said
     assert "a-secret-key" not in said

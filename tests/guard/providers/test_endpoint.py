@@ -1,54 +1,21 @@
 """How requests leave: by the environment's proxy where it names one, and how they end when nobody is there."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 
 import pytest
 
-from guard.providers.endpoint import Endpoint, failures_told
+from guard.providers.endpoint import Endpoint
 from guard.providers.failures import Failed
 from spend.codes import FailureCode
+from tests.support.sink import http_sink
 
 ADDRESS = "http://provider.example/v1/chat/completions"
-HEADS = list[tuple[str, dict[str, str]]]
-
-
-@contextmanager
-def proxy(status: int = 200) -> Iterator[tuple[int, HEADS]]:
-    """A proxy's port, and what was asked of it. It answers by itself, so that nothing leaves this machine."""
-    heads: HEADS = []
-
-    class Proxy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heads.append((self.path, dict(self.headers)))
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        do_CONNECT = do_POST  # noqa: N815
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield server.server_port, heads
-        finally:
-            server.shutdown()
 
 
 async def answer_of(address: str) -> bytes:
     endpoint = Endpoint(address, "secret")
     try:
-        with failures_told():
-            async with await endpoint.post(b"{}", {"traceparent": "t"}, 5) as response:
-                return await response.read()
+        return (await endpoint.fetch(b"{}", {"traceparent": "t"}, 5))[1]
     finally:
         await endpoint.close()
 
@@ -62,22 +29,22 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
 def test_requests_go_by_the_environments_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    with proxy() as (port, heads):
-        monkeypatch.setenv(name, f"http://ann:pass@127.0.0.1:{port}")
+    with http_sink() as proxy:  # it answers by itself, so that nothing leaves this machine
+        monkeypatch.setenv(name, proxy.url.replace("http://", "http://ann:pass@"))
         assert asyncio.run(answer_of(ADDRESS)) == b"{}"
-    ((path, headers),) = heads
-    assert path == ADDRESS
-    assert headers["Authorization"] == "Bearer secret"
-    assert headers["Proxy-Authorization"] == "Basic YW5uOnBhc3M="
-    assert headers["traceparent"] == "t"
+    (received,) = proxy.received
+    assert received.path == ADDRESS
+    assert received.headers["Authorization"] == "Bearer secret"
+    assert received.headers["Proxy-Authorization"] == "Basic YW5uOnBhc3M="
+    assert received.headers["traceparent"] == "t"
 
 
 def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    with proxy() as (port, heads):
+    with http_sink() as provider:
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert asyncio.run(answer_of(f"http://127.0.0.1:{port}/v1/chat/completions")) == b"{}"
-    assert [path for path, _ in heads] == ["/v1/chat/completions"]
+        assert asyncio.run(answer_of(f"{provider.url}/v1/chat/completions")) == b"{}"
+    assert [received.path for received in provider.received] == ["/v1/chat/completions"]
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/v1", "https://127.0.0.1:1/v1"])
@@ -88,8 +55,9 @@ def test_a_request_that_nobody_took_billed_nothing(address: str) -> None:
 
 
 def test_a_proxy_that_refuses_to_connect_billed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with proxy(status=407) as (port, _heads):
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    with http_sink() as proxy:
+        proxy.status = 407
+        monkeypatch.setenv("https_proxy", proxy.url)
         with pytest.raises(Failed) as failed:
             asyncio.run(answer_of(ADDRESS.replace("http:", "https:")))
     assert (failed.value.code, failed.value.billed) == (FailureCode.CONNECTION_FAILED, False)

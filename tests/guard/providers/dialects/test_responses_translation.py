@@ -149,6 +149,13 @@ def test_what_it_has_no_word_for_goes_by_chat_completions(fields: Json) -> None:
     assert not can_say(payload)
 
 
+@pytest.mark.parametrize("options", [{}, {"include_obfuscation": False}])
+def test_what_is_asked_of_a_stream(options: Json) -> None:
+    payload = {"model": "m", "messages": HELLO, "stream_options": {**options, "include_usage": True}}
+    request = DIALECTS[RESPONSES].request(payload, stream=True)
+    assert (request["stream"], request.get("stream_options", {})) == (True, options)
+
+
 def test_chat_completions_are_spoken_where_nothing_else_is_preferred() -> None:
     assert dialect_for({"messages": HELLO}, CHAT) == CHAT
 
