@@ -4,15 +4,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from django.conf import settings
 
 from guard import __version__
 from guard.management.commands.serve import SETTLE_S
-from guard.worker.background import STOP_S
+from guard.worker.background import BEAT_S, STOP_S
 from tests.deploy.dockerfile import copies, stages
 from tests.support.environment import ROOT
 
@@ -24,10 +24,13 @@ MANIFESTS = [
     for manifest in yaml.safe_load_all(path.read_text())
 ]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
-DEFAULT_PROVIDER_TIMEOUT_S = 300
-STOP_DELAY_S = 5
-STOP_OF_WEB_S = STOP_DELAY_S + DEFAULT_PROVIDER_TIMEOUT_S + SETTLE_S + STOP_S
-UNIT_S = {"s": 1, "m": 60}
+EXAMPLE = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+STOP_DELAY_S, PROVIDER_TIMEOUT_S = int(EXAMPLE["STOP_DELAY_SECONDS"]), int(EXAMPLE["PROVIDER_TIMEOUT_SECONDS"])
+STOP_OF_BACKGROUND_S = STOP_S + BEAT_S
+STOP_OF_WEB_S = STOP_DELAY_S + PROVIDER_TIMEOUT_S + SETTLE_S + STOP_OF_BACKGROUND_S
+"""With the background beside it, which is told once the web processes have ended."""
+SIX_MINUTES_S = 360
+UNIT_S = {"s": 1, "m": 60, "": 1, "min": 60}
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -67,19 +70,32 @@ def test_every_file_names_the_version_that_it_belongs_to() -> None:
 
 
 def test_a_stop_is_waited_for_until_calls_in_flight_have_ended() -> None:
-    assert settings.PROVIDER_TIMEOUT_SECONDS <= DEFAULT_PROVIDER_TIMEOUT_S
-    assert f"PROVIDER_TIMEOUT_SECONDS={DEFAULT_PROVIDER_TIMEOUT_S}\n" in (ROOT / ".env.example").read_text()
     web, background = COMPOSE["services"]["web"], COMPOSE["services"]["background"]
-    assert seconds(web["stop_grace_period"]) > STOP_OF_WEB_S
-    assert seconds(background["stop_grace_period"]) > STOP_S
-    assert PODS["guard-web"]["terminationGracePeriodSeconds"] > STOP_OF_WEB_S
-    assert PODS["guard-background"]["terminationGracePeriodSeconds"] > STOP_S
-    stops = {unit.stem: re.findall(r"TimeoutStopSec=(\d+)(min)?", unit.read_text()) for unit in UNITS}
-    assert stops == {"guard-background": [("30", "")], "guard-web": [("6", "min")]}
+    assert seconds(background["stop_grace_period"]) > STOP_OF_BACKGROUND_S
+    assert PODS["guard-background"]["terminationGracePeriodSeconds"] > STOP_OF_BACKGROUND_S
+    stops = {unit.stem: stop_of_unit(unit) for unit in UNITS}
+    of_pod = PODS["guard-web"]["terminationGracePeriodSeconds"]
+    assert seconds(web["stop_grace_period"]) == of_pod == stops["guard-web"] == SIX_MINUTES_S
+    assert SIX_MINUTES_S > STOP_OF_WEB_S
+    assert stops["guard-background"] > STOP_OF_BACKGROUND_S
+
+
+def test_upkeep_reckons_a_stop_as_it_is() -> None:
+    page = (ROOT / "docs" / "upkeep.md").read_text()
+    assert f"{STOP_DELAY_S} + {PROVIDER_TIMEOUT_S} + {SETTLE_S} seconds, and {STOP_OF_BACKGROUND_S:.0f} more" in page
+    assert f"That is {STOP_OF_WEB_S:.0f} seconds" in page
+    assert "wait six minutes" in page
+
+
+def stop_of_unit(unit: Path) -> int:
+    [timeout] = re.findall(r"^TimeoutStopSec=(\w+)$", unit.read_text(), re.MULTILINE)
+    return seconds(timeout)
 
 
 def seconds(text: str) -> int:
-    return int(text[:-1]) * UNIT_S[text[-1]]
+    """Of a span as compose ("6m") or systemd ("6min", "30") writes it."""
+    digits = text.rstrip("msin")
+    return int(digits) * UNIT_S[text.removeprefix(digits)]
 
 
 @pytest.mark.parametrize("name", ["web", "background", "migrate"])
