@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -21,6 +22,8 @@ from tenants.periods import Period
 
 DAILY = (Scope.TENANT, Period.DAY)
 """The budget that a top-up raises."""
+TERMS = ("limit_ticks", "soft_cap", "hard_cap", "reserve")
+"""The fields of a row by which it binds calls. Which percents are alerted is beside them."""
 MOST_NAMED = 500
 """Of more tenants than this the rows of all are read: naming them would take longer, and databases have bounds."""
 
@@ -119,6 +122,10 @@ def _effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
     )
 
 
+def terms_of(row: Budget) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in TERMS}
+
+
 def locked_budgets(tenant: Tenant) -> dict[tuple[str, str], Budget]:
     """The tenant's rows by scope and period. Nobody else changes them until the transaction ends."""
     Tenant.objects.select_for_update().get(pk=tenant.pk)
@@ -144,9 +151,8 @@ def set_budget(tenant: Tenant, wanted: Budget) -> None:
 def _write(tenant: Tenant, row: Budget | None, wanted: Budget) -> None:
     """Row by row, by `save`: a bulk statement would leave no audit trail."""
     row = row or Budget(tenant=tenant, scope=wanted.scope, period=wanted.period)
-    terms = {name: getattr(wanted, name) for name in ("limit_ticks", "soft_cap", "hard_cap", "reserve")}
     # 1 and 1.0000 are equal caps, but would look like a change in the trail.
-    changes = {name: value for name, value in terms.items() if getattr(row, name) != value}
+    changes = {name: value for name, value in terms_of(wanted).items() if getattr(row, name) != value}
     for name, value in changes.items():
         setattr(row, name, value)
     if changes or row.pk is None:

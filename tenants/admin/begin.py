@@ -21,6 +21,7 @@ from unfold.widgets import (
 
 from tenants.admin.addresses import change_url
 from tenants.admin.forms import ShareInput, UsdInput, ZoneField
+from tenants.budgets import terms_of
 from tenants.fields import ShareFormField, UsdFormField
 from tenants.models import SMALLEST_CAP, ApiKey, Budget, Scope, Tenant
 from tenants.periods import Period
@@ -160,8 +161,9 @@ def _set_budgets(tenant: Tenant, form: BeginForm) -> None:
 
 
 def _copy_of(row: Budget, tenant: Tenant) -> Budget:
-    terms = {name: getattr(row, name) for name in ("scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve")}
-    return Budget(tenant=tenant, alert_percents=row.alert_percents, **terms)
+    return Budget(
+        tenant=tenant, scope=row.scope, period=row.period, alert_percents=row.alert_percents, **terms_of(row)
+    )
 
 
 def _downgrades(form: BeginForm) -> list[tuple[str, str]]:

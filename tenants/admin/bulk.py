@@ -15,7 +15,7 @@ from django.shortcuts import render
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from tenants.admin.forms import ShareInput, UsdInput
-from tenants.budgets import DAILY, default_budget, set_budget
+from tenants.budgets import DAILY, default_budget, set_budget, terms_of
 from tenants.fields import ShareFormField, UsdFormField
 from tenants.models import SMALLEST_CAP, Budget, Tenant
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
@@ -85,8 +85,7 @@ def _plan_of(tenant: Tenant, wanted: dict[str, Any]) -> Planned:
         return Planned(tenant, _state(tenant.is_active), _state(is_active), is_active=is_active)
     own = {(row.scope, row.period): row for row in tenant.budgets.all()}
     row = own.get(DAILY) or default_budget(tenant)
-    new = Budget(scope=row.scope, period=row.period, limit_ticks=row.limit_ticks, soft_cap=row.soft_cap)
-    new.hard_cap = row.hard_cap
+    new = Budget(scope=row.scope, period=row.period, **terms_of(row))
     if kind == SOFT_CAP:
         new.soft_cap = min(wanted["soft_cap"], row.hard_cap)
     else:

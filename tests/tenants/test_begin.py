@@ -3,6 +3,7 @@
 import html
 import re
 import shlex
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -177,6 +178,15 @@ def test_many_are_changed_as_was_shown_before(operator: Client) -> None:
         "a": 11 * USD, "b": 11 * USD // 2
     }  # fmt: skip
     assert Budget.objects.get(tenant="a").alert_percents == "90"
+
+
+@pytest.mark.parametrize("typed", [{"kind": "limit", "limit_ticks": "2"}, {"kind": "soft_cap", "soft_cap": "0.5"}])
+def test_a_change_of_many_leaves_what_it_is_not_of(operator: Client, typed: dict[str, str]) -> None:
+    kept = {"hard_cap": Decimal("0.9"), "reserve": Decimal("0.1")}
+    BudgetFactory.create(tenant=TenantFactory.create(id="a"), **kept)
+    _, form = previewed(operator, "a", **typed)
+    operator.post(LIST, form | {"apply": [""]})
+    assert Budget.objects.values(*kept).get() == kept
 
 
 def test_what_a_colleague_changed_meanwhile_is_shown_again(operator: Client) -> None:
