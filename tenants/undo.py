@@ -1,7 +1,8 @@
 """A change in the audit trail is undone by another one, which stands in the trail, too.
 
-Settings only: a tenant's own, budgets, routes, downgrades, words and top-ups. A key that was revoked stays so, and of
-who are members the trail has names only.
+Settings only: a tenant's own, budgets, words and top-ups. A key that was revoked stays so, and of who are members the
+trail has names only. Steps of a route and downgrades mean something by their order, of which one row's entry has a part
+at most: put back alone, a step would share its place with another, and a downgrade come last. They are set as a whole.
 """
 
 from datetime import UTC, datetime
@@ -11,9 +12,9 @@ from auditlog.models import LogEntry
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from tenants.models import Budget, DowngradeRule, HandoffTranslation, RouteStep, Tenant, TopUp
+from tenants.models import Budget, HandoffTranslation, Tenant, TopUp
 
-ROWS = (Budget, RouteStep, DowngradeRule, HandoffTranslation, TopUp)
+ROWS = (Budget, HandoffTranslation, TopUp)
 CHANGED_AGAIN = "It was changed again since, so there is nothing to go back to: undo the later change first."
 
 

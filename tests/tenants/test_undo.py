@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tenants.history import history_of
-from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant, TopUp
+from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Scope, Tenant, TopUp
 from tenants.money import TICKS_PER_USD as USD
 from tenants.roles import role
 from tenants.undo import is_undoable
@@ -42,8 +42,11 @@ def operator() -> Client:
 
 
 def latest(model: type[models.Model]) -> LogEntry:
-    content_type = ContentType.objects.get_for_model(model)
-    return LogEntry.objects.filter(content_type=content_type).order_by("-id")[0]
+    return LogEntry.objects.filter(content_type=content_type_of(model)).order_by("-id")[0]
+
+
+def content_type_of(model: type[models.Model]) -> ContentType:
+    return ContentType.objects.get_for_model(model)
 
 
 def undo(client: Client, entry: LogEntry) -> Any:
@@ -88,8 +91,7 @@ def test_what_was_removed_is_put_back_and_what_was_added_removed(operator: Clien
     now = timezone.now()
     made: list[models.Model] = [
         BudgetFactory.create(tenant=tenant, scope=Scope.CUSTOMER, limit_ticks=3 * USD),
-        RouteStepFactory.create(tenant=tenant, position=2),
-        DowngradeRuleFactory.create(tenant=tenant),
+        HandoffTranslation.objects.create(tenant=tenant, language="de", words="Bis morgen."),
         TopUp.objects.create(tenant=tenant, amount_ticks=USD, starts_at=now, ends_at=now + timedelta(hours=1)),
     ]
     for row in made:
@@ -99,7 +101,6 @@ def test_what_was_removed_is_put_back_and_what_was_added_removed(operator: Clien
         assert not model._default_manager.exists()
         undo(operator, latest(model))
         assert {**model._default_manager.values().get(), "id": was["id"]} == was
-    assert {RouteStep, DowngradeRule} <= {type(row) for row in made}
 
 
 def test_what_would_break_a_rule_is_not_put_back(operator: Client, tenant: Tenant) -> None:
@@ -116,6 +117,21 @@ def test_keys_and_members_are_not_undone(operator: Client, tenant: Tenant) -> No
     tenant.members.add(UserFactory.create())
     assert not is_undoable(latest(Tenant))
     assert b"no change that can be undone" in undo(operator, latest(ApiKey)).content
+
+
+def test_what_means_something_by_its_order_is_not_undone_row_by_row(operator: Client, tenant: Tenant) -> None:
+    """The second of three steps, put back, shared a place with the third, and a downgrade came after the others."""
+    steps = [RouteStepFactory.create(tenant=tenant) for _ in range(3)]
+    rules = [DowngradeRuleFactory.create(tenant=tenant) for _ in range(2)]
+    steps[1].delete()
+    steps[2].position = 1
+    steps[2].save()
+    rules[0].delete()
+    for entry in LogEntry.objects.filter(content_type__in=map(content_type_of, (RouteStep, DowngradeRule))):
+        assert not is_undoable(entry)
+        assert b"no change that can be undone" in undo(operator, entry).content
+    assert tenant.effective_route() == [steps[0].model_id, steps[2].model_id]
+    assert list(tenant.downgrade_rules.all()) == [rules[1]]
 
 
 def test_only_operators_undo_and_only_by_a_form(operator: Client, tenant: Tenant) -> None:
