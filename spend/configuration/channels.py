@@ -50,24 +50,26 @@ def plan_channels(plan: Plan, place: Place, tenant: Tenant | None, rows: Iterabl
         standing[row.kind, known_as(row)].append(row)
     for each in place.elements():
         with plan.problems.gathered():
-            wanted, name = _read(each, tenant)
+            wanted, name, values = _read(each, tenant)
             if found := standing[wanted.kind, name]:
                 what = f"{whose}, {wanted.get_kind_display()} to {name}"
-                plan.set_row(each, found.pop(0), what, ACTIVE, {"is_active": wanted.is_active})
+                plan.set_row(each, found.pop(0), what, ACTIVE, values)
             elif wanted.target:
-                plan.set_row(each, wanted, f"{whose}, {wanted}", ACTIVE, {"is_active": wanted.is_active})
+                plan.set_row(each, wanted, f"{whose}, {wanted}", ACTIVE, values)
             else:
                 plan.notes.append(f"{whose}, {wanted.get_kind_display()} {name}: {LEFT_OUT}")
     plan.leave(f"{whose}, alert channels", [str(row) for rows in standing.values() for row in rows])
 
 
-def _read(place: Place, tenant: Tenant | None) -> tuple[AlertChannel, str]:
-    """The channel that is wanted, without a target where the file has none, and what it is known as."""
+def _read(place: Place, tenant: Tenant | None) -> tuple[AlertChannel, str, dict[str, Any]]:
+    """The channel that is wanted, without a target where the file has none; what it is known as; and what of ACTIVE
+    the file has, since of one that is there already the rest stays.
+    """
     given = place.fields([*COLUMNS.by_name, KNOWN_AS], ["kind"])
-    wanted = AlertChannel(tenant=tenant, **COLUMNS.read(given))
+    wanted, values = AlertChannel(tenant=tenant, **COLUMNS.read(given)), ACTIVE.read(given)
     if ("target" in given) == (KNOWN_AS in given):
         raise place.refused(f"needs either target or {KNOWN_AS}")
     if KNOWN_AS in given:
-        return wanted, given[KNOWN_AS].text()
+        return wanted, given[KNOWN_AS].text(), values
     COLUMNS.check(place, wanted)
-    return wanted, known_as(wanted)
+    return wanted, known_as(wanted), values

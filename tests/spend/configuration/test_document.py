@@ -138,7 +138,7 @@ tenants:
     assert lines == [
         "installation, budget whole installation a month: limit 500.00 → 600.10",
         "installation, budget whole installation a total: new, with period total, limit 9000.00",
-        "installation, email to new@example.com: new, with is_active yes",
+        "installation, email to new@example.com: new",
         "tenant acme: calls_in_flight none → 5",
         "tenant acme, budget tenant a day: limit 10.00 → 12.50, alert_percents 50, 80, 100 → 90, 100",
         "tenant acme, budget each conversation a total: new, with scope conversation, period total, limit 0.10",
@@ -384,6 +384,18 @@ def test_a_channel_is_known_again_without_its_address(shop: Tenant) -> None:
     # Named by its whole address it is the same channel.
     tenant["alert_channels"] = [{"kind": "slack", "target": SLACK, "is_active": False}]
     assert import_text(write_yaml({"version": 1, "tenants": [tenant]}), NOW).lines == []
+
+
+@pytest.mark.parametrize("channel", [{"kind": "slack", "target": SLACK}, {"kind": "email", "target": "a@example.com"}])
+def test_a_paused_channel_stays_paused_where_the_file_does_not_say(channel: dict[str, str]) -> None:
+    paused = AlertChannel.objects.create(**channel, is_active=False)
+    text = write_yaml({"version": 1, "alert_channels": [channel]})
+    assert import_text(text, NOW).lines == []
+    paused.refresh_from_db()
+    assert not paused.is_active
+    paused.delete()
+    assert len(import_text(text, NOW).lines) == 1
+    assert AlertChannel.objects.get().is_active
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
