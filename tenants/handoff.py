@@ -14,7 +14,8 @@ RESETS_AT, LINK = "{resets_at}", "{link}"
 PLACEHOLDERS = frozenset({RESETS_AT, LINK})
 LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z"
 BRACED = re.compile(r"\{[^{}]*\}?|\}")
-ENDS = ".!?\n。！？"
+SENTENCE = re.compile(r".+?(?:[.!?](?=\s|\Z)|[。！？\n]|\Z)", re.DOTALL)
+"""With what ends it. A Latin full stop ends one before a blank only: it may stand in a host's name or a number."""
 
 
 def validate_words(text: str) -> None:
@@ -48,7 +49,7 @@ def filled(text: str, language: str, resets_at: datetime | None, zone: ZoneInfo,
 
 
 def _without(placeholder: str, text: str) -> str:
-    return re.sub(rf"[^{ENDS}]*{re.escape(placeholder)}[^{ENDS}]*[{ENDS}]?", "", text)
+    return "".join(sentence for sentence in SENTENCE.findall(text) if placeholder not in sentence)
 
 
 def moment(at: datetime, language: str) -> str:

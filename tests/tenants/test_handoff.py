@@ -67,6 +67,21 @@ def test_a_sentence_that_names_what_there_is_not_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("Sorry. Until {resets_at} see shop.example/help.", "Sorry."),
+        ("Write to help@shop.example, I am back on {resets_at}.", "Write to help@shop.example, I am back on ."),
+        ("Write to help@shop.example. I am back on {resets_at}.", "Write to help@shop.example."),
+        ("2.5 is out! Back {resets_at}?! See shop.example/a?b=c.", "2.5 is out! See shop.example/a?b=c."),
+        ("対応できません。{resets_at}に再開します。お待ちください。", "対応できません。お待ちください。"),
+        ("One line\nback on {resets_at}\nand another", "One line\nand another"),
+    ],
+)
+def test_a_sentence_ends_where_its_full_stop_is_no_part_of_a_name(words: str, told: str) -> None:
+    assert filled(words, "en", None, BERLIN, "") == told
+
+
+@pytest.mark.parametrize(
     ("wrong", "field"),
     [
         ({"handoff_words": "  "}, "handoff_words"),
