@@ -3,7 +3,7 @@
 from django.http import HttpRequest
 
 IN_THE_FILE = {
-    "tenants": ["tenant", "budget", "routestep", "downgraderule", "alertchannel"],
+    "tenants": ["tenant", "budget", "routestep", "downgraderule", "handofftranslation", "alertchannel"],
     "spend": ["price", "pricetier"],
     "auth": ["group"],
 }

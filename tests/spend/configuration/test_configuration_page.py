@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from spend.configuration.access import NEEDED
+from spend.configuration.access import IN_THE_FILE, NEEDED
 from spend.configuration.yaml_text import read_yaml
 from tenants.models import Tenant
 from tenants.roles import role
@@ -61,6 +61,14 @@ def test_who_may_change_all_that_is_in_it_may() -> None:
     user.user_permissions.add(last)
     assert client_of(user).get(PAGE).status_code == 200
     assert PAGE in client_of(user).get("/admin/").content.decode()
+
+
+def test_each_kind_of_row_that_a_file_changes_needs_its_permissions() -> None:
+    """Of the tenant's belongings, whatever they are: what is in no file is left out on purpose."""
+    in_the_file = {model for models in IN_THE_FILE.values() for model in models}
+    belongings = {relation.related_model for relation in Tenant._meta.related_objects}
+    named = {model._meta.model_name for model in belongings if model._meta.app_label == "tenants"}
+    assert named - in_the_file == {"apikey", "topup"}
 
 
 def test_export_is_a_file(owner: Client) -> None:
