@@ -6,12 +6,15 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator
 from django.utils import translation
 from django.utils.formats import date_format
 from django.utils.translation.trans_real import parse_accept_lang_header
 
 RESETS_AT, LINK = "{resets_at}", "{link}"
 PLACEHOLDERS = frozenset({RESETS_AT, LINK})
+MOST_WORDS = 2_000
+"""Characters. Django checks a text's longest length in its forms only."""
 LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z"
 BRACED = re.compile(r"\{[^{}]*\}?|\}")
 SENTENCE = re.compile(r".+?(?:[.!?](?=\s|\Z)|[。！？\n]|\Z)", re.DOTALL)
@@ -19,7 +22,8 @@ SENTENCE = re.compile(r".+?(?:[.!?](?=\s|\Z)|[。！？\n]|\Z)", re.DOTALL)
 
 
 def validate_words(text: str) -> None:
-    """Raises ValidationError naming what stands in braces and is no placeholder."""
+    """Raises ValidationError for more than MOST_WORDS, and naming what stands in braces and is no placeholder."""
+    MaxLengthValidator(MOST_WORDS)(text)
     if unknown := [found for found in BRACED.findall(text) if found not in PLACEHOLDERS]:
         raise ValidationError(f"{unknown[0]} is no placeholder; there are {RESETS_AT} and {LINK}.")
 

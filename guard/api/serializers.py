@@ -32,13 +32,12 @@ from spend.pricing.catalogue import Rates
 from spend.pricing.operator_prices import PricedModel
 from spend.summaries.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
-from tenants.handoff import validate_words
+from tenants.handoff import MOST_WORDS, validate_words
 from tenants.models import (
     ANY_MODEL,
     LANGUAGE_VALIDATOR,
     MOST_CONTENT_DAYS,
     MOST_REQUESTS_PER_MINUTE,
-    MOST_WORDS,
     Budget,
     HardStop,
     Scope,

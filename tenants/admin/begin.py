@@ -161,9 +161,7 @@ def _set_budgets(tenant: Tenant, form: BeginForm) -> None:
 
 
 def _copy_of(row: Budget, tenant: Tenant) -> Budget:
-    return Budget(
-        tenant=tenant, scope=row.scope, period=row.period, alert_percents=row.alert_percents, **terms_of(row)
-    )
+    return Budget(tenant=tenant, scope=row.scope, period=row.period, alert_percents=row.alert_percents, **terms_of(row))
 
 
 def _downgrades(form: BeginForm) -> list[tuple[str, str]]:

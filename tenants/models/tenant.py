@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 
 from tenants.configured import LONGEST_TENANT_ID, TENANT_ID
-from tenants.handoff import LANGUAGE, validate_words
+from tenants.handoff import LANGUAGE, MOST_WORDS, validate_words
 
 MOST_CONTENT_DAYS = 365
 # Each call's time is kept for a minute: past this a limit costs more than what it is to prevent.
@@ -54,7 +54,6 @@ class HardStop(models.TextChoices):
     HAND_OFF = "handoff", "answer with the words below"
 
 
-MOST_WORDS = 2_000
 LANGUAGE_VALIDATOR = RegexValidator(LANGUAGE, "A language's code, such as de or pt-BR.")
 
 

@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.core.exceptions import ValidationError
 
-from tenants.handoff import chosen_language, filled, validate_words
-from tenants.models import HardStop
+from tenants.handoff import MOST_WORDS, chosen_language, filled, validate_words
+from tenants.models import HandoffTranslation, HardStop, Tenant
 from tests.factories import TenantFactory
 
 pytestmark = pytest.mark.pure
@@ -15,10 +15,11 @@ pytestmark = pytest.mark.pure
 MIDNIGHT = datetime(2026, 12, 1, 23, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
 WORDS = "I cannot help any further today. A colleague answers at {link}. I am back on {resets_at}!"
+TOO_LONG = "x" * (MOST_WORDS + 1)
 LINK = "https://help.example.com"
 
 
-@pytest.mark.parametrize("text", ["", "Sorry.", WORDS, "{link}{link}"])
+@pytest.mark.parametrize("text", ["", "Sorry.", WORDS, "{link}{link}", "x" * MOST_WORDS])
 def test_words_that_are_well(text: str) -> None:
     validate_words(text)
 
@@ -28,6 +29,12 @@ def test_what_is_no_placeholder_is_named(found: str) -> None:
     with pytest.raises(ValidationError, match="is no placeholder") as refused:
         validate_words(f"Back {found}")
     assert found in refused.value.message
+
+
+@pytest.mark.parametrize("row", [Tenant(id="acme", handoff_words=TOO_LONG), HandoffTranslation(words=TOO_LONG)])
+def test_words_that_are_too_long_are_refused_wherever_they_come_from(row: Tenant | HandoffTranslation) -> None:
+    with pytest.raises(ValidationError, match="at most 2000 characters"):
+        row.clean_fields(exclude={"tenant", "language"})
 
 
 @pytest.mark.parametrize(

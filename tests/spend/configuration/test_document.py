@@ -398,6 +398,14 @@ def test_a_paused_channel_stays_paused_where_the_file_does_not_say(channel: dict
     assert AlertChannel.objects.get().is_active
 
 
+@pytest.mark.parametrize(
+    "given", [{"handoff_words": "x" * 2001}, {"handoff_translations": [{"language": "de", "words": "x" * 2001}]}]
+)
+def test_words_that_are_too_long_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="at most 2000 characters"):
+        plan_text(write_yaml({"version": 1, "tenants": [{"id": "acme", **given}]}), NOW)
+
+
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 AMOUNTS = st.integers(0, MAX_TICKS).map(usd_string)
 CAPS = st.tuples(st.integers(1, 10_000), st.integers(1, 10_000)).map(sorted)
