@@ -6,10 +6,8 @@ from drf_spectacular.extensions import OpenApiViewExtension
 
 from guard.api.chat_schema import (
     CACHE_BREAKPOINT,
-    COMPLETION_PARAMETERS,
     IDENTIFIER,
     MODEL,
-    TOKENS,
     described,
     documented,
 )
@@ -19,17 +17,17 @@ from guard.chat.request.schemas import (
     ANY_OBJECT,
     NUMBER,
     TEXT,
-    WHOLE_NUMBER,
     YES_NO,
     Schema,
     closed,
-    kind,
     list_of,
     one_of,
     only,
     optional,
+    schema_of,
     with_a,
 )
+from guard.responses import parameters
 
 INPUT_PARTS = list_of(
     one_of(
@@ -60,39 +58,20 @@ RESULT = closed(
     },
     {"id": TEXT, "status": TEXT, "name": TEXT},
 )
-ITEMS = list_of(one_of(MESSAGE, OWN_MESSAGE, CALL, RESULT), minItems=1, maxItems=MOST_MESSAGES)
-NAMED = kind("function", TEXT)["properties"]["type"]
-FUNCTION = with_a({"type": NAMED, "name": TEXT})
-TOOL = closed({"type": NAMED, "name": TEXT}, {"description": TEXT, "parameters": ANY_OBJECT, "strict": YES_NO})
-SAME = (
-    "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "safety_identifier", "service_tier", "stream", "temperature", "top_p", "user",
-)  # fmt: skip
+REFERENCE = with_a(
+    {"type": only("item_reference"), "id": {**TEXT, "description": "Of an item of an answer that is kept."}}
+)
+ITEMS = list_of(one_of(MESSAGE, OWN_MESSAGE, CALL, RESULT, REFERENCE), minItems=1, maxItems=MOST_MESSAGES)
+DESCRIPTIONS = {
+    "previous_response_id": "Of a response that is kept, which this one goes on from.",
+    "store": "Whether it is kept, where the tenant keeps any; the answer says so.",
+    "user": "The customer.",
+    **dict.fromkeys(parameters.DROPPED, "Left out of what is sent."),
+}
 PARAMETERS: Schema = {
-    **{name: COMPLETION_PARAMETERS[name] for name in SAME},
-    "background": only(False),
-    "include": list_of(TEXT),
-    "instructions": TEXT,
-    "max_output_tokens": TOKENS,
-    "max_tool_calls": WHOLE_NUMBER,
-    "reasoning": closed({}, {"effort": IDENTIFIER, "summary": TEXT}),
-    "previous_response_id": {**IDENTIFIER, "description": "Of a response that is kept, which this one goes on from."},
-    "store": {**YES_NO, "description": "Whether it is kept, where the tenant keeps any; the answer says so."},
-    "stream_options": closed({}, {"include_obfuscation": YES_NO}),
-    "text": closed(
-        {},
-        {
-            "format": one_of(
-                with_a({"type": only("text", "json_object")}),
-                with_a({"type": only("json_schema"), "schema": ANY_OBJECT}),
-            ),
-            "verbosity": IDENTIFIER,
-        },
-    ),
-    "tool_choice": one_of(TEXT, FUNCTION, with_a({"type": only("allowed_tools"), "tools": list_of(FUNCTION)})),
-    "tools": list_of(TOOL),
-    "top_logprobs": WHOLE_NUMBER,
-    "truncation": only("disabled", "auto"),
+    name: {**schema_of(check), **({"description": DESCRIPTIONS[name]} if name in DESCRIPTIONS else {})}
+    for name, check in sorted(parameters.TABLE.items())
+    if name not in {"model", "input", *parameters.REFUSED}
 }
 REQUEST = closed({"model": MODEL, "input": one_of(TEXT, ITEMS)}, PARAMETERS)
 USAGE = with_a(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from guard.chat.request import field_checks
+from guard.chat.request import field_checks, schemas
 from guard.chat.request.field_checks import (
     MOST_TOOLS,
     NOT_BOUNDED,
@@ -32,6 +32,7 @@ from guard.chat.request.field_checks import (
 )
 from guard.chat.request.parameters import BOUNDED as BOUNDED_IN_CHAT
 from guard.chat.request.parameters import metadata
+from guard.chat.request.schemas import passes, schema_of
 from guard.http.errors import refuse
 
 a_list = partial(field_checks.a_list, place="[{}]")
@@ -44,13 +45,14 @@ def not_here(why: str) -> Check:
     return check
 
 
+@passes(schemas.only(False))
 def never_in_background(value: Any, param: str) -> None:
     true_or_false(value, param)
     if value:
         raise refuse(param, "only false: the guard answers each call while its caller waits. Use stream.")
 
 
-def function_tool(value: Any, param: str) -> None:
+def a_function_tool(value: Any, param: str) -> None:
     """A function of the caller's. Any other tool runs at the provider's and is billed by the use."""
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind != "function":
@@ -71,6 +73,11 @@ TOOL_FIELDS: dict[str, Check] = {
     "defer_loading": only(False),
     "output_schema": any_object,
 }
+TOOL_SCHEMA = schemas.closed(
+    {"type": schemas.only("function"), "name": schema_of(text)},
+    {name: schema_of(check) for name, check in TOOL_FIELDS.items() if name not in {"type", "name"}},
+)
+function_tool = passes(TOOL_SCHEMA)(a_function_tool)
 named_function = with_a("name", text)
 chosen_tool = one_of_kinds(
     {
