@@ -171,6 +171,19 @@ def _downgrades(form: BeginForm) -> list[tuple[str, str]]:
     return [*(rule.pair for rule in copied), *([("*", to_model)] if to_model else [])]
 
 
+def _begun(form: BeginForm) -> Begun | None:
+    """None where the form has errors: its own, or of what is copied, which may have been stored before a rule was."""
+    try:
+        return begin(form) if form.is_valid() else None
+    except ValidationError as error:
+        for name, messages in error.message_dict.items():
+            if name in form.fields:
+                form.add_error(name, messages)
+            else:
+                form.add_error(None, [f"{name.replace('_', ' ').capitalize()}: {message}" for message in messages])
+        return None
+
+
 def begin_page(request: HttpRequest, context: dict[str, Any], model_names: dict[str, str]) -> HttpResponse:
     """The page, and after it what to do with what was begun; `context` is that of every page of the admin."""
     if not request.user.has_perm("tenants.add_tenant"):
@@ -178,9 +191,8 @@ def begin_page(request: HttpRequest, context: dict[str, Any], model_names: dict[
     copied = Tenant.objects.filter(pk=request.GET.get("copy", "")).first()
     form = BeginForm(request.POST or None, copied=copied, model_names=model_names)
     title = f"Begin a tenant like {copied}" if copied else "Begin a tenant"
-    if not form.is_valid():
+    if not (begun := _begun(form)):
         return render(request, TEMPLATE, {**context, "title": title, "form": form, "copied": copied})
-    begun = begin(form)
     shown = {"tenant": begun.tenant, "secret": begun.secret, "url": change_url(Tenant, begun.tenant.pk)}
     curl = curl_of(request.build_absolute_uri("/api/chat"), begun)
     return render(request, DONE_TEMPLATE, {**context, "title": f"Begun: {begun.tenant}", "curl": curl, **shown})

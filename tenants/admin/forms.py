@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Any
-from zoneinfo import available_timezones
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -18,7 +17,7 @@ from unfold.widgets import (
 )
 
 from tenants.fields import UsdFormField
-from tenants.models import Tenant
+from tenants.models import Tenant, time_zones
 
 
 class UsdInput(UnfoldAdminTextInputWidget):
@@ -43,6 +42,12 @@ class ShareInput(UnfoldAdminTextInputWidget):
 class TenantForm(forms.ModelForm[Tenant]):
     """A time zone that was taken once is no error of who changes something else."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        zone = self.fields.get("time_zone")
+        if isinstance(zone, ZoneField):
+            zone.stored = self.instance.time_zone
+
     def _get_validation_exclusions(self) -> set[str]:
         excluded: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]  # Django's, not in its types
         is_kept = not self.instance._state.adding and "time_zone" not in self.changed_data
@@ -54,7 +59,7 @@ ELSEWHERE = ("Etc/", "SystemV/", "US/", "posix/", "right/")
 
 def places() -> list[str]:
     """The zones that are named after a place, and UTC."""
-    named = (name for name in available_timezones() if "/" in name and not name.startswith(ELSEWHERE))
+    named = (name for name in time_zones() if "/" in name and not name.startswith(ELSEWHERE))
     return ["UTC", *sorted(named)]
 
 
@@ -68,16 +73,17 @@ class ZoneSelect(UnfoldAdminSelect2Widget):
 
 
 class ZoneField(forms.ChoiceField):
-    """A time zone, picked from a list that can be searched. One that is stored can be kept whatever it is."""
+    """A time zone, picked from a list that can be searched. One that is `stored` can be kept whatever it is."""
 
     widget = ZoneSelect
+    stored = ""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(choices=lambda: [(name, name.replace("_", " ")) for name in places()], **kwargs)
         self.error_messages["invalid_choice"] = "%(value)s is no time zone of a place: pick one from the list."
 
     def valid_value(self, value: Any) -> bool:
-        return super().valid_value(value) or value in available_timezones()
+        return super().valid_value(value) or value == self.stored or value in time_zones()
 
 
 class DialogForm(BaseDialogForm):

@@ -30,6 +30,7 @@ from tenants.models.tenant import (
     HardStop,
     Limited,
     Tenant,
+    time_zones,
     validate_time_zone,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
     "digest_of",
     "new_secret",
     "percents_of",
+    "time_zones",
     "validate_percents",
     "validate_time_zone",
 ]

@@ -127,6 +127,27 @@ def test_a_copy_has_all_but_what_is_the_others_alone(operator: Client) -> None:
     assert list(copy.members.all()) == list(source.members.all())
 
 
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ({"time_zone": "localtime"}, "localtime is no time zone of a place: pick one from the list."),
+        ({"handoff_words": "x" * 2001}, "most 2000 characters"),
+        ({"floor_max_tokens": 0}, "Floor max tokens: Ensure this value is greater than or equal to 1."),
+    ],
+    ids=["zone", "words", "floor"],
+)
+def test_what_was_stored_before_a_rule_was_is_an_error_of_the_copy(
+    operator: Client, stored: dict[str, Any], told: str
+) -> None:
+    TenantFactory.create(id="source")
+    Tenant.objects.update(**stored)
+    answer = begun(operator, f"{BEGIN}?copy=source", id="copy")
+    assert answer.status_code == 200
+    assert told in text_of(answer)
+    assert form_in(answer.content.decode(), "begin_form")["id"] == ["copy"]
+    assert Tenant.objects.count() == 1
+
+
 def test_only_those_who_may_add_tenants_begin_one(client: Client) -> None:
     client.force_login(UserFactory.create(is_staff=True))
     assert client.get(BEGIN).status_code == 403
