@@ -9,7 +9,7 @@ class SpendConfig(AppConfig):
     def ready(self) -> None:
         from spend import models
         from spend.retention.sqlite_space import make_small
-        from tenants.roles import create_roles
+        from tenants.access.roles import create_roles
         from tenants.trail import watch
 
         watch(models.CatalogueModel, models.LearnedCapability, models.Price, models.PriceTier)

@@ -8,7 +8,8 @@ class TenantsConfig(AppConfig):
     def ready(self) -> None:
         from django.contrib.auth.models import Group, User
 
-        from tenants import models, token_ends, top_ups
+        from tenants import models, top_ups
+        from tenants.access import token_ends
         from tenants.trail import watch, watch_people
 
         watch(

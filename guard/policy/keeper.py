@@ -1,6 +1,6 @@
 """The current policy and the breakers' rows, kept fresh from a thread of its own.
 
-A change is in force within a second: the thread polls the one-row revision (`tenants.trail`) and the breakers.
+A change is in force within a second: the thread polls the one-row revision (see `tenants.trail`) and the breakers.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from django.contrib.auth.models import Group, Permission
 from spend.configuration.changes import Plan
 from spend.configuration.columns import Columns
 from spend.configuration.places import Place, Problems
-from tenants.roles import own_permissions
+from tenants.access.roles import own_permissions
 
 COLUMNS = Columns.of(Group, "name")
 

@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.forms.boundfield import BoundField
 from django.utils.timezone import localtime
 
-from tenants.history import latest_edit
+from tenants.trail.history import latest_edit
 
 
 class ListHiddenInput(forms.HiddenInput):

@@ -26,10 +26,10 @@ from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm
 from tenants.admin.keys import show_secret, state_of_key
 from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
 from tenants.admin.rows import DowngradeRules, RouteSteps, RowForm, RowSet
-from tenants.history import history_of
 from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded
 from tenants.periods import Period, bounds
+from tenants.trail.history import history_of
 
 
 class BudgetInline(Row, ShowsUsd, TabularInline):

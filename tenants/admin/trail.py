@@ -18,9 +18,9 @@ from tenants.admin.addresses import back_to
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm
 from tenants.admin.mixins import NOTHING, ReadOnly
-from tenants.history import Edit, change_of
 from tenants.models import Tenant
-from tenants.undo import is_undoable, undo
+from tenants.trail.history import Edit, change_of
+from tenants.trail.undo import is_undoable, undo
 
 
 class UndoForm(ConfirmForm):

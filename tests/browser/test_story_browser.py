@@ -7,9 +7,9 @@ from collections.abc import Callable
 import requests
 from playwright.sync_api import Page, expect
 
+from tenants.access.roles import role
 from tenants.models import Tenant
 from tenants.money import TICKS_PER_USD as USD
-from tenants.roles import role
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, TenantFactory, UserFactory
 from tests.support.browser import chromium, enter_admin, enter_dashboard
 from tests.support.provider import Provider

@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from guard.telemetry.content_capture import Said, store
 from spend.models import Call, CallContent
-from tenants.history import history_of
+from tenants.access.roles import role
 from tenants.models import Tenant
-from tenants.roles import role
+from tenants.trail.history import history_of
 from tests.factories import ApiKeyFactory, TenantFactory, UserFactory
 from tests.guard.telemetry.test_content_capture import new_key
 from tests.support.history import place_call

@@ -11,8 +11,8 @@ from django.urls import URLPattern, reverse
 
 from dashboard.urls import urlpatterns
 from spend.models import Call
+from tenants.access.roles import role
 from tenants.models import ApiKey, Tenant
-from tenants.roles import role
 from tests.factories import PASSWORD, ApiKeyFactory, TenantFactory, UserFactory
 from tests.support.history import NOW, place_call
 

@@ -12,10 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from spend.models import CatalogueModel
+from tenants.access.roles import role
 from tenants.configured import read_tenant_budgets
 from tenants.models import ApiKey, Budget, OperatorToken, Tenant, digest_of
 from tenants.money import TICKS_PER_USD
-from tenants.roles import role
 from tests.support.api import caller
 
 pytestmark = pytest.mark.django_db

@@ -37,9 +37,9 @@ from guard.worker.readiness import Readiness
 from spend.capabilities import Lesson, LessonKind
 from spend.models import Breaker, CatalogueModel, LearnedCapability, Window
 from spend.pricing.learned_capabilities import learn
+from tenants.access.roles import role
 from tenants.models import ApiKey, OperatorToken, Scope, Tenant
 from tenants.periods import Period, bounds
-from tenants.roles import role
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, TenantFactory, UserFactory
 from tests.support.environment import ROOT
 from tests.support.history import place_background, place_call

@@ -39,11 +39,11 @@ from spend.models import (
 )
 from spend.pricing.learned_capabilities import learn
 from spend.pricing.rates import price_in_force
-from tenants.history import Edit, history_of
+from tenants.access.roles import role
 from tenants.models import AlertChannel, ApiKey, Budget, Revision, Scope, Tenant, TopUp, digest_of
 from tenants.money import TICKS_PER_USD as USD
 from tenants.periods import BEGINNING, Period, bounds
-from tenants.roles import role
+from tenants.trail.history import Edit, history_of
 from tests.factories import (
     PASSWORD,
     ApiKeyFactory,

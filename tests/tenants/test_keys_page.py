@@ -18,9 +18,9 @@ from spend.models import Call, DailyKey, Rollup
 from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import catch_up
 from spend.summaries.keys import KeyUse, uses_of_keys
+from tenants.access.roles import role
 from tenants.models import ApiKey, Tenant, digest_of
 from tenants.money import TICKS_PER_USD as USD
-from tenants.roles import role
 from tests.factories import ApiKeyFactory, TenantFactory, UserFactory
 
 pytestmark = pytest.mark.django_db

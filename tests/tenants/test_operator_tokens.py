@@ -15,9 +15,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from tenants.history import change_of
+from tenants.access.roles import role
 from tenants.models import OperatorToken, digest_of
-from tenants.roles import role
+from tenants.trail.history import change_of
 from tests.factories import UserFactory
 from tests.support.api import caller
 

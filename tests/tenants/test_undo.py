@@ -12,11 +12,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from tenants.history import history_of
+from tenants.access.roles import role
 from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Scope, Tenant, TopUp
 from tenants.money import TICKS_PER_USD as USD
-from tenants.roles import role
-from tenants.undo import is_undoable
+from tenants.trail.history import history_of
+from tenants.trail.undo import is_undoable
 from tests.factories import (
     ApiKeyFactory,
     BudgetFactory,

@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
+from tenants.access.roles import role
 from tenants.models import OperatorToken
-from tenants.roles import role
 from tenants.trail import changed_by
 
 

@@ -12,10 +12,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
+from tenants.access.roles import role
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant
 from tenants.money import ticks_from_usd
 from tenants.periods import Period
-from tenants.roles import role
 from tenants.trail import changed_by
 
 TENANTS: list[dict[str, Any]] = [

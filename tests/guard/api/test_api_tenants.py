@@ -8,8 +8,8 @@ from auditlog.models import LogEntry
 from django.conf import settings
 from django.utils import timezone
 
-from tenants.history import history_of
 from tenants.models import ApiKey, Revision, RouteStep, Tenant
+from tenants.trail.history import history_of
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory, TenantFactory
 from tests.support.api import Api, agent, operator
 

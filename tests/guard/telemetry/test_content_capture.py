@@ -22,8 +22,8 @@ from spend.models import Call, CallContent, IdempotentCall, LedgerEntry, Reserva
 from spend.privacy.customers import Customer, erase
 from spend.privacy.encryption import UnreadableError, decrypt, encrypt
 from spend.privacy.stored_content import forget, kept, said_in
-from tenants.history import history_of
 from tenants.models import Scope, Tenant
+from tenants.trail.history import history_of
 from tests.factories import ApiKeyFactory, BudgetFactory, TenantFactory
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream
 from tests.support.calls import chat_call

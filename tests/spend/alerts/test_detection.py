@@ -27,10 +27,10 @@ from spend.alerts.links import link_of
 from spend.ids import new_id
 from spend.models import Alert, AlertKind, Call, Delivery, DeliveryState, Rollup, Window
 from spend.summaries.buckets import bucket_of
+from tenants.access.roles import role
 from tenants.models import AlertChannel, Budget, ChannelKind, Scope, Tenant, TopUp, percents_of
 from tenants.money import TICKS_PER_USD
 from tenants.periods import Period, bounds
-from tenants.roles import role
 from tenants.trail import without_address
 from tests.factories import (
     ApiKeyFactory,

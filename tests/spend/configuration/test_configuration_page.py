@@ -10,8 +10,8 @@ from django.test import Client
 
 from spend.configuration.access import IN_THE_FILE, NEEDED
 from spend.configuration.yaml_text import read_yaml
+from tenants.access.roles import role
 from tenants.models import Tenant
-from tenants.roles import role
 from tests.factories import TenantFactory, UserFactory
 
 pytestmark = pytest.mark.django_db

@@ -23,10 +23,10 @@ from spend.configuration.yaml_text import read_yaml, write_yaml
 from spend.models import Price, PriceSource
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import price_in_force
+from tenants.access.roles import create_roles
 from tenants.models import AlertChannel, Budget, Revision, Tenant
 from tenants.money import MAX_TICKS, usd_string
 from tenants.money import TICKS_PER_USD as USD
-from tenants.roles import create_roles
 from tests.factories import (
     BudgetFactory,
     CatalogueModelFactory,

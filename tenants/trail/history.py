@@ -15,7 +15,7 @@ from django.utils.text import capfirst
 from tenants.fields import TicksField
 from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Tenant, TopUp
 from tenants.money import usd_string
-from tenants.undo import is_undoable
+from tenants.trail.undo import is_undoable
 
 DONE = {"create": "Added", "update": "Changed", "delete": "Removed", "access": "Looked at"}
 LABELS = {"is_active": "in use", "alert_percents": "told at percent"}
