@@ -91,9 +91,9 @@ def test_no_request_is_a_defect_of_ours(server: GuardServer, mode: GenerationMod
     assert "Traceback" not in server.log
 
 
-BEYOND_A_SCHEMA = ("64 bits", "no function_call of the input", "'dimensions'")
+BEYOND_A_SCHEMA = ("64 bits", "no function_call of the input", "'dimensions'", "keeps no conversations")
 """What no document can say: the size of numbers in objects of any shape, that one item answers another, what a model
-has."""
+has, whose items are kept."""
 
 
 def test_a_call_that_the_document_allows_is_served(server: GuardServer, subtests: pytest.Subtests) -> None:
