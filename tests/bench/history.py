@@ -9,7 +9,7 @@ The database is the one that DATABASE_URL names, migrated and empty: never one t
 import argparse
 import os
 import sys
-from time import monotonic
+from time import monotonic, sleep
 
 import django
 
@@ -20,6 +20,8 @@ def main() -> None:
     django.setup()
     if options.what == "make":
         make(options)
+    elif options.what == "edit":
+        edit(options)
     else:
         from tests.bench.pages import measure
 
@@ -36,6 +38,11 @@ def read_options() -> argparse.Namespace:
     made.add_argument("--tenants", type=int, required=True)
     made.add_argument("--days", type=int, default=90, help="How far back the history goes.")
     made.add_argument("--prefix", default="bench", help="The tenants' ids begin with it.")
+    made.add_argument("--keys", type=int, default=0, metavar="N", help="Print secrets of new keys of N of them.")
+    made.add_argument("--model", help="A model that those N may call, too.")
+    edited = whats.add_parser("edit", help="Rename one of the tenants again and again.")
+    edited.add_argument("--times", type=int, required=True)
+    edited.add_argument("--every", type=float, required=True, metavar="SECONDS")
     pages = whats.add_parser("pages", help="How long each page takes on the data there is.")
     pages.add_argument("--times", type=int, default=15)
     options = parser.parse_args()
@@ -48,7 +55,7 @@ def make(options: argparse.Namespace) -> None:
     from django.utils import timezone
 
     from spend.summaries.daily import catch_up
-    from tenants.models import Tenant
+    from tenants.models import ApiKey, RouteStep, Tenant
     from tests.bench import made_up
 
     if Tenant.objects.filter(id__startswith=f"{options.prefix}-").exists():
@@ -56,7 +63,23 @@ def make(options: argparse.Namespace) -> None:
     started, now = monotonic(), timezone.now()
     made_up.make(options.entries, options.tenants, now, options.prefix, options.days)
     catch_up(now)
-    print(f"{options.entries:,} entries over {options.tenants} tenants in {monotonic() - started:.0f} s.")
+    print(
+        f"{options.entries:,} entries over {options.tenants} tenants in {monotonic() - started:.0f} s.", file=sys.stderr
+    )
+    for tenant in Tenant.objects.filter(id__startswith=f"{options.prefix}-").order_by("-id")[: options.keys]:
+        if options.model:
+            RouteStep.objects.create(tenant=tenant, position=2, model_id=options.model)
+        print(ApiKey.objects.issue(tenant, "bench")[1])
+
+
+def edit(options: argparse.Namespace) -> None:
+    from tenants.models import Tenant
+
+    tenant = Tenant.objects.order_by("-id")[:1].get()
+    for number in range(options.times):
+        tenant.name = f"Renamed {number}"
+        tenant.save()
+        sleep(options.every)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -47,12 +47,12 @@ class Run:
 class Target:
     """One kind of request to one server, and the tally of its answers."""
 
-    def __init__(self, url: str, model: str, *, secret: str = "no key", stream: bool = False) -> None:
-        """`url` is the server's: http, a host and a port."""
+    def __init__(self, url: str, model: str, *, secret: str = "no key", stream: bool = False, **fields: Any) -> None:
+        """`url` is the server's: http, a host and a port. `fields` are further ones of the request."""
         address = urlsplit(url)
         self.host, self.port = address.hostname or "", address.port or 80
         self.model, self.stream = model, stream
-        self.request = request_of(address.netloc, body_of(model, stream=stream), secret)
+        self.request = request_of(address.netloc, body_of(model, stream=stream) | fields, secret)
         self.served = 0
         self.failures: Counter[str] = Counter()
 
@@ -75,12 +75,13 @@ class Target:
                 transport.close()
 
 
-def body_of(model: str, *, stream: bool) -> bytes:
+def body_of(model: str, *, stream: bool) -> dict[str, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_completion_tokens": MAX_TOKENS}
-    return json.dumps(body | ({"stream": True} if stream else {})).encode()
+    return body | ({"stream": True} if stream else {})
 
 
-def request_of(host: str, body: bytes, secret: str) -> bytes:
+def request_of(host: str, fields: dict[str, Any], secret: str) -> bytes:
+    body = json.dumps(fields).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -147,6 +148,21 @@ async def keep_asking(target: Target, connections: int, seconds: float) -> Run:
     async with target.connections(connections) as opened:
         started = perf_counter()
         deadline = started + seconds
+        await asyncio.gather(*map(ask_on, opened))
+        return Run(times, perf_counter() - started)
+
+
+async def ask_each(targets: Sequence[Target], connections: int) -> Run:
+    """Each of the targets once, which are of one server."""
+    waiting, times = iter(targets), list[Times]()
+
+    async def ask_on(connection: Connection) -> None:
+        with suppress(ConnectionError):
+            for connection.target in waiting:
+                times.append(await connection.ask())
+
+    async with targets[0].connections(connections) as opened:
+        started = perf_counter()
         await asyncio.gather(*map(ask_on, opened))
         return Run(times, perf_counter() - started)
 
