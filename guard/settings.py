@@ -24,7 +24,9 @@ from guard.config.environment import (
     host_names,
     host_of,
     http_url,
+    ids,
     networks,
+    one_id,
     public_url,
     read,
     seconds,
@@ -259,6 +261,15 @@ XAI_DIALECT = read("XAI_DIALECT", "", dialect(XAI_BASE_URL))
 OPENAI_API_KEY = read("OPENAI_API_KEY", "", secret)
 OPENAI_BASE_URL = read("OPENAI_BASE_URL", "https://api.openai.com/v1", http_url)
 OPENAI_DIALECT = read("OPENAI_DIALECT", "", dialect(OPENAI_BASE_URL))
+
+# What providers bill, asked with keys that no call goes out on.
+OPENAI_ADMIN_KEY = read("OPENAI_ADMIN_KEY", "", secret)
+OPENAI_PROJECT_IDS = read("OPENAI_PROJECT_IDS", "", ids)
+OPENAI_COSTS_URL = read("OPENAI_COSTS_URL", "https://api.openai.com/v1", http_url)
+XAI_MANAGEMENT_KEY = read("XAI_MANAGEMENT_KEY", "", secret)
+XAI_TEAM_ID = read("XAI_TEAM_ID", "", one_id)
+XAI_MANAGEMENT_URL = read("XAI_MANAGEMENT_URL", "https://management-api.x.ai/v1", http_url)
+INVOICE_ALERT_PERCENT = read("INVOICE_ALERT_PERCENT", "5", whole_number(1, 100))
 HELICONE_API_KEY = read("HELICONE_API_KEY", "", secret)
 HELICONE_BASE_URL = read("HELICONE_BASE_URL", "https://api.worker.helicone.ai", http_url)
 CONTENT_KEYS = read("CONTENT_KEYS", "", fernet_keys)

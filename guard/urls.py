@@ -9,11 +9,13 @@ from guard.http.error_pages import API_ADDRESSES, no_such_address  # noqa: E402
 from guard.simulation.page import rehearsal_page  # noqa: E402
 from guard.telemetry.prometheus import metrics  # noqa: E402
 from spend.admin.configuration import configuration_page, export_file  # noqa: E402
+from spend.admin.invoices import invoices_page  # noqa: E402
 
 urlpatterns = [
     path("admin/tenants/tenant/<str:tenant_id>/rehearsal/", admin.site.admin_view(rehearsal_page), name="rehearsal"),
     path("admin/configuration/", admin.site.admin_view(configuration_page), name="configuration"),
     path("admin/configuration/export/", admin.site.admin_view(export_file), name="configuration_export"),
+    path("admin/invoices/", admin.site.admin_view(invoices_page), name="invoices"),
     path("admin/", admin.site.urls),
     path("", include("guard.chat.urls")),
     path("", include("guard.embeddings.urls")),

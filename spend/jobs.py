@@ -15,6 +15,7 @@ from spend.alerts.detection import look_at_all, look_at_changed
 from spend.ledger.leases import expire_reservations
 from spend.pricing import learned_bounds, learned_capabilities
 from spend.privacy import stored_content
+from spend.reconciliation import reconciling
 from spend.retention import sqlite_space
 from spend.retention.partitions import keep_months
 from spend.retention.removal import retain
@@ -107,6 +108,11 @@ def forget_allowances() -> str:
 
 
 @task
+def reconcile() -> str:
+    return "; ".join(reconciling.reconcile(timezone.now())) or "compared; no provider's report is asked for"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -129,6 +135,7 @@ JOBS = [
     Job("give room back", timedelta(days=1), give_room_back),
     Job("keep ledger months", timedelta(hours=1), keep_ledger_months),
     Job("clear tasks", timedelta(hours=1), clear_tasks),
+    Job("reconcile", timedelta(days=1), reconcile),
     Job("forget allowances", timedelta(days=1), forget_allowances),
     Job("forget lessons", timedelta(days=1), forget_lessons),
     Job("forget content", timedelta(hours=1), forget_content),

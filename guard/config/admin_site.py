@@ -88,6 +88,12 @@ UNFOLD: dict[str, Any] = {
                     _page("Ledger", "receipt_long", "spend.ledgerentry"),
                     _page("Holds", "lock_clock", "spend.reservation"),
                     _page("Windows", "date_range", "spend.window"),
+                    {
+                        "title": "Invoices",
+                        "icon": "request_quote",
+                        "link": reverse_lazy("invoices"),
+                        "permission": "spend.admin.invoices.may_look",
+                    },
                     _page("Audit trail", "history", "auditlog.logentry"),
                 ],
             },

@@ -20,6 +20,7 @@ Value = TypeVar("Value")
 
 IN_MEMORY = "sqlite://:memory:"
 POSTGRES = ("postgres", "postgresql", "psql", "pgsql")
+PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
 HOST = re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 LAST_PORT = 65_535
 INSECURE_KEY = "insecure-key-for-development-only"
@@ -90,6 +91,21 @@ def secret(text: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("must be printable ASCII without spaces")
     return key
+
+
+def ids(text: str) -> list[str]:
+    """Of things at a provider, separated by commas; none is allowed."""
+    found = list(filter(None, map(str.strip, text.split(","))))
+    if wrong := [each for each in found if not PLAIN_ID.fullmatch(each)]:
+        raise ValueError(f"must be letters, digits, - and _, not {wrong[0]!r}")
+    return found
+
+
+def one_id(text: str) -> str:
+    """Or none."""
+    if len(found := ids(text)) > 1:
+        raise ValueError("must be one")
+    return found[0] if found else ""
 
 
 def host_names(text: str) -> list[str]:

@@ -106,6 +106,8 @@ def subject_of(alert: Alert) -> str:
         return f"{whose}: this hour's spend is over three times the usual"
     if alert.kind == AlertKind.HANDED_OFF:
         return f"{whose}: handed off to a person"
+    if alert.kind == AlertKind.INVOICE:
+        return f"The bill and the ledger differ: {alert.subject}"
     return f"{whose}: {alert.percent} % of the {_period_of(alert)} budget is used"
 
 
@@ -117,6 +119,9 @@ def text_of(alert: Alert, zone: ZoneInfo | None = None) -> str:
     reset = f" A new period starts on {_clock(alert.ends_at, zone)}." if alert.ends_at else ""
     if alert.kind == AlertKind.HANDED_OFF:
         return f"A budget is spent, so the tenant's own words were given in place of an answer. {when}{reset}"
+    if alert.kind == AlertKind.INVOICE:
+        billed = f"{usd_rounded(alert.limit_ticks, places=4)} USD"
+        return f"The provider bills {billed} for that day, in UTC; the ledger has {spent} of it. {when}"
     if alert.kind == AlertKind.SPIKE:
         return f"{spent} were spent since the hour began. {when}"
     limit = f"{usd_rounded(alert.limit_ticks, places=4)} USD"

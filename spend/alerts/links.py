@@ -2,7 +2,7 @@
 
 from django.conf import settings
 
-from spend.models import Alert
+from spend.models import Alert, AlertKind
 
 
 def link_of(alert: Alert) -> str:
@@ -12,4 +12,6 @@ def link_of(alert: Alert) -> str:
     """
     if not settings.PUBLIC_URL:
         return ""
+    if alert.kind == AlertKind.INVOICE:
+        return f"{settings.PUBLIC_URL}/admin/invoices/"
     return f"{settings.PUBLIC_URL}/tenants/{alert.tenant_id}/" if alert.tenant_id else f"{settings.PUBLIC_URL}/"

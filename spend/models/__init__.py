@@ -12,6 +12,7 @@ from spend.models.catalogue import (
     validate_id_characters,
 )
 from spend.models.content import CallContent, IdempotentCall
+from spend.models.invoices import InvoicedDay, InvoiceSource, LedgerDay
 from spend.models.ledger import WINDOW_KEY, AppendOnly, Attempted, Call, LedgerEntry, Reservation, Review, Window
 from spend.models.operations import Breaker, CacheEntry, Schedule
 from spend.models.summaries import (
@@ -48,7 +49,10 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "IdempotentCall",
+    "InvoiceSource",
+    "InvoicedDay",
     "LearnedCapability",
+    "LedgerDay",
     "LedgerEntry",
     "Outcome",
     "Price",

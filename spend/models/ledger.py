@@ -161,6 +161,7 @@ class LedgerEntry(AppendOnly, Attempted):
             models.Index(fields=["call_id"], name="entry_by_call"),
             models.Index(fields=["at"], condition=Q(is_overrun=True) | Q(is_expired=True), name="entry_to_review"),
             models.Index(fields=["at"], condition=Q(is_usage_impossible=True), name="entry_impossible"),
+            models.Index(fields=["at"], condition=Q(is_estimated=True), name="entry_estimated"),
         ]
 
     def __str__(self) -> str:

@@ -43,6 +43,7 @@ class AlertKind(models.TextChoices):
     FORECAST = "forecast", "forecast"
     SPIKE = "spike", "spike"
     HANDED_OFF = "conversation.handed_off", "handed off"
+    INVOICE = "invoice.differs", "invoice differs"
 
 
 class DeliveryState(models.TextChoices):

@@ -26,7 +26,7 @@ CONFIGURATION = {
         "handofftranslation",
         "alertchannel",
     ],
-    "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review"],
+    "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review", "invoicedday"],
 }
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]
 
