@@ -86,7 +86,7 @@ def budgets_in_force(now: datetime, tenants: Collection[Tenant]) -> BudgetsInFor
         turn = top_up.ends_at if top_up.starts_at <= now else top_up.starts_at
         turns[top_up.tenant_id] = min(turn, turns.get(top_up.tenant_id, turn))
     return BudgetsInForce(
-        [_effective(row) for row in rows[None]],
+        [effective(row) for row in rows[None]],
         {tenant.id: _of_tenant(tenant, rows[tenant.id], running_ticks[tenant.id]) for tenant in tenants},
         turns,
     )
@@ -95,7 +95,7 @@ def budgets_in_force(now: datetime, tenants: Collection[Tenant]) -> BudgetsInFor
 def _of_tenant(tenant: Tenant, rows: list[Budget], top_up_ticks: int) -> list[EffectiveBudget]:
     if not any(row.scope == Scope.TENANT for row in rows):
         rows = [*rows, default_budget(tenant)]
-    return [_effective(row, top_up_ticks if (row.scope, row.period) == DAILY else 0) for row in rows]
+    return [effective(row, top_up_ticks if (row.scope, row.period) == DAILY else 0) for row in rows]
 
 
 def default_budget(tenant: Tenant) -> Budget:
@@ -110,7 +110,8 @@ def default_budget(tenant: Tenant) -> Budget:
     )
 
 
-def _effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
+def effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
+    """A row, saved or not, as it would bind calls."""
     return EffectiveBudget(
         scope=budget.scope,
         period=budget.period,

@@ -82,6 +82,7 @@ class CallProgress:
             cost_ticks=self.cost_ticks,
             duration_ms=self.duration_ms,
             steps=tuple(self.steps),
+            asked=self.call.ask.recorded(),
         )
 
 

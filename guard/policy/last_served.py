@@ -35,7 +35,8 @@ class LastServed:
 class Conversations:
     """Those that this worker served, the latest last."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_CONVERSATIONS) -> None:
+        self.most = most
         self.known: OrderedDict[tuple[str, str], LastServed] = OrderedDict()
 
     def get(self, caller: Caller) -> LastServed | None:
@@ -47,7 +48,7 @@ class Conversations:
         key = (caller.tenant_id, caller.conversation)
         self.known[key] = last
         self.known.move_to_end(key)
-        if len(self.known) > MOST_CONVERSATIONS:
+        if len(self.known) > self.most:
             self.known.popitem(last=False)
 
 

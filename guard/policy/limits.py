@@ -37,6 +37,7 @@ def limits_of(
     now: datetime,
     *,
     has_begun: bool = False,
+    clock: Clock = CLOCK,
 ) -> tuple[Limit, ...]:
     """Every limit that binds a call at `now`: the installation's, then the tenant's own.
 
@@ -50,8 +51,8 @@ def limits_of(
     }
     named = [budget for budget in tenant.budgets if budget.scope is Scope.TENANT or subjects[budget.scope]]
     return tuple(
-        [_limit(budget, "", "", UTC_ZONE, now, has_begun) for budget in policy.installation]
-        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now, has_begun) for budget in named]
+        [_limit(budget, "", "", UTC_ZONE, now, has_begun, clock) for budget in policy.installation]
+        + [_limit(budget, tenant.id, subjects[budget.scope], tenant.zone, now, has_begun, clock) for budget in named]
     )
 
 
@@ -61,7 +62,15 @@ def all_reset_at(limits: Sequence[Limit]) -> datetime | None:
     return None if None in ends else max(filter(None, ends), default=None)
 
 
-def _limit(budget: BudgetPolicy, tenant_id: str, subject: str, zone: ZoneInfo, now: datetime, has_begun: bool) -> Limit:
-    starts_at, ends_at = CLOCK.bounds(budget.period, zone, now)
+def _limit(
+    budget: BudgetPolicy,
+    tenant_id: str,
+    subject: str,
+    zone: ZoneInfo,
+    now: datetime,
+    has_begun: bool,
+    clock: Clock,
+) -> Limit:
+    starts_at, ends_at = clock.bounds(budget.period, zone, now)
     key = WindowKey(tenant_id, budget.scope.value, subject, budget.period.value, starts_at)
     return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.cap_ticks(has_begun=has_begun))

@@ -82,7 +82,7 @@ def _with_tenants(policy: Policy, names: Collection[str], models: Mapping[str, M
 def _read(tenants: Collection[Tenant], keys: Iterable[ApiKey]) -> _TenantsPart:
     rows = {tenant.id: tenant for tenant in tenants}
     in_force = budgets_in_force(timezone.now(), tenants)
-    policies = {tenant.id: _tenant_policy(tenant, in_force.of_tenants[tenant.id]) for tenant in tenants}
+    policies = {tenant.id: tenant_policy(tenant, in_force.of_tenants[tenant.id]) for tenant in tenants}
     return _TenantsPart(
         policies,
         {
@@ -97,7 +97,8 @@ def _read(tenants: Collection[Tenant], keys: Iterable[ApiKey]) -> _TenantsPart:
     )
 
 
-def _tenant_policy(tenant: Tenant, budgets: Iterable[EffectiveBudget]) -> TenantPolicy:
+def tenant_policy(tenant: Tenant, budgets: Iterable[EffectiveBudget]) -> TenantPolicy:
+    """What a policy has of one tenant."""
     return TenantPolicy(
         id=tenant.id,
         is_active=tenant.is_active,

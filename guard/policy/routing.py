@@ -65,6 +65,24 @@ class Ask:
     has_begun: bool = False
     """Whether there is an answer in it already."""
 
+    def recorded(self) -> dict[str, Any]:
+        """As a call's record has it, from which `recalled` makes it again: without what is as usual, or stands there."""
+        facts: dict[str, Any] = {"input_tokens": self.input_tokens}
+        if self.model == AUTO:
+            facts["model"] = AUTO
+        for name in ("max_tokens", "choices", "images", "effort", "has_begun"):
+            if (value := getattr(self, name)) != getattr(USUAL_ASK, name):
+                facts[name] = value
+        return facts | ({"needs": sorted(self.needs)} if self.needs else {})
+
+
+USUAL_ASK = Ask(AUTO, 0)
+
+
+def recalled(facts: Mapping[str, Any], requested_model: str) -> Ask:
+    """The Ask of a call's record, which names the model that was asked for beside it."""
+    return Ask(**{"model": requested_model, **facts, "needs": frozenset(facts.get("needs", ()))})
+
 
 RELUCTANT = frozenset({StepCode.NO_LOGPROBS, StepCode.TOO_LONG})
 """Why a model serves only where no other does: it can leave these out, or may turn out to have room after all."""

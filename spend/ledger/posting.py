@@ -283,7 +283,7 @@ ENTRY_FIELDS = [
 ]  # fmt: skip
 CALL_FIELDS = [
     "id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
-    "at", "model", "route", "outcome", "code", "cost_ticks", "duration_ms", "steps",
+    "at", "model", "route", "outcome", "code", "cost_ticks", "duration_ms", "steps", "asked",
 ]  # fmt: skip
 ROLLUP_KEY = ["tenant_id", "bucket", "model", "route"]
 
@@ -331,6 +331,7 @@ def _call_row(record: Record) -> tuple[Any, ...]:
         caller.call_id, caller.request_id, caller.tenant_id, caller.key_id, caller.customer, caller.conversation,
         caller.requested_model, record.at, record.model, str(record.route), record.outcome.value, record.code,
         record.cost_ticks, record.duration_ms, orjson.dumps(record.steps).decode(),
+        None if record.asked is None else orjson.dumps(record.asked).decode(),
     )  # fmt: skip
 
 

@@ -244,6 +244,8 @@ class Record:
     cost_ticks: int = 0
     duration_ms: int = 0
     steps: tuple[dict[str, Any], ...] = ()
+    asked: dict[str, Any] | None = None
+    """How much was asked for, as whoever plans calls writes it; None where nobody knows any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +325,12 @@ class Balance:
 
     def standing(self) -> Standing:
         return Standing(self.spent_ticks, self.held_ticks)
+
+    def end(self, hold_ticks: int, cost_ticks: int) -> None:
+        """A hold that counts here gives way to what its attempt cost."""
+        self.held_ticks -= hold_ticks
+        self.spent_ticks += cost_ticks
+        assert self.held_ticks >= 0, "more was released than was held"  # noqa: S101
 
 
 @dataclass(slots=True)
@@ -440,21 +448,45 @@ def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
         if book.in_flight[limit.group] >= limit.most:
             return TooMany(limit)
     balances = [book.windows[book.window_ids[limit.key]] for limit in command.limits]
-    passed_over: list[StepCode] = []
-    for offer in command.offers:
-        max_tokens = _fit(offer, command.limits, balances, may_wait=command.may_wait)
-        if max_tokens is None:
-            passed_over.append(_why_not(offer, command.limits, balances))
-            continue
-        reserved = _hold(command, offer, max_tokens, balances, book)
-        return Held(reserved, tuple(balance.standing() for balance in balances), tuple(passed_over))
-    return _does_not_fit(command, balances, tuple(passed_over))
+    found = choose(command.offers, command.limits, balances, may_wait=command.may_wait)
+    tried = command.offers[: found.position if found else None]
+    passed_over = tuple(_why_not(offer, command.limits, balances) for offer in tried)
+    if found is None:
+        return _does_not_fit(command, balances, passed_over)
+    reserved = _hold(command, command.offers[found.position], found.max_tokens, balances, book)
+    return Held(reserved, tuple(balance.standing() for balance in balances), passed_over)
+
+
+class Chosen(NamedTuple):
+    """Which of the offers is taken, and the output tokens that it may have."""
+
+    position: int
+    max_tokens: int
+
+
+def choose(
+    offers: Sequence[Offer], limits: Sequence[Limit], balances: Sequence[Balance], *, may_wait: bool = False
+) -> Chosen | None:
+    """The first offer that fits all limits, each of which stands as the balance in its place; None where none does."""
+    for position, offer in enumerate(offers):
+        if (max_tokens := _fit(offer, limits, balances, may_wait=may_wait)) is not None:
+            return Chosen(position, max_tokens)
+    return None
+
+
+def fits_without_holds(offers: Sequence[Offer], limits: Sequence[Limit], balances: Sequence[Balance]) -> bool:
+    """Whether an offer would fit, were it not for other calls' holds.
+
+    One bound to the soft cap alone does not decide: it has its twin under the hard cap, or a cheaper model.
+    """
+    firm = (offer for offer in offers if not offer.only_below_soft)
+    return any(_fit(offer, limits, balances, count_holds=False) is not None for offer in firm)
 
 
 def _fit(
     offer: Offer,
-    limits: tuple[Limit, ...],
-    balances: list[Balance],
+    limits: Sequence[Limit],
+    balances: Sequence[Balance],
     *,
     count_holds: bool = True,
     may_wait: bool = False,
@@ -493,7 +525,7 @@ def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, 
     return fitting if fitting >= least else None
 
 
-def _why_not(offer: Offer, limits: tuple[Limit, ...], balances: list[Balance]) -> StepCode:
+def _why_not(offer: Offer, limits: Sequence[Limit], balances: Sequence[Balance]) -> StepCode:
     if _fit(offer, limits, balances, count_holds=False) is not None:
         return StepCode.HELD_BY_OTHER_CALLS
     return StepCode.PAST_SOFT_CAP if offer.only_below_soft else StepCode.DOES_NOT_FIT
@@ -544,9 +576,8 @@ def _count_in_flight(caller: Caller, change: int, book: Book) -> None:
 
 
 def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[StepCode, ...]) -> DoesNotFit:
-    """An offer bound to the soft cap alone does not decide: it has its twin under the hard cap, or a cheaper model."""
     offers = [offer for offer in command.offers if not offer.only_below_soft]
-    by_holds = any(_fit(offer, command.limits, balances, count_holds=False) is not None for offer in offers)
+    by_holds = fits_without_holds(command.offers, command.limits, balances)
     least = min((offer.hold_ticks(min(offer.floor_tokens, offer.max_tokens)) for offer in offers), default=0)
     binding = tuple(
         position
@@ -579,9 +610,7 @@ def _end(
             )
         )
     for balance in [book.windows[window_id] for window_id in window_ids]:
-        balance.held_ticks -= reserved.hold_ticks
-        balance.spent_ticks += cost_ticks
-        assert balance.held_ticks >= 0, "more was released than was held"  # noqa: S101
+        balance.end(reserved.hold_ticks, cost_ticks)
     return Ended(_standings(reserved, book), cost_ticks)
 
 

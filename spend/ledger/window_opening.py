@@ -111,6 +111,27 @@ def spent_in_each(ends: Ends, using: str = DEFAULT_DB_ALIAS) -> dict[WindowKey, 
     return spent
 
 
+def spent_by_subject(
+    tenant_id: str, scope: str, starts_at: datetime, until: datetime, *, with_removed: bool
+) -> dict[str, int]:
+    """What each of a tenant's subjects of a scope spent in a part of its time, in ticks.
+
+    `until` is on the edge of a rollup's bucket. `with_removed` is of all time, of which entries may be removed.
+    """
+    rows = _counted(scope, starts_at, until, DEFAULT_DB_ALIAS).filter(tenant_id=tenant_id)
+    if scope == Scope.TENANT:
+        return {"": int(rows.aggregate(ticks=Sum("cost_ticks", default=0))["ticks"])}
+    subject = NAMES[scope][1]
+    spent = defaultdict[str, int](int)
+    for name, ticks in rows.values_list(subject).annotate(ticks=Sum("cost_ticks")):
+        spent[str(name)] += int(ticks)
+    if with_removed:
+        removed = ArchivedSpend.objects.filter(tenant_id=tenant_id, scope=scope)
+        for name, ticks in removed.values_list("subject", "cost_ticks"):
+            spent[name] += ticks
+    return dict(spent)
+
+
 def _counted(scope: str, starts_at: datetime, ends_at: datetime | None, using: str) -> Rows:
     """What windows of a scope count in a period, whoever's it is."""
     model, at = (Rollup, "bucket") if scope in (Scope.INSTALLATION, Scope.TENANT) else (LedgerEntry, "at")

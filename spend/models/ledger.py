@@ -199,6 +199,9 @@ class Call(AppendOnly):
     cost_ticks = TicksField("cost", default=0)
     duration_ms = models.PositiveIntegerField(default=0)
     steps = models.JSONField(default=list, help_text="Why the route went as it did, in order.")
+    asked = models.JSONField(
+        null=True, help_text="How much was asked for, so that the call can be planned again under other settings."
+    )
 
     class Meta:
         ordering = ["-at"]

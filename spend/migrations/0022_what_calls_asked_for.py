@@ -1,0 +1,16 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("spend", "0021_handoffs_counted_apart")]
+
+    operations = [
+        migrations.AddField(
+            model_name="call",
+            name="asked",
+            field=models.JSONField(
+                help_text="How much was asked for, so that the call can be planned again under other settings.",
+                null=True,
+            ),
+        ),
+    ]
