@@ -1,6 +1,7 @@
-"""The filter of the list of calls, as its address has it."""
+"""What a page is to show, as its address has it: a span of days and hours, a filter of calls."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,11 +11,14 @@ from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.dateparse import parse_datetime
 
-from dashboard.date_spans import midnight
+from dashboard.date_spans import RANGE, Span, midnight
 from dashboard.queries.calls import CallFilter, Cursor
 from spend.models import Outcome, Route
+from spend.summaries.buckets import BUCKET_MINUTES
 
 FIRST_DAY = date(2000, 1, 1)
+MOST_DAYS = 366
+MOST_DAYS_WITH_HOURS = 2
 IN_OUR_TIME = [MinValueValidator(FIRST_DAY), MaxValueValidator(date(2999, 12, 31))]
 
 
@@ -27,11 +31,71 @@ def _time(label: str) -> forms.TimeField:
     return forms.TimeField(label=label, required=False, widget=forms.TimeInput(attrs={"type": "time"}))
 
 
-class CallFilterForm(forms.Form):
-    """Days and times are the tenant's own. What is not valid is shown as such and filters nothing."""
+class DaysForm(forms.Form):
+    """Days and times are the tenant's own. What is not valid is shown as such."""
 
     first, first_time = _day("From day"), _time("From time")
     last, last_time = _day("To day"), _time("To time")
+
+    def clean(self) -> dict[str, Any]:
+        found: dict[str, Any] = super().clean() or {}
+        for day, at in (("first", "first_time"), ("last", "last_time")):
+            if found.get(at) and not found.get(day) and day not in self.errors:
+                self.add_error(day, "Choose the day of that time.")
+        if found.get("first") and found.get("last") and _from(found) >= _until(found):
+            self.add_error("last", "This is before the beginning.")
+        return found
+
+
+class RangeForm(DaysForm):
+    """Any days so far, a year of them at most, or hours, where it is of a day or two: single calls tell those."""
+
+    def __init__(self, *args: Any, today: date, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.today = today
+        for name in ("first", "last"):
+            self.fields[name].widget.attrs["max"] = f"{today}"
+        for name in ("first_time", "last_time"):
+            self.fields[name].widget.attrs["step"] = f"{BUCKET_MINUTES * 60}"
+
+    def clean(self) -> dict[str, Any]:
+        found = super().clean()
+        if not found.get("first") and "first" not in self.errors:
+            self.add_error("first", "Choose the day on which it begins.")
+        if found.get("first") and found["first"] > self.today:
+            self.add_error("first", "This day is yet to come.")
+        if not self.errors:
+            found["last"] = min(found.get("last") or self.today, self.today)
+            self._check_length(found)
+        return found
+
+    def _check_length(self, found: dict[str, Any]) -> None:
+        days = (found["last"] - found["first"]).days + 1
+        if days > MOST_DAYS:
+            self.add_error("last", f"Choose {MOST_DAYS} days at most.")
+        for name in ("first_time", "last_time"):
+            if found.get(name) and days > MOST_DAYS_WITH_HOURS:
+                self.add_error(name, f"Hours can be chosen of {MOST_DAYS_WITH_HOURS} days at most.")
+            elif found.get(name) and (found[name].minute % BUCKET_MINUTES or found[name].second):
+                self.add_error(name, "Choose a whole quarter of an hour.")
+
+    def span(self, zone: ZoneInfo) -> Span | None:
+        """None where something is not valid."""
+        if not self.is_valid():
+            return None
+        found = self.cleaned_data
+        span = Span(RANGE, "", found["first"], found["last"], zone)
+        span = replace(
+            span,
+            since=_instant(_from(found), zone) if found["first_time"] else None,
+            until=_instant(_until(found), zone) if found["last_time"] else None,
+        )
+        return replace(span, label=span.named)
+
+
+class CallFilterForm(DaysForm):
+    """What is not valid filters nothing."""
+
     outcome = forms.ChoiceField(required=False, choices=[("", "Any outcome"), *Outcome.choices])
     route = forms.ChoiceField(required=False, choices=[("", "Any route"), *Route.choices])
     model = forms.ChoiceField(required=False)
@@ -44,15 +108,6 @@ class CallFilterForm(forms.Form):
         chosen = self.data.get("model", "")
         names = [*models, *([chosen] if chosen and chosen not in models else [])]
         self.fields["model"].choices = [("", "Any model"), *((name, name) for name in names)]  # type: ignore[attr-defined]
-
-    def clean(self) -> dict[str, Any]:
-        found: dict[str, Any] = super().clean() or {}
-        for day, at in (("first", "first_time"), ("last", "last_time")):
-            if found.get(at) and not found.get(day) and day not in self.errors:
-                self.add_error(day, "Choose the day of that time.")
-        if found.get("first") and found.get("last") and _from(found) >= _until(found):
-            self.add_error("last", "This is before the beginning.")
-        return found
 
     def call_filter(self, zone: ZoneInfo) -> CallFilter | None:
         """None where something is not valid."""

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q, QuerySet
 
-from dashboard.charts import Line, StackedChart, by_day, by_hour
-from dashboard.date_spans import Span, midnight
+from dashboard.charts import Line, StackedChart, by_day, by_hour, by_slot
+from dashboard.date_spans import Span, midnight, span_before
 from dashboard.forecast import Forecast, forecast, pace_since
 from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, used_ppm
 from dashboard.queries.cached import CachedSaving, cached_saving
+from dashboard.queries.earlier import Earlier, earlier_of
 from dashboard.queries.savings import Savings, savings_of
 from dashboard.queries.subjects import Subjects, top_conversations, top_customers
 from dashboard.queries.sums import (
@@ -18,10 +19,12 @@ from dashboard.queries.sums import (
     Figures,
     Row,
     at_mark,
+    buckets_of,
     buckets_since,
     daily_rows,
     first_spend_at,
     grouped,
+    rows_of,
     sums_of_tenants,
     total_of,
 )
@@ -108,6 +111,11 @@ class TenantReport:
     cached: CachedSaving
     key_names: dict[str, str]
     is_over_budget: bool
+    before: Earlier
+    before_today: Figures
+    before_month: Figures
+    today_before: Span
+    month_before: Span
 
     @property
     def tightest(self) -> Use:
@@ -139,14 +147,16 @@ def tenant_report(tenant: Tenant, span: Span, now: datetime) -> TenantReport:
 
 def _tenant_report(tenant: Tenant, span: Span, now: datetime, mark: datetime) -> TenantReport:
     today, month = _day_and_month(tenant, now)
-    rows = daily_rows(tenant, _both(span, month), mark)
-    in_span = [row for row in rows if row.day >= span.first]
-    this_month = total_of(row for row in rows if row.day >= month.first)
-    this_day = total_of(row for row in rows if row.day == today.first)
+    rows = daily_rows(tenant, month, mark)
+    in_span = rows if (span.first, span.last) == (month.first, month.last) else rows_of(tenant, span, mark)
+    this_month, this_day = total_of(rows), total_of(row for row in rows if row.day == today.first)
     uses = current_uses(tenant, now)
     own = _tightest_first(use for use in uses.windows if use.budget.scope == Scope.TENANT)
     buckets = buckets_since(tenant, min(now - MONTH_PACE, today.starts_at))
     day_forecast, month_forecast = _forecasts(tenant, buckets, (this_day, this_month), own, now)
+    customers = top_customers(tenant, span, mark)
+    before = earlier_of(tenant, span_before(span, now), mark, [subject.name for subject in customers.top])
+    today_before, month_before = span_before(today, now), span_before(month, now)
     return TenantReport(
         uses=uses,
         own=own,
@@ -156,13 +166,18 @@ def _tenant_report(tenant: Tenant, span: Span, now: datetime, mark: datetime) ->
         month_forecast=month_forecast,
         total=total_of(in_span),
         models=_models(in_span),
-        chart=_chart(span, in_span, buckets, own, now),
-        customers=top_customers(tenant, span, mark),
+        chart=_chart(tenant, span, in_span, before, own, now),
+        customers=customers,
         conversations=top_conversations(tenant, span, mark),
         savings=savings_of(tenant, span, mark),
         cached=cached_saving(in_span, span),
         key_names={str(key.pk): str(key) for key in tenant.keys.all()},
         is_over_budget=bool(mostly_over_budget([tenant.id], now)),
+        before=before,
+        before_today=before.total_of(today_before) or total_of(rows_of(tenant, today_before, mark)),
+        before_month=before.total_of(month_before) or total_of(rows_of(tenant, month_before, mark)),
+        today_before=today_before,
+        month_before=month_before,
     )
 
 
@@ -172,11 +187,6 @@ def _day_and_month(tenant: Tenant, now: datetime) -> tuple[Span, Span]:
         Span("today", "Today", today, today, tenant.zone),
         Span("month", "This month", today.replace(day=1), today, tenant.zone),
     )
-
-
-def _both(span: Span, month: Span) -> Span:
-    """The span widened by this month, so that one reading serves the page."""
-    return Span(span.key, span.label, min(span.first, month.first), span.last, span.zone)
 
 
 def _models(rows: list[Row]) -> list[tuple[str, Figures]]:
@@ -208,15 +218,18 @@ def _of_period(own: Iterable[Use], period: Period) -> Use | None:
     return next((use for use in own if use.budget.period == period), None)
 
 
-def _chart(span: Span, rows: list[Row], buckets: list[Bucket], own: list[Use], now: datetime) -> StackedChart:
+def _chart(tenant: Tenant, span: Span, rows: list[Row], before: Earlier, own: list[Use], now: datetime) -> StackedChart:
     """Held against the limit of the span's own period, or of a day where it is drawn by day."""
     period = Period.MONTH if span.key == "month" else Period.DAY
     use = _of_period(own, period)
     label = "Monthly limit" if period == Period.MONTH else "Daily limit"
     lines = [Line(label, use.budget.limit_ticks)] if use else []
+    if not span.is_of_a_day:
+        return by_day(rows, span, lines, now.astimezone(span.zone).date(), (before.span, before.rows))
+    buckets, earlier = buckets_of(tenant, span), (before.span, buckets_of(tenant, before.span))
     if span.key == "today":
-        return by_hour(buckets, now, midnight(span.first, span.zone), span.zone, lines)
-    return by_day(rows, span, lines, now.astimezone(span.zone).date())
+        return by_hour(buckets, now, midnight(span.first, span.zone), span.zone, lines, earlier)
+    return by_slot(buckets, span, now, lines, earlier)
 
 
 @dataclass(frozen=True)
@@ -229,19 +242,22 @@ class Statement:
     customers: Subjects
     savings: Savings
     cached: CachedSaving
+    before: Earlier
 
 
-def statement(tenant: Tenant, span: Span) -> Statement:
-    return at_mark(tenant, lambda mark: _statement(tenant, span, mark))
+def statement(tenant: Tenant, span: Span, now: datetime) -> Statement:
+    return at_mark(tenant, lambda mark: _statement(tenant, span, now, mark))
 
 
-def _statement(tenant: Tenant, span: Span, mark: datetime) -> Statement:
+def _statement(tenant: Tenant, span: Span, now: datetime, mark: datetime) -> Statement:
     rows = daily_rows(tenant, span, mark)
+    customers = top_customers(tenant, span, mark, limit=20)
     return Statement(
         total=total_of(rows),
         models=_models(rows),
         days=sorted(grouped(rows, "day").items()),
-        customers=top_customers(tenant, span, mark, limit=20),
+        customers=customers,
         savings=savings_of(tenant, span, mark),
         cached=cached_saving(rows, span),
+        before=earlier_of(tenant, span_before(span, now), mark, [subject.name for subject in customers.top]),
     )

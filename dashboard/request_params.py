@@ -6,7 +6,7 @@ from django.http import Http404, HttpRequest
 from django.utils import timezone
 
 from dashboard.date_spans import Span, month_span, spans_at
-from dashboard.forms import CallFilterForm
+from dashboard.forms import CallFilterForm, RangeForm
 from dashboard.queries.calls import CallFilter, as_counted
 from dashboard.queries.models import models_of
 from spend.summaries.removed import removed_before
@@ -25,8 +25,17 @@ def page_number_of(request: HttpRequest) -> int:
     return int(number) if number.isdecimal() else 1
 
 
-def span_of(request: HttpRequest, spans: dict[str, Span]) -> Span:
-    return spans.get(request.GET.get("span", ""), spans[DEFAULT_SPAN])
+def span_of(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[RangeForm, Span | None]:
+    """Days or hours that somebody chose, else one of those on offer; None where what was chosen is not valid.
+
+    The form holds what was chosen."""
+    spans = spans_at(now, tenant.zone)
+    today = spans["today"].last
+    if any(request.GET.get(name) for name in RangeForm.base_fields):
+        form = RangeForm(request.GET, today=today)
+        return form, form.span(tenant.zone)
+    span = spans.get(request.GET.get("span", ""), spans[DEFAULT_SPAN])
+    return RangeForm(initial={"first": span.first, "last": span.last}, today=today), span
 
 
 def month_of(request: HttpRequest, tenant: Tenant) -> Span:
@@ -39,7 +48,10 @@ def month_of(request: HttpRequest, tenant: Tenant) -> Span:
 def span_or_month_of(request: HttpRequest, tenant: Tenant) -> Span:
     if "month" in request.GET:
         return month_of(request, tenant)
-    return span_of(request, spans_at(timezone.now(), tenant.zone))
+    _, span = span_of(request, tenant, timezone.now())
+    if span is None:
+        raise Http404("These days are not valid.")
+    return span
 
 
 def filter_of(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFilterForm, CallFilter | None]:

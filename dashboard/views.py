@@ -15,7 +15,7 @@ from dashboard.page_reports import statement as statement_of
 from dashboard.page_reports import tenant_report
 from dashboard.queries.calls import attempts_of, page_of_calls
 from dashboard.queries.status import services
-from dashboard.request_params import filter_of, month_of, page_number_of, removed_of, search_of, span_of
+from dashboard.request_params import DEFAULT_SPAN, filter_of, month_of, page_number_of, removed_of, search_of, span_of
 from dashboard.step_sentences import reason_of, sentences_of
 from dashboard.transcript import lines_of
 from spend.models import Call, CallContent
@@ -66,8 +66,9 @@ def find(request: HttpRequest) -> HttpResponse:
 def tenant(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
     spans = spans_at(now, tenant.zone)
-    span = span_of(request, spans)
-    context = {"tab": "tenant", "spans": spans.values(), "span": span, "now": now}
+    form, wanted = span_of(request, tenant, now)
+    span = wanted or spans[DEFAULT_SPAN]
+    context = {"tab": "tenant", "spans": spans.values(), "span": span, "form": form, "now": now}
     report = tenant_report(tenant, span, now)
     return render(request, "dashboard/tenant.html", {"tenant": tenant, "report": report, **context})
 
@@ -158,4 +159,4 @@ def statement(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "is_running": span.ends_at > now,
         "now": now,
     }
-    return render(request, "dashboard/statement.html", {**context, "report": statement_of(tenant, span)})
+    return render(request, "dashboard/statement.html", {**context, "report": statement_of(tenant, span, now)})

@@ -12,12 +12,13 @@ from dashboard.access import page, tenant_page, visible_tenants
 from dashboard.date_spans import HOUR, Span, hour_of, spans_at
 from dashboard.exports import csv_response
 from dashboard.exports.focus_export import COLUMNS, focus_rows
+from dashboard.forms import RangeForm
 from dashboard.page_reports import overview as overview_of
 from dashboard.queries.budgets import Standing
 from dashboard.queries.calls import every_call, every_entry
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer
-from dashboard.queries.sums import at_mark, buckets_since, daily_rows
+from dashboard.queries.sums import at_mark, buckets_of, rows_of
 from dashboard.request_params import filter_of, month_of, removed_of, search_of, span_or_month_of
 from spend.budgets.usage import Use, every_use
 from spend.summaries.removed import RemovedError, removed_before
@@ -74,16 +75,22 @@ def _use_cells(use: Use, key_names: dict[str, str], tenant: Tenant) -> list[Any]
 
 @tenant_page
 def hours_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
-    """What each hour of today cost, by model."""
-    today = spans_at(timezone.now(), tenant.zone)["today"]
+    """What each hour of a day or two cost, by model: of today, or of what is asked for."""
+    span = _day_of(request, tenant)
     hours = Counter[tuple[int, str]]()
-    for bucket in buckets_since(tenant, today.starts_at):
-        hours[hour_of(bucket.at, today.starts_at), bucket.model] += bucket.figures.cost_ticks
+    for bucket in buckets_of(tenant, span):
+        hours[hour_of(bucket.at, span.starts_at), bucket.model] += bucket.figures.cost_ticks
     cells = (
-        [csv_response.time_cell(today.starts_at + hour * HOUR, tenant.zone), model, csv_response.usd_cell(ticks)]
+        [csv_response.time_cell(span.starts_at + hour * HOUR, tenant.zone), model, csv_response.usd_cell(ticks)]
         for (hour, model), ticks in hours.items()
     )
-    return _csv(request, tenant, today, "hours", ["hour", "model", "costUsd"], cells)
+    return _csv(request, tenant, span, "hours", ["hour", "model", "costUsd"], cells)
+
+
+def _day_of(request: HttpRequest, tenant: Tenant) -> Span:
+    if not {"span", "month", *RangeForm.base_fields} & request.GET.keys():
+        return spans_at(timezone.now(), tenant.zone)["today"]
+    return span_or_month_of(request, tenant)
 
 
 @tenant_page
@@ -105,7 +112,7 @@ def savings_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
 def days_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     """Days by model and route, of a span or, with `month`, of a month."""
     span = span_or_month_of(request, tenant)
-    rows = at_mark(tenant, lambda mark: daily_rows(tenant, span, mark))
+    rows = at_mark(tenant, lambda mark: rows_of(tenant, span, mark))
     header = [
         "day", "timeZone", "model", "route", "served", "refused", "failed", "inputTokens", "cachedInputTokens",
         "outputTokens", "reasoningTokens", "costUsd", "handedOff",
@@ -132,7 +139,8 @@ def _csv(
 
 
 def _filename(tenant: Tenant, what: str, span: Span) -> str:
-    return f"{tenant.id}-{what}-{span.first}-{span.last}.csv"
+    times = [f"{at.astimezone(span.zone):%H%M}" for at in (span.starts_at, span.ends_at)] if not span.is_whole else []
+    return "-".join([tenant.id, what, f"{span.first}", f"{span.last}", *times]) + ".csv"
 
 
 def _single_calls_csv(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dashboard.date_spans import Span
-from dashboard.queries.sums import summed_range
+from dashboard.queries.sums import mark_for, summed_range
 from spend.models import DailyDowngrade, LedgerEntry
 from spend.summaries.daily import downgrades
 from spend.summaries.measures import DOWNGRADE_MEASURES, add_to, sums_of
@@ -43,8 +43,10 @@ class Savings:
 
 def savings_of(tenant: Tenant, span: Span, mark: datetime) -> Savings:
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(DOWNGRADE_MEASURES))
-    for requested_model, model, figures in [*_summed(tenant, span, mark), *_live(tenant, span, mark)]:
-        add_to(sums[requested_model, model], figures)
+    for part in span.parts:
+        of_part = mark_for(part, mark)
+        for requested_model, model, figures in [*_summed(tenant, part, of_part), *_live(tenant, part, of_part)]:
+            add_to(sums[requested_model, model], figures)
     rows = [Saving(*pair, *figures[:3]) for pair, figures in sums.items() if figures[0]]
     rows.sort(key=lambda row: -row.saved_ticks)
     return Savings(rows, sum(figures[3] for figures in sums.values()))

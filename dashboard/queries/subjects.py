@@ -4,21 +4,23 @@ A customer comes back day after day: their days are summed. A conversation is so
 the day on which it began. Both are taken from `spend.summaries.daily` up to the mark and from the ledger after it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.db import connection
 from django.db.models import Count, Min, QuerySet, Sum
 
 from dashboard.date_spans import Span
-from dashboard.queries.sums import at_mark, summed_range
-from spend.models import ConversationTotal, LedgerEntry
+from dashboard.queries.sums import at_mark, mark_for, summed_range
+from spend.models import ConversationTotal, DailyCustomer, LedgerEntry
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 
 TOP = 10
+DAYS_AT_ONCE = 100
+"""In one statement: SQLite takes 500 parts of one."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ ALL_CONVERSATIONS = """
 """
 
 
+CONVERSATIONS_OF_HOURS = """
+    SELECT conversation, COUNT(*), SUM(cost_ticks) FROM spend_ledgerentry
+    WHERE tenant_id = %s AND at >= %s AND at < %s AND NOT (conversation = '')
+    GROUP BY conversation ORDER BY conversation
+"""
+
+
 def top_customers(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) -> Subjects:
     """In one query: the sums over all of them ride along with the dearest."""
     with connection.cursor() as cursor:
@@ -83,6 +92,7 @@ def top_customers(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) 
 
 
 def _customer_params(tenant: Tenant, span: Span, mark: datetime) -> list[Any]:
+    mark = mark_for(span, mark)
     days = [day.isoformat() for day in summed_range(span, mark)]
     return [tenant.id, *days, tenant.id, *_instants(max(mark, span.starts_at), span.ends_at)]
 
@@ -91,11 +101,35 @@ def _instants(*instants: datetime) -> list[Any]:
     return [connection.ops.adapt_datetimefield_value(instant) for instant in instants]
 
 
+def costs_of_customers(tenant: Tenant, span: Span, mark: datetime, names: Collection[str]) -> dict[str, int]:
+    """What each of `names` cost in the span, in ticks; those who cost nothing are left out."""
+    ticks: dict[str, int] = {}
+    for part in span.parts:
+        of_part = mark_for(part, mark)
+        days = _days_between(*summed_range(part, of_part)) or [date.max]
+        summed = DailyCustomer.objects.filter(tenant=tenant, customer__in=names, day__in=days)
+        live = LedgerEntry.objects.filter(
+            tenant=tenant, customer__in=names, at__gte=max(of_part, part.starts_at), at__lt=part.ends_at
+        ).exclude(customer="")
+        for rows in (summed, live):
+            for name, cost_ticks in rows.order_by().values_list("customer").annotate(Sum("cost_ticks")):
+                ticks[name] = ticks.get(name, 0) + int(cost_ticks)
+    return ticks
+
+
+def _days_between(first: date, last: date) -> list[date]:
+    """One by one: the index has the day before the customer, so a range would read all customers of it."""
+    return [first + timedelta(days=index) for index in range((last - first).days + 1)] if first <= last else []
+
+
 def top_conversations(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) -> Subjects:
-    """The dearest of those that began in the span, each at all that it cost so far.
+    """The dearest of those that began in the span, each at all that it cost so far; of hours of a day, those that had
+    calls in them, at what these cost.
 
     The dearest of the span are among the dearest of its days and those that had calls after the mark.
     """
+    if not span.is_whole:
+        return _conversations_in(tenant, span, limit)
     lately = _conversations_since(tenant, mark)
     known = _known_conversations(tenant, mark)
     found = _dearest_of_days(tenant, span, mark, limit)
@@ -109,6 +143,13 @@ def top_conversations(tenant: Tenant, span: Span, mark: datetime, limit: int = T
             found[name] = Subject(name, before[0] + attempts, before[1] + cost_ticks)
     top = sorted(found.values(), key=lambda subject: (-subject.cost_ticks, subject.name))
     return Subjects(top[:limit], count, ticks)
+
+
+def _conversations_in(tenant: Tenant, span: Span, limit: int) -> Subjects:
+    rows = _since(tenant, span.starts_at).filter(at__lt=span.ends_at).values_list("conversation")
+    found = [Subject(*row) for row in rows.annotate(Count("pk"), Sum("cost_ticks"))]
+    found.sort(key=lambda subject: (-subject.cost_ticks, subject.name))
+    return Subjects(found[:limit], len(found), sum(subject.cost_ticks for subject in found))
 
 
 def _conversations_since(tenant: Tenant, mark: datetime) -> dict[str, tuple[datetime, int, int]]:
@@ -140,12 +181,17 @@ def _begun_in(tenant: Tenant, span: Span, mark: datetime) -> tuple[int, int]:
 def _dearest_of_days(tenant: Tenant, span: Span, mark: datetime, limit: int) -> dict[str, Subject]:
     """The dearest of each day, straight off the index: a few rows a day, however many began."""
     first, last = summed_range(span, mark)
-    days = [day for day in span.days() if first <= day <= last]
-    if not days:
-        return {}
+    days = [day for day in span.days() if first <= day <= last] if limit else []
+    steps = range(0, len(days), DAYS_AT_ONCE)
+    rows = [row for step in steps for row in _dearest_of(tenant, days[step : step + DAYS_AT_ONCE], limit)]
+    return {name: Subject(name, int(attempts), int(ticks)) for name, attempts, ticks in rows}
+
+
+def _dearest_of(tenant: Tenant, days: Sequence[date], limit: int) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(_dearest_statement(len(days), limit), [part for day in days for part in (tenant.id, _text(day))])
-        return {name: Subject(name, int(attempts), int(ticks)) for name, attempts, ticks in cursor.fetchall()}
+        rows: list[Any] = cursor.fetchall()
+        return rows
 
 
 def _dearest_statement(days: int, limit: int) -> str:
@@ -168,7 +214,10 @@ def every_customer(tenant: Tenant, span: Span) -> Iterator[Subject]:
 
 
 def every_conversation(tenant: Tenant, span: Span) -> Iterator[Subject]:
-    """Those that began in the span, each at all that it cost so far, by name."""
+    """Those that began in the span, each at all that it cost so far, by name; of hours as `top_conversations`."""
+    if not span.is_whole:
+        params = [tenant.id, *_instants(span.starts_at, span.ends_at)]
+        return _streamed(tenant, CONVERSATIONS_OF_HOURS, lambda mark: params)
     return _streamed(tenant, ALL_CONVERSATIONS, lambda mark: _conversation_params(tenant, span, mark))
 
 

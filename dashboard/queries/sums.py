@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo
 
-from django.db.models import Case, Min, Q, Sum, When
+from django.db.models import Case, Count, Min, Q, QuerySet, Sum, When
 from django.db.models.functions import TruncDate
 
 from dashboard.date_spans import Span, midnight
-from spend.models import DailyRollup, Rollup, RollupMark
-from spend.summaries.measures import DOWNGRADED, MEASURES, sums_of
+from spend.models import Call, DailyRollup, LedgerEntry, Rollup, RollupMark, Route
+from spend.summaries.buckets import bucket_of
+from spend.summaries.measures import BILLED, DOWNGRADED, MEASURES, sums_of
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 
@@ -95,6 +97,11 @@ def summed_range(span: Span, mark: datetime) -> tuple[date, date]:
     return (span.first, span.last) if mark > BEGINNING else (date.max, date.min)
 
 
+def mark_for(span: Span, mark: datetime) -> datetime:
+    """The mark by which to read a part of a span: of a day that is not whole nothing is taken from daily sums."""
+    return mark if span.is_whole else BEGINNING
+
+
 def daily_rows(tenant: Tenant, span: Span, mark: datetime) -> list[Row]:
     """What happened in the span by day, model and route, in days' order."""
     summed = (
@@ -103,30 +110,87 @@ def daily_rows(tenant: Tenant, span: Span, mark: datetime) -> list[Row]:
         .values_list("day", "model", "route")
         .annotate(**ALL_SUMS)
     )
-    live = (
-        Rollup.objects.filter(tenant=tenant, bucket__gte=max(mark, span.starts_at), bucket__lt=span.ends_at)
-        .annotate(day=TruncDate("bucket", tzinfo=span.zone))
+    rows = [Row(day, model, route, Figures(*map(int, sums))) for day, model, route, *sums in summed]
+    return [*rows, *_live_rows(tenant, max(mark, span.starts_at), span.ends_at, span.zone)]
+
+
+def _live_rows(tenant: Tenant, starts_at: datetime, ends_at: datetime, zone: ZoneInfo) -> list[Row]:
+    rows = (
+        _buckets(tenant, starts_at, ends_at)
+        .annotate(day=TruncDate("bucket", tzinfo=zone))
         .order_by("day")
         .values_list("day", "model", "route")
         .annotate(**ALL_SUMS)
     )
-    return [Row(day, model, route, Figures(*map(int, sums))) for day, model, route, *sums in [*summed, *live]]
+    return [Row(day, model, route, Figures(*map(int, sums))) for day, model, route, *sums in rows]
+
+
+def rows_of(tenant: Tenant, span: Span, mark: datetime) -> list[Row]:
+    """As `daily_rows`, of spans that begin or end within a day, too."""
+    return [row for part in span.parts for row in _rows_of_part(tenant, part, mark)]
+
+
+def _rows_of_part(tenant: Tenant, part: Span, mark: datetime) -> list[Row]:
+    if part.is_whole:
+        return daily_rows(tenant, part, mark)
+    until = bucket_of(part.ends_at)
+    rest = [
+        Row(part.last, each.model, each.route, each.figures)
+        for each in _within_a_bucket(tenant, until, part.ends_at)
+    ]  # fmt: skip
+    return [*_live_rows(tenant, part.starts_at, until, part.zone), *rest]
+
+
+def _buckets(tenant: Tenant, starts_at: datetime, ends_at: datetime) -> QuerySet[Rollup]:
+    return Rollup.objects.filter(tenant=tenant, bucket__gte=starts_at, bucket__lt=ends_at)
 
 
 class Bucket(NamedTuple):
     at: datetime
     model: str
     figures: Figures
+    route: str = ""
+
+
+def _within_a_bucket(tenant: Tenant, starts_at: datetime, ends_at: datetime) -> list[Bucket]:
+    """What a rollup cannot tell: the beginning of a quarter of an hour, from the ledger and the calls themselves.
+
+    Where single calls were removed it is left out."""
+    when = {"tenant": tenant, "at__gte": starts_at, "at__lt": ends_at}
+    entries = LedgerEntry.objects.filter(**when).order_by().values_list("model", "route")
+    calls = Call.objects.filter(**when).order_by().values_list("model", "route", "outcome")
+    return [
+        *(
+            Bucket(starts_at, model, Figures(attempts, *map(int, sums)), route)
+            for model, route, attempts, *sums in entries.annotate(Count("pk"), **sums_of(BILLED))
+        ),
+        *(
+            Bucket(starts_at, model, _counted(route, outcome, count), route)
+            for model, route, outcome, count in calls.annotate(Count("pk"))
+        ),
+    ]
+
+
+def _counted(route: str, outcome: str, count: int) -> Figures:
+    is_downgraded = outcome == "served" and route == Route.DOWNGRADE
+    return Figures(**{outcome: count}, downgraded=count if is_downgraded else 0)
+
+
+def buckets_of(tenant: Tenant, span: Span) -> list[Bucket]:
+    """Quarters of an hour with their cost by model; of one that the span ends in, what was spent until then."""
+    until = bucket_of(span.ends_at)
+    whole = _cost_by_bucket(_buckets(tenant, span.starts_at, until))
+    rest = _within_a_bucket(tenant, until, span.ends_at) if until < span.ends_at else []
+    return [*whole, *(bucket for bucket in rest if bucket.figures.cost_ticks)]
 
 
 def buckets_since(tenant: Tenant, starts_at: datetime) -> list[Bucket]:
     """Quarters of an hour with their cost by model, from `starts_at` on."""
-    rows = (
-        Rollup.objects.filter(tenant=tenant, bucket__gte=starts_at)
-        .order_by("bucket")
-        .values_list("bucket", "model")
-        .annotate(Sum("cost_ticks"))
-    )
+    return _cost_by_bucket(Rollup.objects.filter(tenant=tenant, bucket__gte=starts_at))
+
+
+def _cost_by_bucket(rollups: QuerySet[Rollup]) -> list[Bucket]:
+    rows = rollups.order_by("bucket").values_list("bucket", "model").annotate(Sum("cost_ticks"))
     return [Bucket(at, model, Figures(cost_ticks=int(ticks))) for at, model, ticks in rows if ticks]
 
 

@@ -9,6 +9,7 @@ from django import template
 from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils import timezone
 
+from dashboard.comparison import Change
 from dashboard.queries.budgets import used_ppm
 from spend.budgets.usage import Use
 from tenants.models import Tenant
@@ -122,6 +123,20 @@ def budget_bar(use: Use, tenant: Tenant, *, state: str = "", name_zone: bool = F
         "held": width(min(held, max(limit - spent, 0)), limit),
         "soft": width(use.budget.soft_ticks, limit),
         "starts_afresh": f"{when} ({tenant.time_zone})" if name_zone and when else when,
+    }
+
+
+@register.inclusion_tag("dashboard/parts/change.html")
+def change(now: int, before: int, kind: str = "count", *, on: str = "") -> dict[str, Any]:
+    """Up or down from what it was before, in words; `kind` is "money", of amounts in ticks, or "count"."""
+    found = Change(now, before)
+    size = abs(found.difference)
+    percent = None if found.percent is None else abs(found.percent)
+    return {
+        "direction": found.direction,
+        "percent": "" if percent is None else f"{intcomma(percent)}\u00a0%" if percent else "under 1\u00a0%",
+        "size": money(size) if kind == "money" else short(size),
+        "on": on,
     }
 
 

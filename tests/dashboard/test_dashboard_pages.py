@@ -347,6 +347,77 @@ def test_names_are_escaped_everywhere(staff: Client, shop: Tenant, key: ApiKey) 
         assert "<script>alert" not in page(staff, name, *args)
 
 
+# Any days, and the time before
+
+
+def test_any_days_and_hours_of_them_are_shown_and_compared_with_the_same_ones_of_a_week_before(
+    staff: Client, shop: Tenant, key: ApiKey
+) -> None:
+    Tenant.objects.filter(pk=shop.pk).update(time_zone="America/New_York")
+    at = datetime(2026, 6, 9, 18, 30, tzinfo=UTC)  # 14:30 on a Tuesday there
+    place_call(shop, key, at, customer="anna", model="big", cost_ticks=3 * TICKS_PER_USD)
+    place_call(shop, key, at + timedelta(minutes=30), customer="ben", cost_ticks=7 * TICKS_PER_USD)
+    place_call(shop, key, at - timedelta(days=7), customer="anna", model="big", cost_ticks=2 * TICKS_PER_USD)
+    day = {"first": "2026-06-09", "last": "2026-06-09"}
+    for shown in ("live", "summed"):
+        body = page(staff, "tenant", "shop", **day)
+        assert "compared with Tue 2 Jun 2026" in body, shown
+        assert '<dt>Spent</dt><dd>$10.00</dd><dd class="hint">' in body
+        assert "up 400 % ($8.00)" in body
+        hours = page(staff, "tenant", "shop", **day, first_time="14:30", last_time="15:00")
+        assert "compared with Tue 2 Jun 2026 from 14:30 until 15:00" in hours
+        assert "<dt>Spent</dt><dd>$3.00</dd>" in hours
+        assert "up 50 % ($1.00)" in hours
+        assert ">anna</a>" in hours
+        assert ">ben</a>" not in hours
+        catch_up(timezone.now())
+    exported = staff.get(reverse("days_csv", args=["shop"]), day).getvalue().decode()
+    assert exported.count("2026-06-09") == 2
+
+
+def test_the_time_before_ends_at_the_same_time_of_its_day(shop: Tenant, key: ApiKey) -> None:
+    now = datetime(2026, 6, 9, 12, 40, tzinfo=UTC)
+    for days, minutes, ticks in ((0, -1, 1), (7, -1, 10), (7, 0, 100), (7, -30, 1000), (31, -1, 10_000), (31, 0, 1)):
+        place_call(shop, key, now - timedelta(days=days, minutes=-minutes), cost_ticks=ticks, input_tokens=3)
+    for shown in ("live", "summed"):
+        report = tenant_report(shop, spans_at(now, shop.zone)["today"], now)
+        assert (report.today.cost_ticks, report.before_today.cost_ticks) == (1, 1010), shown
+        assert (report.before_today.calls, report.before_today.input_tokens) == (2, 6)
+        assert report.before_month.cost_ticks == 10_000
+        assert report.before.rows
+        assert sum(report.chart.before[-1:]) == 1010
+        catch_up(timezone.now())
+
+
+@pytest.mark.parametrize(("asked", "told"), [
+    ({"first": "2999-01-01"}, "This day is yet to come."),
+    ({"last": "2026-01-01"}, "Choose the day on which it begins."),
+    ({"first": "2020-01-01", "last": "2026-01-01"}, "Choose 366 days at most."),
+    ({"first": "2026-01-02", "last": "2026-01-01"}, "This is before the beginning."),
+    ({"first": "2026-01-01", "last": "2026-01-05", "first_time": "10:00"}, "Hours can be chosen of 2 days at most."),
+    ({"first": "2026-01-01", "last": "2026-01-01", "last_time": "10:10"}, "Choose a whole quarter of an hour."),
+    ({"first": "x"}, "Enter a valid date."),
+])  # fmt: skip
+def test_days_that_are_not_valid_say_so_and_no_file_is_made_of_them(
+    staff: Client, shop: Tenant, asked: dict[str, str], told: str
+) -> None:
+    body = page(staff, "tenant", "shop", **asked)
+    assert f'role="alert">{told}' in body
+    assert "Last 30 days" in body
+    for name in ("days_csv", "hours_csv", "savings_csv"):
+        assert staff.get(reverse(name, args=["shop"]), asked).status_code == 404, name
+
+
+def test_a_limit_far_above_what_is_spent_is_a_note_and_no_line(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    place_call(shop, key, timezone.now(), cost_ticks=TICKS_PER_USD)
+    BudgetFactory.create(tenant=shop, limit_ticks=100 * TICKS_PER_USD)
+    body = page(staff, "tenant", "shop")
+    assert "Daily limit: $100.00, far above what is drawn here." in body
+    assert '"lines": []' in body
+    Budget.objects.update(limit_ticks=2 * TICKS_PER_USD)
+    assert '"lines": [{"label": "Daily limit: $2.00"' in page(staff, "tenant", "shop")
+
+
 # Calls
 
 
@@ -538,7 +609,7 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 # The number of queries
 
 MOST_QUERIES = {
-    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 28, "calls": 8, "call": 9, "statement": 16, "days_csv": 8,
+    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 54, "calls": 8, "call": 9, "statement": 28, "days_csv": 8,
     "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip
 
@@ -571,8 +642,8 @@ def check_that_more_data_asks_no_more(asked_of: Callable[[Tenant], int], now: da
     assert (asked_of(few), asked_of(many)) == (live + sums_add, live + sums_add)
 
 
-SUMS_ADD = {"overview": 1, "live": 1, "overview_csv": 1, "tenant": 2}
-"""The days of all tenants; what conversations cost before, and the dearest of each day."""
+SUMS_ADD = {"overview": 1, "live": 1, "overview_csv": 1, "tenant": 3, "statement": 1}
+"""The days of all tenants; what conversations cost before (of the span before, too), and the dearest of each day."""
 
 
 @pytest.mark.parametrize("name", MOST_QUERIES)
@@ -609,7 +680,7 @@ def read_tenant(shop: Tenant, now: datetime) -> None:
 
 
 def read_statement(shop: Tenant, now: datetime) -> None:
-    statement(shop, spans_at(now, shop.zone)["month"])
+    statement(shop, spans_at(now, shop.zone)["month"], now)
 
 
 @pytest.mark.parametrize(
@@ -623,7 +694,7 @@ def read_statement(shop: Tenant, now: datetime) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("read", "sums_add"), [(read_overview, 1), (read_tenant, 2), (read_statement, 0)])
+@pytest.mark.parametrize(("read", "sums_add"), [(read_overview, 1), (read_tenant, 3), (read_statement, 1)])
 def test_a_report_asks_no_more_of_more_data_at_any_hour(
     read: Callable[[Tenant, datetime], None], sums_add: int, now: datetime
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.charts import MOST_SERIES, OTHERS, Line, by_day, by_hour
-from dashboard.date_spans import Span, hour_of, midnight, month_span, spans_at
+from dashboard.comparison import Change
+from dashboard.date_spans import Span, hour_of, midnight, month_span, span_before, spans_at
 from dashboard.forecast import Pace, forecast, pace_since
 from dashboard.queries.sums import Bucket, Figures, Row
 from dashboard.step_sentences import reason_of, sentences_of
@@ -67,6 +69,51 @@ def test_what_is_no_month_so_far_is_none(text: str) -> None:
     assert month_span(text, NOW, BERLIN) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("today", "Sun 22 Mar 2026 until 12:20"), ("month", "1 Feb to 28 Feb 2026"),
+        ("30", "24 Jan to 22 Feb 2026 until 12:20"), ("90", "30 Sep to 28 Dec 2025 until 12:20"),
+    ],
+)  # fmt: skip
+def test_the_span_before_has_the_same_weekdays_or_is_the_month_before(key: str, named: str) -> None:
+    span = spans_at(NOW, BERLIN)[key]
+    before = span_before(span, NOW)
+    assert before.named == named
+    assert before.ends_at <= span.starts_at
+    if key != "month":
+        assert before.length == span.length
+        assert before.first.weekday() == span.first.weekday()
+
+
+def test_a_month_that_is_over_is_compared_with_all_of_the_one_before() -> None:
+    month = month_span("2026-02", NOW, BERLIN)
+    assert month
+    before = span_before(month, NOW)
+    assert (before.first, before.last, before.is_whole) == (date(2026, 1, 1), date(2026, 1, 31), True)
+
+
+@given(st.integers(0, 10 * 366 * 24 * 60), st.sampled_from(["today", "month", "30", "90"]))
+def test_a_span_and_the_one_before_never_meet_and_parts_make_up_the_whole(minutes: int, key: str) -> None:
+    now = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+    span = spans_at(now, BERLIN)[key]
+    before = span_before(span, now)
+    assert before.starts_at <= before.ends_at <= span.starts_at
+    parts = before.parts
+    assert (parts[0].starts_at, parts[-1].ends_at) == (before.starts_at, before.ends_at)
+    assert all(earlier.ends_at == later.starts_at for earlier, later in pairwise(parts))
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "percent", "direction"),
+    [(3, 2, 50, "up"), (1, 3, -67, "down"), (2, 2, 0, "same"), (5, 0, None, "up"), (0, 0, None, "same"),
+     (-1, -2, 50, "up")],
+)  # fmt: skip
+def test_a_change_is_told_in_whole_percent(now: int, before: int, percent: int | None, direction: str) -> None:
+    change = Change(now, before)
+    assert (change.percent, change.direction) == (percent, direction)
+
+
 # Forecast
 
 
@@ -121,13 +168,15 @@ def span_of(key: str, first: int, last: int) -> Span:
 
 def test_days_without_spend_are_drawn_too_and_the_table_has_the_same_numbers() -> None:
     rows = [row(1, "small", 5), row(1, "large", 10), row(3, "large", 20), row(3, "", 0)]
-    chart = by_day(rows, span_of("30", 1, 4), [Line("Daily limit", 30 * TICKS_PER_USD)], date(2026, 3, 4))
+    chart = by_day(rows, span_of("30", 1, 4), [Line("Daily limit", 40), Line("Far", 41)], date(2026, 3, 4))
     assert chart.series == {"large": [10, 0, 20, 0], "small": [5, 0, 0, 0]}
-    assert chart.table == [("1 Mar", [10, 5], 15), ("2 Mar", [0, 0], 0), ("3 Mar", [20, 0], 20), ("4 Mar", [0, 0], 0)]
+    sums = [("1 Mar", [10, 5], 15), ("2 Mar", [0, 0], 0), ("3 Mar", [20, 0], 20), ("4 Mar", [0, 0], 0)]
+    assert chart.table == [(*row, None) for row in sums]
     data: Any = chart.for_script
     assert data["type"] == "bar"
     assert data["series"][0]["values"] == ["0.000000001", "0.00", "0.000000002", "0.00"]
-    assert data["lines"] == [{"label": "Daily limit: $30.00", "value": "30.00"}]
+    assert data["lines"] == [{"label": "Daily limit: $0.00", "value": "0.000000004"}]
+    assert chart.lines_out_of_sight == [Line("Far", 41)]
 
 
 def test_a_month_is_drawn_as_what_was_spent_so_far_until_today() -> None:

@@ -40,6 +40,23 @@
     order: -1,
   });
 
+  // What was spent in the span before, all models together: a dotted line, so that it is no colour's business alone.
+  const before = (values) => ({
+    type: "line",
+    label: "All, before",
+    data: values,
+    borderColor: colour("--strong"),
+    backgroundColor: colour("--strong"),
+    borderWidth: 2,
+    borderDash: [2, 4],
+    pointRadius: values.length === 1 ? 4 : 0,
+    pointStyle: "line",
+    fill: false,
+    stack: "before",
+    order: -1,
+    isAmount: true,
+  });
+
   const config = (data) => {
     const isLine = data.type === "line";
     const grid = { color: colour("--line") };
@@ -50,6 +67,7 @@
         labels: data.labels,
         datasets: [
           ...data.series.map((series, index) => dataset(series, index, isLine)),
+          ...(data.before.length ? [before(data.before)] : []),
           ...data.lines.map((line) => limit(line, data.labels.length)),
         ],
       },
@@ -65,18 +83,66 @@
           legend: { position: "bottom", align: "start", labels: { color: colour("--text"), usePointStyle: true, boxHeight: 10, padding: 16 } },
           tooltip: {
             itemSort: (a, b) => b.datasetIndex - a.datasetIndex,
-            callbacks: { label: (item) => item.dataset.type === "line" ? item.dataset.label : `${item.dataset.label}: ${usd(item.parsed.y)}` },
+            callbacks: { label: (item) => item.dataset.type === "line" && !item.dataset.isAmount ? item.dataset.label : `${item.dataset.label}: ${usd(item.parsed.y)}` },
           },
         },
       },
     };
   };
 
+  // A part of a chart is chosen by dragging over it; by keyboard the form "Other days" does the same.
+  const choosable = (canvas, chart, slots) => {
+    const band = canvas.parentElement.querySelector(".chosen");
+    let begun = null;
+    const indexAt = (event) => {
+      const index = chart.scales.x.getValueForPixel(event.clientX - canvas.getBoundingClientRect().left);
+      return Math.max(0, Math.min(slots.length - 1, Math.round(index)));
+    };
+    const ends = (event) => [begun, indexAt(event)].sort((a, b) => a - b);
+    const edge = (index, side) => {
+      const { left, right } = chart.chartArea;
+      const half = (right - left) / Math.max(1, chart.options.scales.x.offset ? slots.length : slots.length - 1) / 2;
+      return Math.max(left, Math.min(right, chart.scales.x.getPixelForValue(index) + side * half));
+    };
+    const show = (event) => {
+      const [from, to] = ends(event);
+      const left = edge(from, -1);
+      Object.assign(band.style, {
+        left: `${left}px`, width: `${edge(to, 1) - left}px`,
+        top: `${chart.chartArea.top}px`, height: `${chart.chartArea.bottom - chart.chartArea.top}px`,
+      });
+      band.hidden = false;
+    };
+    const stop = () => { begun = null; band.hidden = true; };
+    canvas.onpointerdown = (event) => {
+      if (event.button || event.pointerType === "touch") return;
+      begun = indexAt(event);
+      canvas.setPointerCapture(event.pointerId);
+    };
+    canvas.onpointermove = (event) => { if (begun !== null) show(event); };
+    canvas.onpointercancel = stop;
+    canvas.onpointerup = (event) => {
+      if (begun === null) return;
+      const [from, to] = ends(event);
+      const wasDragged = !band.hidden;
+      stop();
+      if (!wasDragged) return;
+      const { first, first_time } = slots[from];
+      const { last, last_time } = slots[to];
+      const asked = Object.entries({ first, first_time, last, last_time }).filter(([, value]) => value);
+      location.search = new URLSearchParams(asked).toString();
+    };
+    canvas.onkeydown = (event) => { if (event.key === "Escape") stop(); };
+  };
+
   const draw = () => {
     Chart.defaults.font.family = "Inter, sans-serif";
     for (const canvas of document.querySelectorAll("canvas[data-chart]")) {
       charts.get(canvas)?.destroy();
-      charts.set(canvas, new Chart(canvas, config(JSON.parse(document.getElementById(canvas.dataset.chart).textContent))));
+      const data = JSON.parse(document.getElementById(canvas.dataset.chart).textContent);
+      const chart = new Chart(canvas, config(data));
+      charts.set(canvas, chart);
+      if (data.slots.length) choosable(canvas, chart, data.slots);
     }
   };
 

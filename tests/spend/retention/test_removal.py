@@ -392,7 +392,8 @@ def test_pages_across_the_mark_say_the_same_sums(staff: Client, tenants: list[Te
             for tenant in tenants
             for name, *kind in [("days_csv",), ("subjects_csv", "customer"), ("subjects_csv", "conversation")]
         ] + [
-            statement_of(tenant, Span("", "", date(2025, 12, 1), date(2026, 1, 15), tenant.zone)) for tenant in tenants
+            statement_of(tenant, Span("", "", date(2025, 12, 1), date(2026, 1, 15), tenant.zone), NOW)
+            for tenant in tenants
         ]
 
     before = said()
