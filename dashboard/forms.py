@@ -1,6 +1,6 @@
 """What a page is to show, as its address has it: a span of days and hours, a filter of calls."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -12,9 +12,11 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.dateparse import parse_datetime
 
 from dashboard.date_spans import RANGE, Span, midnight
-from dashboard.queries.calls import CallFilter, Cursor
+from dashboard.queries.calls import BY_COST, BY_TIME, CallFilter, Cursor
 from spend.models import Outcome, Route
 from spend.summaries.buckets import BUCKET_MINUTES
+from tenants.models import ApiKey
+from tenants.money import MAX_TICKS
 
 FIRST_DAY = date(2000, 1, 1)
 MOST_DAYS = 366
@@ -103,8 +105,12 @@ class CallFilterForm(DaysForm):
     customer = forms.CharField(required=False, max_length=255, strip=False)
     conversation = forms.CharField(required=False, max_length=255, strip=False)
 
-    def __init__(self, *args: Any, models: list[str], **kwargs: Any) -> None:
+    key = forms.ChoiceField(label="API key", required=False)
+    sort = forms.ChoiceField(required=False, choices=[("", "Newest first"), ("cost", "Dearest first")])
+
+    def __init__(self, *args: Any, models: list[str], keys: Iterable[ApiKey], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["key"].choices = [("", "Any key"), *((str(key.pk), str(key)) for key in keys)]  # type: ignore[attr-defined]
         chosen = self.data.get("model", "")
         names = [*models, *([chosen] if chosen and chosen not in models else [])]
         self.fields["model"].choices = [("", "Any model"), *((name, name) for name in names)]  # type: ignore[attr-defined]
@@ -114,7 +120,7 @@ class CallFilterForm(DaysForm):
         if not self.is_valid():
             return None
         found = self.cleaned_data
-        named = {name: found[name] for name in ("outcome", "route", "model", "customer", "conversation")}
+        named = {name: found[name] for name in ("outcome", "route", "model", "customer", "conversation", "key")}
         return CallFilter(
             starts_at=_instant(_from(found), zone) if found["first"] else None,
             ends_at=_instant(_until(found), zone) if found["last"] else None,
@@ -138,14 +144,20 @@ def _instant(local: datetime, zone: ZoneInfo) -> datetime:
 
 
 def cursor_text(cursor: Cursor | None) -> str:
-    return f"{cursor[0].isoformat()}_{cursor[1]}" if cursor else ""
+    if cursor is None:
+        return ""
+    value, pk = cursor
+    return f"{value.isoformat() if isinstance(value, datetime) else value}_{pk}"
 
 
-def read_cursor(text: str) -> Cursor | None:
-    """The call that a page begins next to; None where the text is not one of ours."""
-    at_text, _, id_text = text.partition("_")
+def read_cursor(text: str, by: str = BY_TIME) -> Cursor | None:
+    """The call that a page begins next to; None where the text is not one of ours, or of another order."""
+    value, _, id_text = text.partition("_")
     try:
-        at, pk = parse_datetime(at_text), UUID(id_text)
+        pk = UUID(id_text)
+        if by == BY_COST:
+            return (int(value), pk) if value.isascii() and value.isdigit() and int(value) <= MAX_TICKS else None
+        at = parse_datetime(value)
         return (at.astimezone(UTC), pk) if at is not None and at.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from dashboard.date_spans import Span, month_span, spans_at
 from dashboard.forms import CallFilterForm, RangeForm
-from dashboard.queries.calls import CallFilter, as_counted
+from dashboard.queries.calls import BY_COST, BY_TIME, CallFilter, as_counted
 from dashboard.queries.models import models_of
 from spend.summaries.removed import removed_before
 from tenants.models import Tenant
@@ -56,9 +56,13 @@ def span_or_month_of(request: HttpRequest, tenant: Tenant) -> Span:
 
 def filter_of(request: HttpRequest, tenant: Tenant, now: datetime) -> tuple[CallFilterForm, CallFilter | None]:
     """The form as it was filled in, and the filter; None where something in it is not valid."""
-    form = CallFilterForm(request.GET, models=models_of(tenant, now))
+    form = CallFilterForm(request.GET, models=models_of(tenant, now), keys=tenant.keys.all())
     wanted = form.call_filter(tenant.zone)
     return form, as_counted(wanted, tenant) if wanted else None
+
+
+def order_of(request: HttpRequest) -> str:
+    return BY_COST if request.GET.get("sort") == "cost" else BY_TIME
 
 
 def removed_of(tenant: Tenant, wanted: CallFilter) -> datetime | None:

@@ -20,7 +20,12 @@ class SubjectKindConverter:
         return value
 
 
+class OneSubjectKindConverter(SubjectKindConverter):
+    regex = "customer|conversation|key"
+
+
 register_converter(SubjectKindConverter, "subject_kind")
+register_converter(OneSubjectKindConverter, "one_subject_kind")
 
 new_password = PasswordChangeView.as_view(
     template_name="dashboard/password.html",
@@ -46,6 +51,9 @@ urlpatterns = [
     path("tenants/<str:tenant_id>/budgets.csv", csv_views.budgets_csv, name="budgets_csv"),
     path("tenants/<str:tenant_id>/savings.csv", csv_views.savings_csv, name="savings_csv"),
     path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", csv_views.subjects_csv, name="subjects_csv"),
+    path("tenants/<str:tenant_id>/<one_subject_kind:kind>/", views.subject, name="subject"),
+    path("tenants/<str:tenant_id>/<one_subject_kind:kind>/days.csv", csv_views.subject_csv, name="subject_csv"),
+    path("tenants/<str:tenant_id>/<one_subject_kind:kind>/content/", views.subject_content, name="subject_content"),
     path("tenants/<str:tenant_id>/calls/", views.calls, name="calls"),
     path("tenants/<str:tenant_id>/calls.csv", csv_views.calls_csv, name="calls_csv"),
     path("tenants/<str:tenant_id>/calls/<uuid:call_id>/", views.call, name="call"),

@@ -1,5 +1,6 @@
 """The managers' pages. Each view reads the address, asks for one report and shows it."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from django.db.models import Max, QuerySet
@@ -13,18 +14,35 @@ from dashboard.forms import cursor_text, read_cursor
 from dashboard.page_reports import overview as overview_of
 from dashboard.page_reports import statement as statement_of
 from dashboard.page_reports import tenant_report
-from dashboard.queries.calls import attempts_of, page_of_calls
+from dashboard.queries.calls import BY_COST, attempts_of, page_of_calls, tokens_of
+from dashboard.queries.one_subject import find_subject
+from dashboard.queries.search import search
 from dashboard.queries.status import services
-from dashboard.request_params import DEFAULT_SPAN, filter_of, month_of, page_number_of, removed_of, search_of, span_of
+from dashboard.request_params import (
+    DEFAULT_SPAN,
+    filter_of,
+    month_of,
+    order_of,
+    page_number_of,
+    removed_of,
+    search_of,
+    span_of,
+)
 from dashboard.step_sentences import reason_of, sentences_of
-from dashboard.transcript import lines_of
+from dashboard.subject_report import subject_report
+from dashboard.templatetags.guard_pages import url_of_hit
+from dashboard.transcript import Line, lines_of
 from spend.models import Call, CallContent
 from spend.privacy.encryption import UnreadableError
 from spend.privacy.stored_content import kept as kept_contents
-from spend.privacy.stored_content import said_in
+from spend.privacy.stored_content import said_if_readable, said_in
 from spend.summaries.removed import removed_before
 from tenants.models import Tenant
 from tenants.trail import note_look
+
+LATEST = 20
+MOST_ASKED = 255
+MOST_NOTED = 300
 
 
 @page
@@ -51,15 +69,14 @@ def _overview(request: HttpRequest, template: str) -> HttpResponse:
 
 @page
 def find(request: HttpRequest) -> HttpResponse:
-    """A call by its request id, among all that somebody may see."""
-    request_id = request.GET.get("request_id", "").strip()[:128]
+    """A call, customer, conversation or tenant by its id, of all that somebody may see; straight to it if it is one."""
+    asked = (request.GET.get("q") or request.GET.get("request_id", "")).strip()[:MOST_ASKED]
     tenants = visible_tenants(request.user)
-    calls = Call.objects.filter(request_id=request_id, tenant__in=tenants).select_related("tenant")
-    found = list(calls.order_by("-at")[:20]) if request_id else []
-    if len(found) == 1:
-        return redirect("call", found[0].tenant_id, found[0].id)
+    hits = search(tenants, asked)
+    if len(hits) == 1:
+        return redirect(url_of_hit(hits[0]))
     removed = tenants.aggregate(removed_before=Max("rollup_mark__archived_through"))
-    return render(request, "dashboard/find.html", {"request_id": request_id, "calls": found, **removed})
+    return render(request, "dashboard/find.html", {"asked": asked, "hits": hits, **removed})
 
 
 @tenant_page
@@ -77,10 +94,12 @@ def tenant(request: HttpRequest, tenant: Tenant) -> HttpResponse:
 def calls(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     now = timezone.now()
     form, wanted = filter_of(request, tenant, now)
+    order = order_of(request)
     found = page_of_calls(
         wanted.calls_of(tenant) if wanted else Call.objects.none(),
-        before=read_cursor(request.GET.get("before", "")),
-        after=read_cursor(request.GET.get("after", "")),
+        before=read_cursor(request.GET.get("before", ""), order),
+        after=read_cursor(request.GET.get("after", ""), order),
+        by=order,
     )
     cursors = {"newer": cursor_text(found.newer), "older": cursor_text(found.older)}
     is_end = found.older is None
@@ -89,10 +108,66 @@ def calls(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "tab": "calls",
         "form": form,
         "calls": found.calls,
+        "tokens": tokens_of(found.calls),
+        "is_by_cost": order == BY_COST,
         "removed_before": removed_of(tenant, wanted) if wanted and is_end else None,
         **cursors,
     }
     return render(request, "dashboard/calls.html", context)
+
+
+@tenant_page
+def subject(request: HttpRequest, tenant: Tenant, kind: str) -> HttpResponse:
+    """One customer, conversation or key; which of them the address asks for by `id`."""
+    asked, now = request.GET.get("id", ""), timezone.now()
+    found = find_subject(tenant, kind, asked)
+    if found is None:
+        return _which(request, tenant, kind, asked)
+    spans = spans_at(now, tenant.zone)
+    form, wanted = span_of(request, tenant, now)
+    span = wanted or spans[DEFAULT_SPAN]
+    latest = page_of_calls(found.calls, size=LATEST)
+    context = {
+        "tenant": tenant, "tab": "calls", "subject": found, "report": subject_report(found, span, now),
+        "spans": spans.values(), "span": span, "form": form, "now": now, "calls": latest.calls,
+        "tokens": tokens_of(latest.calls), "has_more": latest.older is not None,
+        "has_content": may_read_content(request.user) and _content_of_calls(latest.calls, tenant).exists(),
+        "removed_before": removed_before(tenant.id, span.starts_at),
+    }  # fmt: skip
+    return render(request, "dashboard/subject.html", context)
+
+
+def _which(request: HttpRequest, tenant: Tenant, kind: str, asked: str) -> HttpResponse:
+    context = {"tenant": tenant, "tab": "calls", "kind": kind, "asked": asked}
+    return render(request, "dashboard/which.html", context, status=404 if asked else 200)
+
+
+@tenant_page
+def subject_content(request: HttpRequest, tenant: Tenant, kind: str) -> HttpResponse:
+    """What was said in the latest calls of one, newest first. Each look is noted before anything is shown."""
+    if not may_read_content(request.user):
+        raise Http404("What was said is not theirs to read.")
+    asked = request.GET.get("id", "")
+    found = find_subject(tenant, kind, asked)
+    if found is None:
+        return _which(request, tenant, kind, asked)
+    calls = {call.id: call for call in page_of_calls(found.calls, size=LATEST).calls}
+    kept = {content.call_id: content for content in _content_of_calls(calls.values(), tenant)}
+    if kept:
+        note_look(tenant, f"prompts and answers of {found.kind} {found.label}"[:MOST_NOTED])
+    said = [(call, lines_if_readable(kept[call.id])) for call in calls.values() if call.id in kept]
+    return render(
+        request, "dashboard/subject_content.html", {"tenant": tenant, "tab": "calls", "subject": found, "said": said}
+    )
+
+
+def lines_if_readable(content: CallContent) -> tuple[list[Line], list[Line]] | None:
+    said = said_if_readable(content)
+    return lines_of(said) if said else None
+
+
+def _content_of_calls(calls: Iterable[Call], tenant: Tenant) -> QuerySet[CallContent]:
+    return kept_contents(tenant, timezone.now()).filter(call_id__in=[call.id for call in calls])
 
 
 @tenant_page

@@ -15,7 +15,8 @@ from dashboard.exports.focus_export import COLUMNS, focus_rows
 from dashboard.forms import RangeForm
 from dashboard.page_reports import overview as overview_of
 from dashboard.queries.budgets import Standing
-from dashboard.queries.calls import every_call, every_entry
+from dashboard.queries.calls import every_call, every_entry, with_tokens
+from dashboard.queries.one_subject import find_subject, rows_of_subject
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer
 from dashboard.queries.sums import at_mark, buckets_of, rows_of
@@ -178,21 +179,38 @@ def subjects_csv(request: HttpRequest, tenant: Tenant, kind: str) -> HttpRespons
 
 
 @tenant_page
+def subject_csv(request: HttpRequest, tenant: Tenant, kind: str) -> HttpResponseBase:
+    """What one customer, conversation or key cost each day; nothing of one that no call named."""
+    span = span_or_month_of(request, tenant)
+    subject = find_subject(tenant, kind, request.GET.get("id", ""))
+    rows = at_mark(tenant, lambda mark: rows_of_subject(subject, span, mark)) if subject else []
+    cells = (
+        [
+            subject.label if subject else "", row.day.isoformat(), tenant.time_zone, row.figures.attempts,
+            csv_response.usd_cell(row.figures.cost_ticks),
+        ]
+        for row in rows
+    )  # fmt: skip
+    return _csv(request, tenant, span, kind, [kind, "day", "timeZone", "answers", "costUsd"], cells)
+
+
+@tenant_page
 def calls_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     _, wanted = filter_of(request, tenant, timezone.now())
     if wanted is None:
         raise Http404("The filter is not valid.")
     header = [
         "at", "requestId", "outcome", "code", "route", "requestedModel", "model", "customer", "conversation",
-        "costUsd", "durationMs",
+        "costUsd", "durationMs", "keyName", "inputTokens", "outputTokens",
     ]  # fmt: skip
+    key_names = {key.pk: str(key) for key in tenant.keys.all()}
     cells = (
         [
             csv_response.time_cell(each.at, tenant.zone), each.request_id, each.outcome, each.code, each.route,
             each.requested_model, each.model, each.customer, each.conversation, csv_response.usd_cell(each.cost_ticks),
-            each.duration_ms,
+            each.duration_ms, key_names.get(each.key_id), *(tokens or (None, None)),
         ]
-        for each in every_call(wanted.calls_of(tenant))
+        for each, tokens in with_tokens(every_call(wanted.calls_of(tenant)))
     )  # fmt: skip
     removed = removed_of(tenant, wanted)
     since = f"-since-{removed.astimezone(tenant.zone).date()}" if removed else ""

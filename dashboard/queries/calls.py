@@ -1,11 +1,13 @@
 """Calls: lists by filter, newest first, and one call's story. Pages by key, so that page 1,000 is as fast as page 1."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
+from typing import Any
 from uuid import UUID
 
-from django.db.models import BooleanField, Q, QuerySet
+from django.db.models import BooleanField, Q, QuerySet, Sum
 from django.db.models.expressions import RawSQL
 
 from spend import names
@@ -16,6 +18,7 @@ from tenants.models import Tenant
 
 PAGE_SIZE = 50
 CHUNK = 2000
+CHUNK_NAMED = 500
 UNANSWERED = {Outcome.REFUSED, Outcome.FAILED, Outcome.HANDED_OFF}
 
 
@@ -33,6 +36,7 @@ class CallFilter:
     conversation: str = ""
     route: str = ""
     outcome: str = ""
+    key: str = ""
 
     def calls_of(self, tenant: Tenant) -> QuerySet[Call]:
         calls = Call.objects.filter(tenant=tenant)
@@ -41,12 +45,24 @@ class CallFilter:
         if self.ends_at:
             calls = calls.filter(at__lt=self.ends_at)
         named = {name: getattr(self, name) for name in ("customer", "conversation", "route", "outcome")}
+        named["key_id"] = self.key
         named["requested_model" if self.outcome in UNANSWERED else "model"] = self.model
         calls = calls.filter(**{name: value for name, value in named.items() if value})
         for name, condition in PARTIAL_INDEXES.items():
             if named[name] not in {"", Route.PRIMARY, Outcome.SERVED}:
                 calls = calls.filter(_written_out(condition))
         return calls
+
+
+def existing(**named: str) -> QuerySet[Call]:
+    """Calls of any tenant by one of the names that have a partial index."""
+    (name,) = named
+    return Call.objects.filter(_written_out(PARTIAL_INDEXES[name]), **named)
+
+
+def bearing_any(tenant: Tenant, name: str) -> QuerySet[Call]:
+    """A tenant's calls that bear any customer or conversation, along the index of these."""
+    return Call.objects.filter(_written_out(PARTIAL_INDEXES[name]), tenant=tenant)
 
 
 def as_counted(wanted: CallFilter, tenant: Tenant) -> CallFilter:
@@ -73,8 +89,10 @@ def _written_out(condition: str) -> RawSQL:
     return RawSQL(condition, (), output_field=BooleanField())  # noqa: S611  a constant of this module
 
 
-Cursor = tuple[datetime, UUID]
-"""The call next to which a page begins: when it came, and its id."""
+Cursor = tuple[Any, UUID]
+"""The call next to which a page begins: when it came, or what it cost in ticks, and its id."""
+BY_TIME, BY_COST = "at", "cost_ticks"
+"""The orders there are: newest first, dearest first."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +103,56 @@ class CallPage:
 
 
 def page_of_calls(
-    calls: QuerySet[Call], before: Cursor | None = None, after: Cursor | None = None, size: int = PAGE_SIZE
+    calls: QuerySet[Call],
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    size: int = PAGE_SIZE,
+    by: str = BY_TIME,
 ) -> CallPage:
-    """The newest calls, those older than `before`, or those just newer than `after`; newest first."""
+    """The newest calls, those older than `before`, or those just newer than `after`; newest first. `by` cost: the
+    dearest, in the same way; those that cost nothing are left out."""
+    if by == BY_COST:
+        calls = calls.filter(cost_ticks__gt=0)
     if after:
-        found = list(_newer_than(calls, after).order_by("at", "id")[: size + 1])
+        found = list(_following(calls, after, by, "gt").order_by(by, "id")[: size + 1])
         shown = found[:size][::-1]
-        return CallPage(shown, _cursor(shown[0]) if len(found) > size else None, _cursor(shown[-1]) if shown else None)
-    found = list(_older_than(calls, before).order_by("-at", "-id")[: size + 1])
+        newer = _cursor(shown[0], by) if len(found) > size else None
+        return CallPage(shown, newer, _cursor(shown[-1], by) if shown else None)
+    found = list(_following(calls, before, by, "lt").order_by(f"-{by}", "-id")[: size + 1])
     shown = found[:size]
-    return CallPage(
-        shown, _cursor(shown[0]) if before and shown else None, _cursor(shown[-1]) if len(found) > size else None
-    )
+    older = _cursor(shown[-1], by) if len(found) > size else None
+    return CallPage(shown, _cursor(shown[0], by) if before and shown else None, older)
 
 
-def _cursor(call: Call) -> Cursor:
-    return call.at, call.id
+def _cursor(call: Call, by: str) -> Cursor:
+    return getattr(call, by), call.id
 
 
-# The first condition bounds the index; the second only breaks ties.
-def _older_than(calls: QuerySet[Call], cursor: Cursor | None) -> QuerySet[Call]:
+def _following(calls: QuerySet[Call], cursor: Cursor | None, by: str, way: str) -> QuerySet[Call]:
+    """The condition on the value alone bounds the index; the other only breaks ties."""
     if cursor is None:
         return calls
-    at, pk = cursor
-    return calls.filter(Q(at__lt=at) | Q(at=at, id__lt=pk), at__lte=at)
+    value, pk = cursor
+    beyond = Q(**{f"{by}__{way}": value}) | Q(**{by: value, f"id__{way}": pk})
+    return calls.filter(beyond, **{f"{by}__{way}e": value})
 
 
-def _newer_than(calls: QuerySet[Call], cursor: Cursor) -> QuerySet[Call]:
-    at, pk = cursor
-    return calls.filter(Q(at__gt=at) | Q(at=at, id__gt=pk), at__gte=at)
+Tokens = tuple[int, int]
+
+
+def tokens_of(calls: Iterable[Call]) -> dict[UUID, Tokens]:
+    """Of each call that was billed: tokens in and out, of all its attempts."""
+    entries = LedgerEntry.objects.filter(call_id__in=[call.id for call in calls]).order_by()
+    sums = entries.values_list("call_id").annotate(Sum("input_tokens"), Sum("output_tokens"))
+    return {call_id: (tokens_in, tokens_out) for call_id, tokens_in, tokens_out in sums}
+
+
+def with_tokens(calls: Iterable[Call]) -> Iterator[tuple[Call, Tokens | None]]:
+    """A chunk at a time: databases have bounds on what a statement may name."""
+    remaining = iter(calls)
+    while some := list(islice(remaining, CHUNK_NAMED)):
+        found = tokens_of(some)
+        yield from ((call, found.get(call.id)) for call in some)
 
 
 def every_call(calls: QuerySet[Call]) -> Iterator[Call]:
@@ -158,6 +197,45 @@ class Attempt:
     @property
     def output_tokens(self) -> int:
         return self.entry.output_tokens if self.entry else 0
+
+    @property
+    def lines(self) -> list["TokenLine"]:
+        """Its tokens by what they cost; before the usage is known the prices alone. They add up to `listed_ticks`."""
+        entry, tier = self.entry, self.tier
+        if tier is None:
+            return []
+        cached, written = (entry.cached_input_tokens, entry.cache_write_tokens) if entry else (0, 0)
+        kinds = [
+            (
+                "Input, not cached" if cached or written else "Input",
+                self.input_tokens - cached - written,
+                tier.input_ticks,
+            ),
+            ("Input, cached", cached, tier.cached_input_ticks),
+            ("Input, written to the cache", written, tier.cache_write_ticks),
+            ("Output", self.output_tokens, tier.output_ticks),
+        ]
+        return [TokenLine(*kind) for kind in kinds if entry is None or kind[1] or kind[0] in {"Input", "Output"}]
+
+    @property
+    def listed_ticks(self) -> int:
+        return sum(line.ticks for line in self.lines)
+
+    @property
+    def difference_ticks(self) -> int:
+        """What was booked beyond what tokens and prices come to: the provider's own bill, or an estimate."""
+        return self.entry.cost_ticks - self.listed_ticks if self.entry else 0
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    kind: str
+    tokens: int
+    price_ticks: int
+
+    @property
+    def ticks(self) -> int:
+        return self.tokens * self.price_ticks
 
 
 def attempts_of(call: Call) -> list[Attempt]:

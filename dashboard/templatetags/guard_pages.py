@@ -7,34 +7,32 @@ from urllib.parse import urlencode
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import intcomma
+from django.urls import reverse
 from django.utils import timezone
 
 from dashboard.comparison import Change
 from dashboard.queries.budgets import used_ppm
+from dashboard.queries.search import Hit
 from spend.budgets.usage import Use
 from tenants.models import Tenant
-from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
+from tenants.money import dollars, usd_string
 
 register = template.Library()
 
-TEN_CENTS = TICKS_PER_USD // 10
 ONE_PERCENT = 10_000
 SECOND_MS = 1000
 
 
 @register.filter
 def money(ticks: int | None, largest: int | None = None) -> str:
-    """USD for people, in cents, or in hundredths of them where amounts are small.
+    """USD for people: see `tenants.money.dollars`.
 
-    `largest` is the largest amount of a column, so that all of it has the same decimals.
+    `largest` is the largest amount of a column, so that all of it has the same decimals; but an amount that these would
+    round to nothing keeps the digits that tell it apart.
     """
     if ticks is None:
         return "–"
-    places = 2 if abs(ticks if largest is None else largest) >= TEN_CENTS else 4
-    text = usd_rounded(abs(ticks), places)
-    if ticks and not text.strip("0."):
-        return f"under ${text[:-1]}1"
-    return f"{'−' if ticks < 0 else ''}${'0.00' if not ticks else text}"
+    return dollars(ticks, largest)
 
 
 @register.filter
@@ -146,6 +144,21 @@ def query(context: dict[str, Any], **changes: Any) -> str:
     params = {**context["request"].GET.dict(), **changes}
     kept = urlencode({name: value for name, value in params.items() if value not in ("", None)})
     return f"?{kept}" if kept else ""
+
+
+@register.simple_tag
+def subject_url(tenant_id: str, kind: str, name: Any, page: str = "subject") -> str:
+    """The address of one customer, conversation or key; `name` is what calls bear, of a key its number."""
+    return f"{reverse(page, args=[tenant_id, kind])}?{urlencode({'id': name})}"
+
+
+@register.simple_tag
+def url_of_hit(hit: Hit) -> str:
+    if hit.call:
+        return reverse("call", args=[hit.tenant.id, hit.call.id])
+    if hit.kind == "tenant":
+        return reverse("tenant", args=[hit.tenant.id])
+    return subject_url(hit.tenant.id, hit.kind, hit.name)
 
 
 @register.filter

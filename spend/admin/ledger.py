@@ -28,10 +28,9 @@ from spend.names import as_counted
 from tenants.admin import ReadOnly, ShowsUsd
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.models import Tenant
-from tenants.money import usd_rounded
+from tenants.money import dollars
 
 MOST_FOUND = 500
-CALL_PLACES = 6  # one call may cost less than a hundredth of a cent; the row's own page has its cost whole
 
 
 class TenantList(admin.SimpleListFilter):
@@ -140,13 +139,13 @@ class LedgerEntryAdmin(OfCalls):
     list_filter: Sequence[Any] = [ToReviewFilter, TenantList]
     actions: Sequence[Any] = ["mark_reviewed"]
 
-    @display(description="Cost (USD)")
+    @display(description="Cost")
     def cost(self, entry: LedgerEntry) -> str:
-        return usd_rounded(entry.cost_ticks, CALL_PLACES)
+        return dollars(entry.cost_ticks)
 
-    @display(description="Hold (USD)")
+    @display(description="Hold")
     def hold(self, entry: LedgerEntry) -> str:
-        return usd_rounded(entry.hold_ticks, CALL_PLACES)
+        return dollars(entry.hold_ticks)
 
     @display(description="Route", label={"downgrade": "info", "fallback": "warning"})
     def route_taken(self, entry: LedgerEntry) -> str:
@@ -215,9 +214,9 @@ class CallAdmin(OfCalls):
         outcome = "broke off" if is_half else Outcome(call.outcome).label
         return outcome, call.code or outcome
 
-    @display(description="Cost (USD)")
+    @display(description="Cost")
     def cost(self, call: Call) -> str:
-        return usd_rounded(call.cost_ticks, CALL_PLACES)
+        return dollars(call.cost_ticks)
 
 
 @admin.register(Reservation)
@@ -229,9 +228,9 @@ class ReservationAdmin(OfCalls):
     def hold_state(self, reservation: Reservation) -> str:
         return ReservationState(reservation.state).label
 
-    @display(description="Hold (USD)")
+    @display(description="Hold")
     def hold(self, reservation: Reservation) -> str:
-        return usd_rounded(reservation.hold_ticks, CALL_PLACES)
+        return dollars(reservation.hold_ticks)
 
 
 @admin.register(Window)
@@ -242,13 +241,13 @@ class WindowAdmin(History):
     def get_ordering(self, request: HttpRequest) -> Sequence[str]:
         return ["-pk"]
 
-    @display(description="Spent (USD)")
+    @display(description="Spent")
     def spent(self, window: Window) -> str:
-        return usd_rounded(window.spent_ticks, places=4)
+        return dollars(window.spent_ticks)
 
-    @display(description="Held (USD)")
+    @display(description="Held")
     def held(self, window: Window) -> str:
-        return usd_rounded(window.held_ticks, places=4)
+        return dollars(window.held_ticks)
 
 
 @admin.register(Rollup)
@@ -268,9 +267,9 @@ class RollupAdmin(History):
     def get_ordering(self, request: HttpRequest) -> Sequence[str]:
         return ["-bucket"]
 
-    @display(description="Cost (USD)")
+    @display(description="Cost")
     def cost(self, rollup: Rollup) -> str:
-        return usd_rounded(rollup.cost_ticks, places=4)
+        return dollars(rollup.cost_ticks)
 
 
 @admin.register(Breaker)

@@ -27,7 +27,7 @@ from tenants.admin import (
     state_of_key,
 )
 from tenants.models import ApiKey, Budget, Scope, Tenant
-from tenants.money import usd_rounded
+from tenants.money import dollars
 
 BARS_OF_TEMPLATES = 5
 UNUSED = f"unused for {DAYS} days"
@@ -84,9 +84,9 @@ class KeyUseInline(ApiKeyInline):
         day, today = self._use_of(key).last_day, self.now.astimezone(key.tenant.zone).date()
         return "never" if day is None else "today" if day == today else f"{day}"
 
-    @display(description=f"Spent in {DAYS} days (USD)")
+    @display(description=f"Spent in {DAYS} days")
     def spent(self, key: ApiKey) -> str:
-        return usd_rounded(self._use_of(key).cost_ticks, places=4)
+        return dollars(self._use_of(key).cost_ticks)
 
     def _use_of(self, key: ApiKey) -> KeyUse:
         return self.uses.get(key.pk, KeyUse())

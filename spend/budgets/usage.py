@@ -98,19 +98,25 @@ def every_use(tenant: Tenant, now: datetime) -> Iterator[Use]:
     return _uses(tenant, budgets, chain(_own_windows(tenant, budgets, now), others))
 
 
+def uses_of(tenant: Tenant, scope: str, subject: str, now: datetime) -> list[Use]:
+    """Budgets of one key, customer or conversation, each with its window of now or the one its next call would make."""
+    budgets = [each for each in budgets_in_force(now, [tenant]).of_tenants[tenant.id] if each.scope == scope]
+    return list(_uses(tenant, budgets, [_window_of(tenant, budget, now, subject) for budget in budgets]))
+
+
 def _uses(tenant: Tenant, budgets: Iterable[EffectiveBudget], windows: Iterable[Window]) -> Iterator[Use]:
     by_key, can_downgrade = {(each.scope, each.period): each for each in budgets}, bool(tenant.effective_downgrades())
     return (Use(by_key[window.scope, window.period], window, can_downgrade) for window in windows)
 
 
 def _own_windows(tenant: Tenant, budgets: Iterable[EffectiveBudget], now: datetime) -> list[Window]:
-    return [_own_window(tenant, budget, now) for budget in budgets if budget.scope == Scope.TENANT]
+    return [_window_of(tenant, budget, now) for budget in budgets if budget.scope == Scope.TENANT]
 
 
-def _own_window(tenant: Tenant, budget: EffectiveBudget, now: datetime) -> Window:
-    """The tenant's window, or, before its first call, the one that call would make."""
+def _window_of(tenant: Tenant, budget: EffectiveBudget, now: datetime, subject: str = "") -> Window:
+    """The window of now, or, before its first call, the one that call would make."""
     starts_at, ends_at = bounds(budget.period, tenant.zone, now)
-    key = WindowKey(tenant.id, budget.scope, "", budget.period, starts_at)
+    key = WindowKey(tenant.id, budget.scope, subject, budget.period, starts_at)
     if window := Window.objects.filter(**key._asdict()).first():
         return window
     opening = spent_in(key, ends_at)

@@ -205,10 +205,12 @@ class Call(AppendOnly):
 
     class Meta:
         ordering = ["-at"]
-        # The pages list calls newest first within one of these, and page by (at, id).
+        # The pages list calls newest first within one of these, and page by (at, id); or dearest first.
         indexes = [
             models.Index(fields=["tenant", "at", "id"], name="call_by_tenant"),
             models.Index(fields=["tenant", "model", "at", "id"], name="call_by_model"),
+            models.Index(fields=["tenant", "key", "at", "id"], name="call_by_key"),
+            models.Index(fields=["tenant", "cost_ticks", "id"], condition=Q(cost_ticks__gt=0), name="call_by_cost"),
             models.Index(fields=["tenant", "customer", "at", "id"], condition=~Q(customer=""), name="call_by_customer"),
             models.Index(
                 fields=["tenant", "conversation", "at", "id"],

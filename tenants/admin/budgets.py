@@ -10,7 +10,7 @@ from unfold.decorators import display
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.mixins import ShowsUsd
 from tenants.models import Budget, Scope
-from tenants.money import usd_rounded
+from tenants.money import dollars
 
 
 @admin.register(Budget)
@@ -20,9 +20,9 @@ class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
     list_display = ("period", "limit", "soft", "hard")
     fields = ("period", "limit_ticks", "soft_cap", "hard_cap", "reserve", "alert_percents")
 
-    @display(description="Limit (USD)", ordering="limit_ticks")
+    @display(description="Limit", ordering="limit_ticks")
     def limit(self, budget: Budget) -> str:
-        return usd_rounded(budget.limit_ticks, places=4)
+        return dollars(budget.limit_ticks)
 
     @display(description="Soft cap", ordering="soft_cap")
     def soft(self, budget: Budget) -> str:

@@ -103,6 +103,8 @@ def filters_naming(other: Tenant, call: Call) -> Iterator[dict[str, str]]:
     """Every filter there is, set to what is the other tenant's."""
     yield {"q": other.id}
     yield {"q": SECRET}
+    yield {"id": call.customer}
+    yield {"key": str(call.key_id)}
     yield {"request_id": call.request_id}
     for name in ("customer", "conversation", "model"):
         yield {name: str(getattr(call, name))}
@@ -136,7 +138,28 @@ def test_a_request_id_finds_only_ones_own(member: User, my_call: Call, other_cal
     assert client.get(find, {"request_id": my_call.request_id})["Location"].endswith(f"/{my_call.id}/")
     theirs = client.get(find, {"request_id": other_call.request_id})
     assert theirs.status_code == 200
-    assert "No call has the request id" in text_of(theirs)
+    assert "Nothing has the id" in text_of(theirs)
+
+
+@pytest.mark.parametrize("name", ["request_id", "customer", "conversation", "tenant_id"])
+def test_the_box_finds_only_ones_own(member: User, my_call: Call, other_call: Call, name: str) -> None:
+    theirs = signed_in(member).get(reverse("find"), {"q": getattr(other_call, name)})
+    assert theirs.status_code == 200
+    assert "Nothing has the id" in text_of(theirs)
+    assert "Nothing has the id" in text_of(signed_in(member).get(reverse("find"), {"q": SECRET}))
+
+
+@pytest.mark.parametrize("page", ["subject", "subject_content", "subject_csv"])
+def test_what_another_tenant_has_is_not_shown_under_mine(
+    member: User, mine: Tenant, my_call: Call, other: Tenant, other_call: Call, page: str
+) -> None:
+    names = {"customer": other_call.customer, "conversation": other_call.conversation, "key": str(other_call.key_id)}
+    for kind, name in names.items():
+        client = signed_in(member)
+        assert client.get(reverse(page, args=[other.id, kind]), {"id": name}).status_code == 404
+        answer = client.get(reverse(page, args=[mine.id, kind]), {"id": name})
+        assert answer.status_code == (200 if page == "subject_csv" else 404)
+        assert SECRET not in text_of(answer).replace(name, "")
 
 
 def test_two_calls_with_one_request_id_are_both_offered(member: User, mine: Tenant, my_call: Call) -> None:

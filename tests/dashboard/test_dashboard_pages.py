@@ -321,7 +321,7 @@ def test_single_budgets_are_listed_by_how_far_they_are_used(staff: Client, shop:
     window_of(shop, TICKS_PER_USD, scope=Scope.CUSTOMER, subject="ben")
     window_of(shop, 1, scope=Scope.KEY, subject=str(key.pk))
     body = page(staff, "tenant", "shop")
-    assert body.index(">ben</span>") < body.index(">anna</span>") < body.index("API key: web chat")
+    assert body.index(">ben</a>") < body.index(">anna</a>") < body.index(">web chat")
 
 
 def test_names_are_escaped_everywhere(staff: Client, shop: Tenant, key: ApiKey) -> None:
@@ -575,6 +575,107 @@ def test_a_character_that_no_name_has_is_found_nowhere(staff: Client, shop: Tena
     assert staff.get(address).status_code == 404
 
 
+# One customer, conversation or key
+
+
+@pytest.mark.parametrize("kind", ["customer", "conversation", "key"])
+def test_each_has_a_page_with_its_cost_budget_models_and_calls(
+    staff: Client, shop: Tenant, key: ApiKey, kind: str
+) -> None:
+    odd = "a/../b c?&é"
+    at, other = timezone.now() - timedelta(minutes=1), ApiKeyFactory.create(tenant=shop)
+    facts: Any = {"customer": odd, "conversation": odd, "request_id": "req_odd"}
+    place_call(shop, key, at, model="big", cost_ticks=3 * TICKS_PER_USD, input_tokens=1234, **facts)
+    place_call(shop, other, at, customer="ben", conversation="c2", cost_ticks=50 * TICKS_PER_USD)
+    place_call(shop, key, at - timedelta(days=36), customer=odd, conversation=odd, cost_ticks=TICKS_PER_USD)
+    BudgetFactory.create(tenant=shop, scope=kind, limit_ticks=4 * TICKS_PER_USD)
+    name = str(key.pk) if kind == "key" else odd
+    window_of(shop, 3 * TICKS_PER_USD, scope=kind, subject=name)
+    for shown in ("live", "summed"):
+        body = page(staff, "subject", "shop", kind, id=name)
+        assert "<dt>Spent</dt><dd>$3.00</dd>" in body, shown
+        assert "up 200 % ($2.00)" in body
+        assert "$1.00 left." in body
+        assert ">big</th>" in body
+        assert ">1,234</td>" in body
+        assert "$50.00" not in body
+        assert ("$4.00" in body.partition("All of it")[2][:60]) == (kind == "conversation")
+        days = staff.get(reverse("subject_csv", args=["shop", kind]), {"id": name}).getvalue().decode()
+        assert days.splitlines()[-1].endswith(",1,3")
+        day = page(staff, "subject", "shop", kind, id=name, span="today")
+        assert "Spent each" in day
+        catch_up(timezone.now())
+    assert page(staff, "calls", "shop", **{kind: name}).count('<th scope="row">') == 2
+    linked = reverse("subject", args=["shop", kind]) + "?"
+    for where in (page(staff, "calls", "shop"), page(staff, "call", "shop", Call.objects.get(request_id="req_odd").id)):
+        assert kind == "key" or linked in where
+
+
+@pytest.mark.parametrize(("kind", "name"), [
+    ("customer", "nobody"), ("conversation", " "), ("key", "7777"), ("key", "x"), ("key", "²"), ("key", "9" * 40),
+])  # fmt: skip
+def test_what_no_call_names_has_no_page(staff: Client, shop: Tenant, key: ApiKey, kind: str, name: str) -> None:
+    for page_name in ("subject", "subject_content"):
+        answer = staff.get(reverse(page_name, args=["shop", kind]), {"id": name})
+        assert answer.status_code in {403, 404}, page_name
+
+
+# The box
+
+
+def test_the_box_jumps_to_what_has_the_id_and_offers_several(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    call = place_call(shop, key, timezone.now(), request_id="req_1", customer="anna", conversation="chat-1")
+    place_call(shop, key, timezone.now(), customer="both", conversation="both")
+    find = reverse("find")
+    for asked, address in (
+        ("req_1", reverse("call", args=["shop", call.id])), (str(call.id), reverse("call", args=["shop", call.id])),
+        (" anna ", reverse("subject", args=["shop", "customer"]) + "?id=anna"),
+        ("chat-1", reverse("subject", args=["shop", "conversation"]) + "?id=chat-1"),
+        ("chat", reverse("subject", args=["shop", "conversation"]) + "?id=chat-1"),
+        ("shop", reverse("tenant", args=["shop"])),
+    ):  # fmt: skip
+        assert staff.get(find, {"q": asked})["Location"] == address, asked
+    assert page(staff, "find", q="both").count('class="link"') == 2
+    assert "Nothing has the id" in page(staff, "find", q="hat")
+
+
+# Calls by cost
+
+
+def test_calls_are_sorted_by_cost_page_by_page(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    at = timezone.now() - timedelta(days=1)
+    for number in range(PAGE_SIZE + 3):
+        place_call(shop, key, at + timedelta(seconds=number), cost_ticks=(number * 7) % 50 + 1)
+    expected = sorted(Call.objects.values_list("cost_ticks", "id"), reverse=True)
+    first = staff.get(reverse("calls", args=["shop"]), {"sort": "cost"})
+    rest = staff.get(reverse("calls", args=["shop"]), {"sort": "cost", "before": first.context["older"]})
+    shown = [(call.cost_ticks, call.id) for answer in (first, rest) for call in answer.context["calls"]]
+    assert shown == expected
+    back = staff.get(reverse("calls", args=["shop"]), {"sort": "cost", "after": rest.context["newer"]})
+    assert back.context["calls"] == first.context["calls"]
+    for cursor in ("x", "1_x", f"{'9' * 30}_{'0' * 32}", f"-1_{'0' * 32}", f"²_{'0' * 32}"):
+        assert page(staff, "calls", "shop", sort="cost", before=cursor)
+
+
+def test_an_attempts_table_multiplies_out_to_what_was_booked(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    model = CatalogueModelFactory.create(id="grok-4.3")  # a token 12,500 ticks, cached 2,000
+    facts: Any = {
+        "model": model.pk,
+        "price_id": model.prices.get().pk,
+        "input_tokens": 1000,
+        "cached_input_tokens": 400,
+    }
+    call = place_call(shop, key, timezone.now(), cost_ticks=600 * 12_500 + 400 * 2_000 + 7, **facts)
+    body = page(staff, "call", "shop", call.id)
+    for kind, tokens, amount in (("Input, not cached", "600", "$0.00075"), ("Input, cached", "400", "$0.00008")):
+        row = body.partition(f'<th scope="row">{kind}</th>')[2].partition("</tr>")[0]
+        assert f">{tokens}</td>" in row
+        assert f">{amount}</td>" in row
+    assert "Difference to what was booked" in body
+    assert ">$0.0000000007</td>" in body
+    assert body.partition(">Booked<")[2].partition("</tr>")[0].endswith("$0.0008300007</td>")
+
+
 # Statement
 
 
@@ -609,7 +710,8 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 # The number of queries
 
 MOST_QUERIES = {
-    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 54, "calls": 8, "call": 9, "statement": 28, "days_csv": 8,
+    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 54, "calls": 8, "call": 9, "statement": 28,
+    "subject": 30, "days_csv": 8,
     "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip
 
@@ -651,10 +753,10 @@ def test_a_page_asks_no_more_of_more_data(staff: Client, name: str) -> None:
     def asked_of(shop: Tenant) -> int:
         given: dict[str, tuple[Any, ...]] = {
             "overview": (), "live": (), "overview_csv": (), "subjects_csv": (shop.id, "customer"),
-            "call": (shop.id, Call.objects.get(tenant=shop, request_id=LIVE).id),
+            "subject": (shop.id, "customer"), "call": (shop.id, Call.objects.get(tenant=shop, request_id=LIVE).id),
         }  # fmt: skip
         with CaptureQueriesContext(connection) as asked:
-            assert staff.get(reverse(name, args=given.get(name, (shop.id,)))).getvalue()
+            assert staff.get(reverse(name, args=given.get(name, (shop.id,))), {"id": "ada"}).getvalue()
         assert len(asked) <= MOST_QUERIES[name]
         return len(asked)
 

@@ -258,7 +258,8 @@ def test_an_unknown_code_is_shown_as_it_is() -> None:
     ("ticks", "text"),
     [
         (0, "$0.00"), (None, "–"), (TICKS_PER_USD, "$1.00"), (12_345_678_900_000, "$1,234.57"),
-        (TICKS_PER_USD // 10, "$0.10"), (123_400_000, "$0.0123"), (1, "under $0.0001"), (-TICKS_PER_USD, "−$1.00"),
+        (TICKS_PER_USD // 10, "$0.10"), (123_400_000, "$0.0123"), (1, "$0.0000000001"),
+        (12_340_000, "$0.00123"), (123_456, "$0.0000123"), (99_999_999, "$0.01000"), (-TICKS_PER_USD, "−$1.00"),
     ],
 )  # fmt: skip
 def test_money_has_the_decimals_it_needs(ticks: int | None, text: str) -> None:
@@ -267,8 +268,8 @@ def test_money_has_the_decimals_it_needs(ticks: int | None, text: str) -> None:
 
 def test_a_column_has_the_decimals_of_its_largest() -> None:
     assert money(123_400_000, TICKS_PER_USD) == "$0.01"
-    assert money(12_340_000, TICKS_PER_USD) == "under $0.01"
-    assert money(TICKS_PER_USD, 0) == "$1.0000"
+    assert money(12_340_000, TICKS_PER_USD) == "$0.00123", "rounded to nothing it could be told from nothing else"
+    assert money(-12_340_000, TICKS_PER_USD) == "−$0.00123"
 
 
 @pytest.mark.parametrize(
