@@ -51,6 +51,7 @@ class Overview:
     zones: list[str]
     page: int
     pages: int
+    has_demo: bool
 
     @property
     def has_several_zones(self) -> bool:
@@ -82,6 +83,7 @@ def overview(
         zones=sorted({tenant.time_zone for tenant in seen}),
         page=page,
         pages=pages,
+        has_demo=any(tenant.is_demo for tenant in seen),
     )
 
 

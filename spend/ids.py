@@ -12,6 +12,9 @@ def created_at_s(id_: UUID) -> int:
 
 def new_id() -> UUID:
     """A new id. Its randomness need not be secret, and the system's would cost a call to the kernel."""
-    milliseconds = time.time_ns() // 1_000_000
-    noise = random.getrandbits(74)
+    return id_of(time.time_ns() // 1_000_000, random.getrandbits(74))
+
+
+def id_of(milliseconds: int, noise: int) -> UUID:
+    """The id of that instant, since 1970, and 74 random bits."""
     return UUID(int=milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (1 << 62) - 1)

@@ -16,7 +16,6 @@ from tests.support.environment import ROOT, environment_of_tests
 
 PICTURES = ROOT / "docs" / "images"
 MOST_BYTES = 250_000
-DAYS = 35
 DRAWN_AFTER_MS = 1_500
 DESK = {"width": 1440, "height": 900}
 TALL_DESK = {"width": 1280, "height": 1400}
@@ -40,23 +39,15 @@ def main() -> int:
 
 
 def fill() -> Logins:
-    """Make a database as `make run` does, and live through some weeks."""
+    """Make a database as `make run` does, with its made-up weeks."""
     from django.core.management import call_command
-    from django.utils import timezone
 
     from tests.support.books import assert_the_books_balance
-    from tests.support.weeks import Business, live_through
 
     welcome = StringIO()
     call_command("migrate", verbosity=0)
     call_command("sync_prices", stdout=welcome)
     call_command("load_demo", stdout=welcome)
-    businesses = [
-        Business("acme-corp", chats_a_day=150, prompt_tokens=18_000, today=0.95, outage_on_day=9),
-        Business("corner-bakery", chats_a_day=30, prompt_tokens=1_600, today=4),
-        Business("nordic-outfitters", chats_a_day=80, prompt_tokens=6_000, today=0.9),
-    ]
-    live_through(businesses, DAYS, timezone.now())
     assert_the_books_balance()
     return dict(re.findall(r"(\w+) / (\S+)", welcome.getvalue()))
 

@@ -138,6 +138,9 @@ class Tenant(Limited):
     archived_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Lists leave it out from then on; its calls are refused."
     )
+    is_demo = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="Made up for trying things out; pages say so."
+    )
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="tenants")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -196,7 +196,7 @@ def _demo(settings: Any) -> None:
 
 @pytest.mark.usefixtures("_demo")
 def test_what_it_prints_works(capsys: pytest.CaptureFixture[str], rf: Any, settings: Any) -> None:
-    said = run(capsys, "load_demo")
+    said = run(capsys, "load_demo", "--days=0")
     for name in ("admin", "maria"):
         found = re.search(rf"{name} / (\S+)", said)
         assert found is not None
@@ -210,9 +210,9 @@ def test_what_it_prints_works(capsys: pytest.CaptureFixture[str], rf: Any, setti
 
 @pytest.mark.usefixtures("_demo")
 def test_done_twice_only_passwords_and_the_key_are_new(capsys: pytest.CaptureFixture[str]) -> None:
-    first = run(capsys, "load_demo")
+    first = run(capsys, "load_demo", "--days=0")
     counts = (Tenant.objects.count(), Budget.objects.count(), User.objects.count(), CatalogueModel.objects.count())
-    second = run(capsys, "load_demo")
+    second = run(capsys, "load_demo", "--days=0")
     assert first != second
     assert counts == (
         Tenant.objects.count(), Budget.objects.count(), User.objects.count(), CatalogueModel.objects.count()
@@ -221,9 +221,9 @@ def test_done_twice_only_passwords_and_the_key_are_new(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("_demo")
 def test_an_edited_demo_tenant_stays_edited() -> None:
-    call_command("load_demo")
+    call_command("load_demo", "--days=0")
     Budget.objects.filter(tenant="corner-bakery").update(limit_ticks=7)
-    call_command("load_demo")
+    call_command("load_demo", "--days=0")
     assert Budget.objects.get(tenant="corner-bakery").limit_ticks == 7
 
 
@@ -240,7 +240,7 @@ def test_it_says_who_answers(
 ) -> None:
     for name, value in keys.items():
         setattr(settings, name, value)
-    assert said in run(capsys, "load_demo")
+    assert said in run(capsys, "load_demo", "--days=0")
 
 
 def test_it_is_for_development_only(settings: Any) -> None:
@@ -252,6 +252,6 @@ def test_it_is_for_development_only(settings: Any) -> None:
 
 @pytest.mark.usefixtures("_demo")
 def test_the_manager_enters_no_admin(client: Client) -> None:
-    call_command("load_demo")
+    call_command("load_demo", "--days=0")
     client.force_login(User.objects.get(username="maria"))
     assert client.get("/admin/").status_code == 302

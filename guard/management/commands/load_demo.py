@@ -8,10 +8,12 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
+from guard.management.made_up_weeks import DAYS, Business, live_through
+from spend.retention.whole_tenants import InFlightError, remove_tenants
 from tenants.access.roles import role
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant
 from tenants.money import ticks_from_usd
@@ -31,30 +33,66 @@ BUDGETS = [
     ("nordic-outfitters", Scope.TENANT, Period.DAY, "5.00"),
     ("nordic-outfitters", Scope.CONVERSATION, Period.TOTAL, "0.20"),
 ]
-ROUTES = {"nordic-outfitters": ["gpt-6.1-terra", "grok-4.3", "gpt-6-luna"]}
+ROUTES = {"corner-bakery": ["grok-4.3"], "nordic-outfitters": ["gpt-6.1-terra", "grok-4.3", "gpt-6-luna"]}
 DOWNGRADES = {"nordic-outfitters": [(None, "gpt-6-luna")]}
+BUSINESSES = [
+    Business("acme-corp", chats_a_day=22, prompt_tokens=30_000, keys=("web shop", "phone app")),
+    Business("corner-bakery", chats_a_day=15, prompt_tokens=2_500, weekend=1.5),
+    Business("nordic-outfitters", chats_a_day=14, prompt_tokens=12_000),
+]
 KEY_LASTS = timedelta(days=7)
 QUESTION = "Where is my order?"
 
 
 class Command(BaseCommand):
-    help = "Create demo tenants, logins and a key, and print how to use them. For development only."
+    help = "Create demo tenants with made-up weeks, logins and a key, and print how to use them. For development only."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--days", type=int, default=DAYS, help="How many days to make up; 0 for none.")
+        parser.add_argument("--remove", action="store_true", help="Remove the demo tenants and all that they spent.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["remove"]:
+            self.stdout.write(remove())
+            return
         if not settings.DEBUG:
             raise CommandError("load_demo makes logins and tenants for trying things out: it wants DEBUG=true.")
+        is_alone = not Tenant.objects.filter(is_demo=False).exists()
         with changed_by("load_demo"), transaction.atomic():
             load_tenants()
             admin = login("admin", is_superuser=True, is_staff=True)
             manager = login("maria", groups=["manager"], tenant="acme-corp")
             _, key = ApiKey.objects.issue(Tenant.objects.get(pk="acme-corp"), "make run", timezone.now() + KEY_LASTS)
-        self.stdout.write(welcome(admin, manager, key))
+        with changed_by("load_demo"):
+            weeks = made_up(options["days"]) if is_alone else ""
+        self.stdout.write(welcome(admin, manager, key, weeks))
+
+
+def made_up(days: int) -> str:
+    """Live through the demo's last days, and what to say of them."""
+    live_through(BUSINESSES, timezone.now(), days)
+    return """
+  What the pages show is made up. `.venv/bin/python manage.py load_demo --remove` removes the demo tenants.
+"""
+
+
+def remove() -> str:
+    """Remove the demo tenants. Says what went."""
+    with changed_by("load_demo --remove"):
+        ids = list(Tenant.objects.filter(is_demo=True).values_list("pk", flat=True))
+        try:
+            attempts = remove_tenants(ids)
+        except InFlightError as error:
+            raise CommandError(str(error)) from None
+    if not ids:
+        return "There are no demo tenants."
+    return f"Removed {', '.join(ids)} and {attempts:,} attempts of their calls. The logins admin and maria stay."
 
 
 def load_tenants() -> None:
     """What is there already stays as it is."""
     for fields in TENANTS:
-        Tenant.objects.get_or_create(id=fields["id"], defaults=fields)
+        Tenant.objects.get_or_create(id=fields["id"], defaults={**fields, "is_demo": True})
     for tenant_id, scope, period, usd in BUDGETS:
         limit = {"limit_ticks": ticks_from_usd(Decimal(usd))}
         Budget.objects.get_or_create(tenant_id=tenant_id, scope=scope, period=period, defaults=limit)
@@ -81,7 +119,7 @@ def login(name: str, *, groups: list[str] | None = None, tenant: str | None = No
     return f"{name} / {password}"
 
 
-def welcome(admin: str, manager: str, key: str) -> str:
+def welcome(admin: str, manager: str, key: str, weeks: str) -> str:
     url = f"http://localhost:{settings.PORT}"
     call = {"tenantId": "acme-corp", "messages": [{"role": "user", "content": QUESTION}]}
     curl = (
@@ -94,7 +132,7 @@ def welcome(admin: str, manager: str, key: str) -> str:
   Admin      {url}/admin/     {admin}
   Dashboard  {url}/           {manager}  (acme-corp only)
   API        {url}/api/docs/  {key}  (acme-corp, one week)
-
+{weeks}
   Ask something:
 
 {curl}

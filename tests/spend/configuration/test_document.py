@@ -111,7 +111,7 @@ def test_no_secret_is_in_the_file(shop: Tenant) -> None:
 
 def test_each_field_of_a_tenant_is_in_the_file_or_left_out_on_purpose() -> None:
     kept = {column.field.name for column in tenants_section.COLUMNS.by_name.values()}
-    assert kept | {"created_at", "archived_at"} == {field.name for field in Tenant._meta.fields}
+    assert kept | {"created_at", "archived_at", "is_demo"} == {field.name for field in Tenant._meta.fields}
 
 
 def test_a_file_changes_what_it_names_and_nothing_else(shop: Tenant) -> None:
