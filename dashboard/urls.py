@@ -1,6 +1,6 @@
 """The managers' pages. Every address is open to members of the tenant in it, and to staff; see `dashboard.access`."""
 
-from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
+from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.urls import path, register_converter, reverse_lazy
 from django.views.decorators.cache import never_cache
 
@@ -8,6 +8,7 @@ from dashboard import views
 from dashboard.access import strict
 from dashboard.exports import csv_views
 from tenants.sign_in.login import SignInForm
+from tenants.sign_in.sso import views as sso
 
 
 class SubjectKindConverter:
@@ -43,8 +44,11 @@ urlpatterns = [
         strict(LoginView.as_view(template_name="dashboard/login.html", authentication_form=SignInForm)),
         name="login",
     ),
+    path("sso/", strict(sso.begin), name="sso"),
+    path("sso/callback/", strict(sso.callback), name="sso_callback"),
+    path("sso/sign-out/", strict(sso.sign_out_there), name="sso_sign_out"),
     path("password/", strict(never_cache(new_password)), name="password"),
-    path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
+    path("logout/", sso.SignOut.as_view(), name="logout"),
     path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
     path("tenants/<str:tenant_id>/days.csv", csv_views.days_csv, name="days_csv"),
     path("tenants/<str:tenant_id>/hours.csv", csv_views.hours_csv, name="hours_csv"),

@@ -25,19 +25,23 @@ from guard.config.environment import (
     host_of,
     http_url,
     ids,
+    issuer,
     networks,
     one_id,
     public_url,
     read,
+    scopes,
     seconds,
     secret,
     secret_key,
+    short_name,
     task_backend,
     whole_number,
     yes_or_no,
 )
 from guard.config.log_format import log_config, log_level
 from tenants.configured import read_daily_budget, read_tenant_budgets
+from tenants.sign_in.sso.configured import read_roles
 from tenants.targets import read_allowed_targets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -184,6 +188,17 @@ AXES_ENABLE_ADMIN = False
 AXES_LOCKOUT_TEMPLATE = "dashboard/locked_out.html"
 AXES_VERBOSE = False
 OTP_TOTP_ISSUER = "Guard"
+
+# Single sign-on: all of issuer, client, roles and PUBLIC_URL, or none; `manage.py check` says what is missing.
+SSO_ISSUER = read("SSO_ISSUER", "", issuer)
+SSO_CLIENT_ID = read("SSO_CLIENT_ID", "", str.strip)
+SSO_CLIENT_SECRET = read("SSO_CLIENT_SECRET", "", secret)
+SSO_NAME = read("SSO_NAME", "single sign-on", short_name)
+SSO_SCOPES = read("SSO_SCOPES", "openid email profile", scopes)
+SSO_ROLES_CLAIM = read("SSO_ROLES_CLAIM", "groups", str.strip)
+SSO_ROLES = read("SSO_ROLES", "{}", read_roles)
+SSO_SESSION_HOURS = read("SSO_SESSION_HOURS", "12", whole_number(1, 24 * 14))
+SSO_HIDES_PASSWORDS = read("SSO_HIDES_PASSWORDS", "false", yes_or_no)
 
 # No page calls another host, and no script but a file of ours runs: no inline script, no handler in an
 # attribute. unfold's Alpine evaluates the expressions in its templates, hence 'unsafe-eval' (its CSP build

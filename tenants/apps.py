@@ -24,6 +24,7 @@ class TenantsConfig(AppConfig):
             m2m={models.Tenant: {"members"}},
         )
         watch_people(models.OperatorToken)
+        watch_people(models.SsoIdentity)
         watch_people(Group, m2m={"permissions"})
         watch_people(User, m2m={"groups", "user_permissions"})
         token_ends.connect()

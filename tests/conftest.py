@@ -121,6 +121,22 @@ def provider(provider_process: Provider) -> Provider:
 
 
 @pytest.fixture(scope="session")
+def openid_process() -> Iterator[Any]:
+    from tests.support.openid import OpenIdProvider
+
+    provider = OpenIdProvider()
+    yield provider
+    provider.stop()
+
+
+@pytest.fixture
+def openid(openid_process: Any) -> Any:
+    """The provider of single sign-on, which gets nothing wrong until it is told to."""
+    openid_process.reset()
+    return openid_process
+
+
+@pytest.fixture(scope="session")
 def databases(pytestconfig: pytest.Config) -> Iterator[Databases]:
     """Migrated databases, for the tests' own and for those of the servers that they start."""
     from django.db import connections

@@ -114,6 +114,7 @@ UNFOLD: dict[str, Any] = {
                     _page("Users", "person", "auth.user"),
                     _page("Groups", "group", "auth.group"),
                     _page("API tokens", "key", "tenants.operatortoken"),
+                    _page("Single sign-on", "passkey", "tenants.ssoidentity"),
                     _page("Second factors", "phonelink_lock", "otp_totp.totpdevice"),
                     _page("Locked-out logins", "gpp_maybe", "axes.accessattempt"),
                 ],

@@ -10,13 +10,18 @@ guard.W007  a route or downgrade leads to a model that its provider ends soon
 guard.W008  a downgrade leads to a model that costs as much or more
 guard.W009  a tenant asks for prompts and answers to be kept, and there is no key to encrypt them
 guard.W010  alerts are to be sent by email, and there is no mail server
+guard.E011  single sign-on is half set up, said by every `manage.py check`
+guard.W012  a group of the provider is mapped to a group that there is not
+guard.W013  the provider of single sign-on is asked without TLS
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib.auth.models import Group
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Warn
 from django.db import DatabaseError, connection
@@ -28,6 +33,8 @@ from spend.models import Price
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import prices_in_force
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
+from tenants.sign_in.sso import configured as sso
+from tenants.sign_in.sso.people import mapped_groups
 
 NAMES_SHOWN = 3
 LOCAL_HOSTS = frozenset({"localhost", ".localhost", "127.0.0.1", "[::1]", "testserver"})
@@ -117,6 +124,50 @@ def check_mail_server(**_: Any) -> list[CheckMessage]:
             "Alerts go to an email channel, but EMAIL_URL is the console: they are printed, and count as delivered.",
             hint="Set EMAIL_URL to your mail server, such as smtp+tls://user:password@host:587.",
             id="guard.W010",
+        )
+    ]
+
+
+@register(Tags.security)
+def check_single_sign_on(**_: Any) -> list[CheckMessage]:
+    if not (missing := sso.missing()):
+        return []
+    return [
+        Error(
+            f"Single sign-on is half set up, and offered to nobody: {', '.join(missing)} not set.",
+            hint="Set them as docs/sso.md says, or none of SSO_ISSUER, SSO_CLIENT_ID, SSO_CLIENT_SECRET, SSO_ROLES.",
+            id="guard.E011",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_roles_of_single_sign_on(**_: Any) -> list[CheckMessage]:
+    try:
+        unknown = sorted(mapped_groups() - set(Group.objects.values_list("name", flat=True)))
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if not unknown:
+        return []
+    return [
+        Warn(
+            f"SSO_ROLES gives {_some(unknown)}, and there is no such group: whoever has no other role has none.",
+            hint="Make the group in the admin, or name operator, auditor, manager, staff or superuser.",
+            id="guard.W012",
+        )
+    ]
+
+
+@register(Tags.security, deploy=True)
+def check_issuer(**_: Any) -> list[CheckMessage]:
+    url = urlsplit(settings.SSO_ISSUER)
+    if url.scheme != "http" or f"{url.hostname}" in LOCAL_HOSTS:
+        return []
+    return [
+        Warn(
+            "SSO_ISSUER is http: whoever is on the way there can sign in as anybody.",
+            hint="Set it to an https address.",
+            id="guard.W013",
         )
     ]
 

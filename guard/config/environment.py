@@ -126,6 +126,32 @@ def http_url(text: str) -> str:
     raise ValueError("must be an http or https URL with a host, such as https://api.example.com/v1")
 
 
+def issuer(text: str) -> str:
+    """Of an OpenID provider, without the slash that some end in. Or nothing."""
+    if not text.strip():
+        return ""
+    with suppress(ValueError):
+        if "@" not in urlsplit(url := http_url(text.strip())).netloc:
+            return url.removesuffix("/.well-known/openid-configuration")
+    raise ValueError(
+        "must be the http or https URL of an OpenID provider, such as https://login.example.com/realms/shop"
+    )
+
+
+def scopes(text: str) -> str:
+    words = text.split()
+    if "openid" not in words or not text.isascii() or not text.isprintable():
+        raise ValueError(f"must be scopes separated by spaces, openid among them, not {text!r}")
+    return " ".join(words)
+
+
+def short_name(text: str) -> str:
+    name = text.strip()
+    if not 1 <= len(name) <= 40 or not name.isprintable() or set(name) & set("{}"):
+        raise ValueError(f"must be a name of at most 40 characters, not {text!r}")
+    return name
+
+
 def public_url(text: str) -> str:
     """As a browser names the origin: scheme, host and, unless it is the scheme's own, the port. Or nothing."""
     if not text.strip():

@@ -26,6 +26,7 @@ def log_config(level: str, *, is_json: bool) -> dict[str, Any]:
         "format": "%(levelname)s %(name)s %(message)s",
         "rename_fields": {"levelname": "level", "name": "logger"},
         "timestamp": "at",
+        "reserved_attrs": sorted(STANDARD),  # Django's request among it: its query may hold what signs somebody in
     }
     return {
         "version": 1,
@@ -40,6 +41,7 @@ def log_config(level: str, *, is_json: bool) -> dict[str, Any]:
             "django_tasks": {"level": "WARNING"},
             "django_tasks_db": {"level": "WARNING"},
             "axes": {"level": "WARNING"},
+            "authlib": {"level": "WARNING"},  # at DEBUG it tells verifiers
             "httpx": {"level": "WARNING"},
             "httpx2": {"level": "WARNING"},
         },

@@ -28,6 +28,7 @@ CONFIGURATION = {
     ],
     "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review", "invoicedday"],
 }
+ENTERING_THE_ADMIN = frozenset({"operator", "auditor"})
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]
 
 

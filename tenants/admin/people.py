@@ -24,6 +24,7 @@ from tenants.admin.addresses import row_url
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm
 from tenants.admin.mixins import NOTHING, ReadOnly, dialog_link
+from tenants.models import SsoIdentity
 from tenants.sign_in.login import unlock, with_tries
 from tenants.sign_in.second_factor import second_factor
 
@@ -61,6 +62,22 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
     pass
+
+
+@admin.register(SsoIdentity)
+class SsoIdentityAdmin(ModelAdmin):
+    """Who a login is at the provider. Made at the first sign-in, or here for a login that was there before."""
+
+    list_display = ("user", "subject", "issuer", "signed_in_at")
+    fields = ("user", "issuer", "subject", "signed_in_at")
+    readonly_fields = ("signed_in_at",)
+    search_fields = ("user__username", "subject")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, str]:
+        return {"issuer": settings.SSO_ISSUER}
 
 
 @admin.register(TOTPDevice)

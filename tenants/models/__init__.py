@@ -20,6 +20,7 @@ from tenants.models.keys import (
     OperatorTokenManager,
     digest_of,
 )
+from tenants.models.people import SsoIdentity
 from tenants.models.revision import Change, Revision
 from tenants.models.routes import ANY_MODEL, DowngradeRule, RouteStep
 from tenants.models.tenant import (
@@ -59,6 +60,7 @@ __all__ = [
     "Revision",
     "RouteStep",
     "Scope",
+    "SsoIdentity",
     "Tenant",
     "TopUp",
     "digest_of",

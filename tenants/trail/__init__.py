@@ -47,7 +47,7 @@ def watch_people(model: type[Model], m2m: Collection[str] = ()) -> None:
     auditlog.register(
         model,
         m2m_fields=set(m2m),
-        exclude_fields=[*_untold(model), "last_login", "last_used_at"],
+        exclude_fields=[*_untold(model), "last_login", "last_used_at", "signed_in_at"],
         mask_fields=["password"],
         mask_callable="tenants.trail.without_password",
     )
@@ -115,6 +115,11 @@ def note_unlock(attempt: Model, login: str) -> None:
         object_repr=f"of {login}",
         changes={"login": ["locked out", "unlocked"]},
     )
+
+
+def note_sign_in(user: Model, how: str) -> None:
+    """That somebody came from the provider of single sign-on, and what became of it."""
+    LogEntry.objects.log_create(user, force_log=True, action=LogEntry.Action.UPDATE, changes={"sign-in": ["", how]})
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from spend.capabilities import Lesson, LessonKind
 from spend.models import Breaker, CatalogueModel, LearnedCapability, Window
 from spend.pricing.learned_capabilities import learn
 from tenants.access.roles import role
-from tenants.models import ApiKey, OperatorToken, Scope, Tenant
+from tenants.models import ApiKey, OperatorToken, Scope, SsoIdentity, Tenant
 from tenants.periods import Period, bounds
 from tests.factories import ApiKeyFactory, BudgetFactory, CatalogueModelFactory, TenantFactory, UserFactory
 from tests.support.environment import ROOT
@@ -164,6 +164,7 @@ def world(settings: Any) -> World:
     _, secret = OperatorToken.objects.issue(people["token"], "tests", None)
     rows["id"] = rows["auth_user"] = UserFactory.create().pk
     TOTPDevice.objects.create(user_id=rows["id"], name="app", confirmed=True)
+    SsoIdentity.objects.create(user=UserFactory.create(password=None), issuer="https://login.example", subject="1")
     clients = {"nobody": Client(), "agent": Client(HTTP_AUTHORIZATION=f"Bearer {key.secret}")}
     clients |= {name: Client() for name in people}
     for name in people.keys() - {"token"}:

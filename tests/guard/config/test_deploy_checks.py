@@ -12,10 +12,13 @@ from django.test import Client
 from django.utils import timezone
 
 from guard.config.deploy_checks import (
+    check_issuer,
     check_mail_server,
     check_provider_keys,
+    check_roles_of_single_sign_on,
     check_routes,
     check_secret_key,
+    check_single_sign_on,
     check_sqlite,
 )
 from guard.config.environment import INSECURE_KEY
@@ -67,6 +70,58 @@ def test_what_no_provider_key_means(settings: Any, debug: bool, said: str) -> No
     settings.XAI_API_KEY, settings.OPENAI_API_KEY, settings.DEBUG = "", "", debug
     (warning,) = check_provider_keys()
     assert said in warning.msg
+
+
+SINGLE_SIGN_ON = {
+    "PUBLIC_URL": "https://guard.example",
+    "SSO_ISSUER": "https://login.example",
+    "SSO_CLIENT_ID": "guard",
+    "SSO_CLIENT_SECRET": "secret",
+    "SSO_ROLES": {"all": frozenset({"operator"})},
+}
+
+
+@pytest.mark.parametrize("missing", SINGLE_SIGN_ON)
+def test_single_sign_on_is_set_up_as_a_whole(settings: Any, missing: str) -> None:
+    for name, value in SINGLE_SIGN_ON.items():
+        setattr(settings, name, value)
+    assert check_single_sign_on() == []
+    setattr(settings, missing, type(SINGLE_SIGN_ON[missing])())
+    [said] = check_single_sign_on()
+    assert (said.id, f"to nobody: {missing} not set" in said.msg) == ("guard.E011", True)
+
+
+def test_an_address_of_ours_is_not_half_of_single_sign_on(settings: Any) -> None:
+    settings.PUBLIC_URL = "https://guard.example"
+    assert check_single_sign_on() == []
+
+
+@pytest.mark.once
+def test_check_says_so_without_being_asked_to_deploy() -> None:
+    done = manage("check", environment={"SSO_ISSUER": "https://login.example"})
+    assert done.returncode == 1
+    assert "SSO_CLIENT_ID, SSO_CLIENT_SECRET, SSO_ROLES, PUBLIC_URL not set" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("issuer", "found"),
+    [
+        ("", []),
+        ("https://login.example", []),
+        ("http://localhost:8080", []),
+        ("http://login.example", ["guard.W013"]),
+    ],
+)
+def test_the_issuer_is_asked_by_tls(settings: Any, issuer: str, found: list[str]) -> None:
+    settings.SSO_ISSUER = issuer
+    assert ids(check_issuer()) == found
+
+
+@pytest.mark.django_db
+def test_groups_that_single_sign_on_gives_exist(settings: Any) -> None:
+    settings.SSO_ROLES = {"a": frozenset({"operator", "superuser", "staff"}), "b": frozenset({"auditor", "night"})}
+    [said] = check_roles_of_single_sign_on()
+    assert (said.id, "night" in said.msg, "auditor" in said.msg) == ("guard.W012", True, False)
 
 
 @pytest.mark.django_db

@@ -117,6 +117,16 @@ def test_the_tests_leave_no_setting_to_the_machine() -> None:
         ("TASKS_BACKEND", "os.path", "task backend"),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO"),
         ("CONTENT_KEYS", "not-to-be-shown", "number 1 is none"),
+        ("SSO_ISSUER", "login.example", "an OpenID provider"),
+        ("SSO_ISSUER", "https://someone:not-to-be-shown@login.example", "an OpenID provider"),
+        ("SSO_CLIENT_SECRET", "not-to-be-shown ü", "printable ASCII"),
+        ("SSO_NAME", "{name.__class__}", "at most 40"),
+        ("SSO_SCOPES", "email", "openid among them"),
+        ("SSO_ROLES", "operator", "a JSON object"),
+        ("SSO_ROLES", '{"a": "operator", "a": "superuser"}', "a appears twice"),
+        ("SSO_ROLES", '{"a": {"superuser": true}}', "a must be a role"),
+        ("SSO_ROLES", '{"a": []}', "a must be a role"),
+        ("SSO_SESSION_HOURS", "0", "at least 1"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str, why: str) -> None:
