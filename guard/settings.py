@@ -13,10 +13,10 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from environ import Env
 
 from guard.config.admin_site import UNFOLD  # noqa: F401
+from guard.config.databases import database
 from guard.config.environment import (
     INSECURE_KEY,
     LAST_PORT,
-    database,
     dialect,
     email_address,
     email_server,
@@ -136,19 +136,6 @@ DATABASES: dict[str, dict[str, Any]] = {
     "default": read("DATABASE_URL", f"sqlite:///{BASE_DIR / 'guard.sqlite3'}", database)
 }
 IS_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
-if IS_SQLITE:
-    DATABASES["default"]["OPTIONS"] = {
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON",
-    }
-else:
-    DATABASES["default"].setdefault("CONN_HEALTH_CHECKS", True)
-    DATABASES["default"]["OPTIONS"] = {
-        "connect_timeout": 5,
-        "prepare_threshold": 5,  # the ledger's few statements: planning one costs more than running it
-        **DATABASES["default"].get("OPTIONS", {}),
-    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Shared by all workers: what it counts, it counts for them together.

@@ -13,6 +13,7 @@ guard.W010  alerts are to be sent by email, and there is no mail server
 guard.E011  single sign-on is half set up, said by every `manage.py check`
 guard.W012  a group of the provider is mapped to a group that there is not
 guard.W013  the provider of single sign-on is asked without TLS
+guard.W014  DATABASE_URL leads to PgBouncer, and does not say so
 """
 
 from collections import defaultdict
@@ -64,6 +65,28 @@ def check_sqlite(**_: Any) -> Iterator[CheckMessage]:
             hint="Where several machines serve, each would keep budgets of its own: set DATABASE_URL to a Postgres.",
             id="guard.W003",
         )
+
+
+@register(Tags.database, deploy=True)
+def check_pooler(**_: Any) -> list[CheckMessage]:
+    """Who answers a login is then not the process that runs the statements. `serve` says it, too."""
+    if connection.vendor != "postgresql" or connection.settings_dict["DISABLE_SERVER_SIDE_CURSORS"]:
+        return []
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            ((runs_statements,),) = cursor.fetchall()
+    except DatabaseError:
+        return []  # guard.W005 says it
+    if runs_statements == connection.connection.info.backend_pid:
+        return []
+    return [
+        Warn(
+            "DATABASE_URL leads to PgBouncer or another pooler, and does not say so.",
+            hint="Unless it pools by session, add pgbouncer=true to the URL's query: else statements will fail.",
+            id="guard.W014",
+        )
+    ]
 
 
 @register(deploy=True)

@@ -18,8 +18,6 @@ from environ import Env
 
 Value = TypeVar("Value")
 
-IN_MEMORY = "sqlite://:memory:"
-POSTGRES = ("postgres", "postgresql", "psql", "pgsql")
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
 HOST = re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 LAST_PORT = 65_535
@@ -198,18 +196,6 @@ def dialect(base_url: str) -> Callable[[str], str]:
 def _has_host_and_port(url: Any) -> bool:
     """Raises ValueError where there is a port that is none."""
     return bool(url.hostname and url.hostname.encode("idna")) and url.port != 0
-
-
-def database(text: str) -> dict[str, Any]:
-    """Django's settings of a database."""
-    if text == IN_MEMORY or re.match("sqlite:///.", text) or text.partition("://")[0] in POSTGRES:
-        with suppress(ValueError):
-            config: dict[str, Any] = Env.db_url_config(text)
-            if config["NAME"] or "service" in config.get("OPTIONS", {}):
-                return config
-    raise ValueError(
-        "must be sqlite:///path/to/file or postgres://user:password@host:5432/name, with %-codes for special characters"
-    )
 
 
 def email_server(text: str) -> dict[str, Any]:

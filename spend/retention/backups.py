@@ -44,6 +44,9 @@ def _copy_sqlite(path: Path) -> None:
 
 
 def _dump_postgres(path: Path) -> None:
+    # pg_dump empties its session's search_path, which there is another client's, too: it would find no table any more.
+    if connection.settings_dict["DISABLE_SERVER_SIDE_CURSORS"]:
+        raise BackupError("DATABASE_URL leads to PgBouncer: for a backup it must lead to the Postgres behind it.")
     # In the environment, where no other user's `ps` shows the password.
     environment = {**os.environ, **_libpq_environment()}
     command = ["pg_dump", "--format=custom", "--no-owner", f"--file={path}"]

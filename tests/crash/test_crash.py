@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from spend.pricing.cost import bound_input_tokens
 from spend.summaries.reports import GroupBy, Selection, report
 from tests.support.agents import HELLO, Agent, audit, eventually, upstream
 from tests.support.books import assert_the_books_balance
-from tests.support.bursts import burst
+from tests.support.bursts import Burst
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -45,21 +44,6 @@ def agent(server: GuardServer, provider: Provider) -> Agent:
     return agent
 
 
-class Burst(threading.Thread):
-    """Calls of one agent in the background, each by a customer of its own."""
-
-    def __init__(self, agent: Agent, calls: int, over_s: float = 0) -> None:
-        super().__init__()
-        self.agent, self.calls, self.over_s = agent, calls, over_s
-        self.outcomes: Counter[str] = Counter()
-        self.start()
-
-    def run(self) -> None:
-        self.outcomes = burst(
-            [self.agent], self.calls, over_s=self.over_s, max_tokens=MAX_TOKENS, user="customer {number}"
-        )
-
-
 def reached(provider: Provider, agent: Agent) -> set[str]:
     """The customers whose calls reached the provider."""
     return {call["body"]["user"] for call in provider.calls(upstream(agent.model))}
@@ -69,7 +53,7 @@ def test_a_crash_in_the_middle_of_100_calls_loses_nothing(
     server: GuardServer, agent: Agent, provider: Provider
 ) -> None:
     provider.behave(upstream(agent.model), usage=USAGE, latency_s=0.4)
-    calls = Burst(agent, CALLS, over_s=1.5)
+    calls = Burst(agent, CALLS, over_s=1.5, max_tokens=MAX_TOKENS)
     eventually(lambda: len(provider.calls(upstream(agent.model))) >= CALLS // 2)
     server.kill()
     calls.join()
@@ -103,7 +87,7 @@ def test_a_crash_in_the_middle_of_100_calls_loses_nothing(
 
 def test_at_a_stop_calls_in_flight_end_and_settle(server: GuardServer, agent: Agent, provider: Provider) -> None:
     provider.behave(upstream(agent.model), usage=USAGE, latency_s=1)
-    calls = Burst(agent, 20)
+    calls = Burst(agent, 20, max_tokens=MAX_TOKENS)
     eventually(lambda: len(provider.calls(upstream(agent.model))) == 20)
     assert server.terminate() in (0, -signal.SIGTERM)
     calls.join()

@@ -1,17 +1,15 @@
 """A real browser, and the accessibility checker in it."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.factories import PASSWORD
+from tests.support.lacking import lacking
 
 BROWSER_DIRECTORY = Path(__file__).parents[1] / "browser"
 AXE = BROWSER_DIRECTORY / "node_modules" / "axe-core" / "axe.min.js"
@@ -21,13 +19,6 @@ OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-
-
-def lacking(what: str) -> NoReturn:
-    """Here that is a reason to skip; in CI it is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI must have it.")
-    pytest.skip(f"{what} is not on this machine.")
 
 
 def axe_source() -> str:

@@ -1,6 +1,7 @@
 """Very many calls of the guard at once."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -43,3 +44,16 @@ async def _call(session: aiohttp.ClientSession, agent: Agent, after_s: float, bo
 
 def _numbered(body: dict[str, Any], number: int) -> dict[str, Any]:
     return {**body, "user": body["user"].format(number=number)} if "user" in body else body
+
+
+class Burst(threading.Thread):
+    """Calls of one agent in the background, each by a customer of its own."""
+
+    def __init__(self, agent: Agent, calls: int, over_s: float = 0, **body: Any) -> None:
+        super().__init__()
+        self.agent, self.calls, self.over_s, self.body = agent, calls, over_s, body
+        self.outcomes: Counter[str] = Counter()
+        self.start()
+
+    def run(self) -> None:
+        self.outcomes = burst([self.agent], self.calls, over_s=self.over_s, user="customer {number}", **self.body)

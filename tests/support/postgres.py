@@ -65,7 +65,7 @@ class ThrowawayPostgres:
         self.directory = Path(tempfile.mkdtemp(prefix="guard-postgres-"))
         self.data = self.directory / "data"
         self.data.mkdir()
-        self.user = _unprivileged_user()
+        self.user = unprivileged_user()
         self.programs = self._programs()
         self._own(self.directory, self.data)
         self.url = self._start()
@@ -134,7 +134,7 @@ class ThrowawayPostgres:
                 return
 
 
-def _unprivileged_user() -> pwd.struct_passwd | None:
+def unprivileged_user() -> pwd.struct_passwd | None:
     """Who runs Postgres where we are root, whom it refuses."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 

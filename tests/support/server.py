@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import environ
 import requests
 from django.conf import settings
 from django.db import connections
 from django.db.utils import ConnectionHandler
 from pytest_django import DjangoDbBlocker
 
+from guard.config.databases import database
 from tests.support.environment import ROOT
 from tests.support.postgres import free_port
 
@@ -154,7 +154,7 @@ class GuardServer:
         from django.contrib.contenttypes.models import ContentType
 
         assert self.blocker
-        default = {**settings.DATABASES["default"], **environ.Env.db_url_config(self.database_url)}
+        default = {**settings.DATABASES["default"], **database(self.database_url)}
         theirs = ConnectionHandler({"default": default})["default"]
         ours = connections["default"]
         with self.blocker.unblock():

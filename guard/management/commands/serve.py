@@ -18,6 +18,7 @@ from django.db import connections
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from guard.config.deploy_checks import check_pooler
 from guard.config.migrations import missing_migrations
 from guard.http.connection import BoundedConnection
 from guard.worker.background import supervised_background
@@ -50,6 +51,7 @@ class Command(BaseCommand):
             return
         self.check(databases=["default"], tags=[Tags.models, Tags.urls, Tags.security])
         refuse_missing_migrations()
+        warn_of_pooler()
         allow_many_files()
         # uvicorn ends by the signal that stopped it; as an exception it lets the background be stopped too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -131,6 +133,11 @@ def refuse_busy_port(host: str) -> None:
 def refuse_missing_migrations() -> None:
     if missing := missing_migrations():
         raise CommandError(f"The database lacks migrations ({', '.join(missing[:3])} …). Run: manage.py migrate")
+
+
+def warn_of_pooler() -> None:
+    for warning in check_pooler():
+        logger.warning("%s %s", warning.msg, warning.hint)
     connections["default"].close()
 
 
