@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from csp.constants import SELF
@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from spend import replica
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,24 @@ def page(view: View) -> View:
             logger.warning("a page could not be shown, the database failed: %s", error)
             return _unavailable()
 
-    shown: View = never_cache(require_safe(login_required(view)))
+    shown: View = never_cache(require_safe(login_required(_read_from_a_replica(view))))
     protected: View = strict(guarded)
     return protected
+
+
+def _read_from_a_replica(view: View) -> View:
+    @wraps(view)
+    def dated(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = view(request, *args, **kwargs)
+        for name, value in replica.source().headers.items():
+            response.headers[name] = value
+        return response
+
+    @wraps(view)
+    def chosen(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return replica.read(partial(dated, request, *args, **kwargs))
+
+    return chosen
 
 
 def tenant_page(view: View) -> View:
@@ -69,7 +85,8 @@ def tenant_page(view: View) -> View:
     @page
     @wraps(view)
     def found(request: HttpRequest, tenant_id: str, **kwargs: Any) -> HttpResponseBase:
-        tenant = get_object_or_404(visible_tenants(request.user), pk=tenant_id)
+        with replica.on_primary():
+            tenant = get_object_or_404(visible_tenants(request.user), pk=tenant_id)
         with timezone.override(tenant.zone):
             return view(request, tenant, **kwargs)
 

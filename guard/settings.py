@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
+from django.core.exceptions import ImproperlyConfigured
 from environ import Env
 
 from guard.config.admin_site import UNFOLD  # noqa: F401
-from guard.config.databases import database
+from guard.config.databases import database, replica
 from guard.config.environment import (
     INSECURE_KEY,
     LAST_PORT,
@@ -136,6 +137,11 @@ DATABASES: dict[str, dict[str, Any]] = {
     "default": read("DATABASE_URL", f"sqlite:///{BASE_DIR / 'guard.sqlite3'}", database)
 }
 IS_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
+if REPORTS_DATABASE := read("REPORTS_DATABASE_URL", "", replica):
+    if IS_SQLITE:
+        raise ImproperlyConfigured("REPORTS_DATABASE_URL: is for a replica of a Postgres, which DATABASE_URL is not")
+    DATABASES["reports"] = REPORTS_DATABASE
+DATABASE_ROUTERS = ["spend.replica.ReportsRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Shared by all workers: what it counts, it counts for them together.

@@ -15,7 +15,10 @@ QUIET_S = 60.0
 
 
 class Outage:
-    def __init__(self) -> None:
+    """`whose` begins the line that tells of it."""
+
+    def __init__(self, whose: str = "the database") -> None:
+        self.whose = whose
         self.lock = threading.Lock()
         self.began_at: float | None = None
         self.told_at: float | None = None
@@ -30,7 +33,7 @@ class Outage:
             self.is_told = self.told_at is None or now - self.told_at >= QUIET_S
             if self.is_told:
                 self.told_at = now
-                logger.error("the database cannot be used: %s", " ".join(str(error).split()))
+                logger.error("%s cannot be used: %s", self.whose, " ".join(str(error).split()))
 
     def is_over(self) -> None:
         """The database has answered."""
@@ -38,7 +41,7 @@ class Outage:
             return
         with self.lock:
             if self.began_at is not None and self.is_told:
-                logger.warning("the database can be used again, after %.1f s", monotonic() - self.began_at)
+                logger.warning("%s can be used again, after %.1f s", self.whose, monotonic() - self.began_at)
             self.began_at = None
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from django.db import connection
 from django.db.models import Count, Min, QuerySet, Sum
 
 from dashboard.date_spans import Span
 from dashboard.queries.sums import at_mark, mark_for, summed_range
 from spend.models import ConversationTotal, DailyCustomer, LedgerEntry
+from spend.replica import reports_connection
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
 
@@ -84,7 +84,7 @@ CONVERSATIONS_OF_HOURS = """
 
 def top_customers(tenant: Tenant, span: Span, mark: datetime, limit: int = TOP) -> Subjects:
     """In one query: the sums over all of them ride along with the dearest."""
-    with connection.cursor() as cursor:
+    with reports_connection().cursor() as cursor:
         cursor.execute(TOP_CUSTOMERS, [*_customer_params(tenant, span, mark), limit])
         rows = cursor.fetchall()
     top = [Subject(name, int(attempts), int(ticks)) for name, attempts, ticks, *_ in rows]
@@ -98,7 +98,7 @@ def _customer_params(tenant: Tenant, span: Span, mark: datetime) -> list[Any]:
 
 
 def _instants(*instants: datetime) -> list[Any]:
-    return [connection.ops.adapt_datetimefield_value(instant) for instant in instants]
+    return [reports_connection().ops.adapt_datetimefield_value(instant) for instant in instants]
 
 
 def costs_of_customers(tenant: Tenant, span: Span, mark: datetime, names: Collection[str]) -> dict[str, int]:
@@ -188,7 +188,7 @@ def _dearest_of_days(tenant: Tenant, span: Span, mark: datetime, limit: int) -> 
 
 
 def _dearest_of(tenant: Tenant, days: Sequence[date], limit: int) -> list[Any]:
-    with connection.cursor() as cursor:
+    with reports_connection().cursor() as cursor:
         cursor.execute(_dearest_statement(len(days), limit), [part for day in days for part in (tenant.id, _text(day))])
         rows: list[Any] = cursor.fetchall()
         return rows
@@ -230,7 +230,7 @@ def _conversation_params(tenant: Tenant, span: Span, mark: datetime) -> list[Any
 
 def _streamed(tenant: Tenant, statement: str, params: Any, size: int = 2000) -> Iterator[Subject]:
     """From a cursor on the server, so that memory stays bounded."""
-    with connection.chunked_cursor() as cursor:
+    with reports_connection().chunked_cursor() as cursor:
         at_mark(tenant, lambda mark: cursor.execute(statement, params(mark)))
         while rows := cursor.fetchmany(size):
             yield from (Subject(name, int(attempts), int(ticks)) for name, attempts, ticks in rows)

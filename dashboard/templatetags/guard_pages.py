@@ -13,6 +13,7 @@ from django.utils import timezone
 from dashboard.comparison import Change
 from dashboard.queries.budgets import used_ppm
 from dashboard.queries.search import Hit
+from spend import replica
 from spend.budgets.usage import Use
 from tenants.models import Tenant
 from tenants.money import dollars, usd_string
@@ -136,6 +137,28 @@ def change(now: int, before: int, kind: str = "count", *, on: str = "") -> dict[
         "size": money(size) if kind == "money" else short(size),
         "on": on,
     }
+
+
+@register.inclusion_tag("dashboard/parts/source.html")
+def source_notice() -> dict[str, Any]:
+    """Says where the figures come from that the page shows, unless they are as good as the main database's."""
+    return {"source": replica.source()}
+
+
+@register.filter
+def instant(at: datetime) -> str:
+    """In the active zone, to the second, with its day unless that is today: "14:03:10", "1 Dec 14:03:10"."""
+    local = timezone.localtime(at)
+    return f"{local:%H:%M:%S}" if local.date() == timezone.localdate() else f"{local.day} {local:%b %H:%M:%S}"
+
+
+@register.filter
+def lasting(span: timedelta) -> str:
+    """In one unit, of which there are two at least: "2 s", "119 s", "2 min", "3 days"."""
+    for unit, size in (("days", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1))):
+        if span >= 2 * size:
+            return f"{span // size} {unit}"
+    return f"{span // timedelta(seconds=1)} s"
 
 
 @register.simple_tag(takes_context=True)

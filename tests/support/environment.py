@@ -16,6 +16,7 @@ def environment_of_tests(database_url: str, provider_url: str) -> dict[str, str]
         "ALLOWED_HOSTS": "localhost,127.0.0.1,testserver",
         "HSTS_SECONDS": "3600",
         "DATABASE_URL": database_url,
+        "REPORTS_DATABASE_URL": "",
         "PORT": "8000",
         "WORKERS": "1",
         "STOP_DELAY_SECONDS": "0",

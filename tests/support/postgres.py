@@ -8,15 +8,18 @@ opens every directory above its data to all users.
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -64,20 +67,59 @@ class ThrowawayPostgres:
         self.options = OPTIONS if is_durable else OPTIONS | FORGETFUL_OPTIONS
         self.directory = Path(tempfile.mkdtemp(prefix="guard-postgres-"))
         self.data = self.directory / "data"
-        self.data.mkdir()
+        self.data.mkdir(mode=0o700)
         self.user = unprivileged_user()
         self.programs = self._programs()
         self._own(self.directory, self.data)
-        self.url = self._start()
+        self.port = free_port()
+        self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres"
+        self._make_data()
+        self.start()
+
+    def start(self) -> None:
+        options = [part for name, value in self.options.items() for part in ("-c", f"{name}={value}")]
+        with (self.directory / "log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.data, "-p", str(self.port), *options],
+                stdout=log,
+                stderr=log,
+                **self._as_user(),
+            )
+        self._wait_until_it_answers(self.url)
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes, as when the machine dies."""
+        others = psutil.Process(self.server.pid).children()
+        self.server.kill()  # first: it would start the others anew
+        for process in others:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.server.wait()
 
     def stop(self) -> None:
-        self.server.terminate()
+        self.server.send_signal(signal.SIGINT)  # by SIGTERM it would wait for its clients to go
         try:
             self.server.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.server.kill()
             self.server.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """As the superuser; the rows that it returns, if it does."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        """One of Postgres's own programs."""
+        done = subprocess.run(
+            [self.programs / program, *arguments], check=False, capture_output=True, **self._as_user()
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    def _make_data(self) -> None:
+        self.run("initdb", *INITDB_OPTIONS, self.data)
 
     def _programs(self) -> Path:
         """Where initdb and postgres are, readable for the user who runs them."""
@@ -99,22 +141,6 @@ class ThrowawayPostgres:
             for directory in directories:
                 os.chown(directory, self.user.pw_uid, self.user.pw_gid)
 
-    def _start(self) -> str:
-        initdb = [self.programs / "initdb", *INITDB_OPTIONS, self.data]
-        subprocess.run(initdb, check=True, capture_output=True, **self._as_user())
-        port = free_port()
-        options = [part for name, value in self.options.items() for part in ("-c", f"{name}={value}")]
-        with (self.directory / "log").open("wb") as log:
-            self.server = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.data, "-p", str(port), *options],
-                stdout=log,
-                stderr=log,
-                **self._as_user(),
-            )
-        url = f"postgres://postgres@127.0.0.1:{port}/postgres"
-        self._wait_until_it_answers(url)
-        return url
-
     def _as_user(self) -> dict[str, Any]:
         rights: dict[str, Any] = {"cwd": self.directory}
         if self.user:
@@ -132,6 +158,37 @@ class ThrowawayPostgres:
                 time.sleep(0.05)
             else:
                 return
+
+
+class Standby(ThrowawayPostgres):
+    """A streaming replica of another server, for which that waits with each commit until it is promoted."""
+
+    def __init__(self, primary: ThrowawayPostgres) -> None:
+        self.primary = primary
+        super().__init__()
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        while primary.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            time.sleep(0.02)
+
+    def pause(self) -> None:
+        """What it is sent from here on it keeps, and shows to nobody."""
+        self.execute("SELECT pg_wal_replay_pause()")
+        while self.execute("SELECT pg_get_wal_replay_pause_state()") != [("paused",)]:
+            time.sleep(0.02)
+
+    def resume(self) -> None:
+        self.execute("SELECT pg_wal_replay_resume()")
+
+    def promote(self) -> None:
+        """Returns once it takes writes."""
+        self.execute("SELECT pg_promote()")
+
+    def _programs(self) -> Path:
+        return self.primary.programs
+
+    def _make_data(self) -> None:
+        self.run("pg_basebackup", "-d", self.primary.url, "-D", self.data, "-R", "-c", "fast", "--no-sync")
 
 
 def unprivileged_user() -> pwd.struct_passwd | None:
