@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0021_handoffs_counted_apart")]
+    dependencies = [("spend", "0022_invoices")]
 
     operations = [
         migrations.AddField(

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("spend", "0021_handoffs_counted_apart"),
+        ("spend", "0023_what_calls_asked_for"),
         ("tenants", "0009_reserve_for_conversations_that_have_begun"),
     ]
 
