@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0009_reserve_for_conversations_that_have_begun'),
+        ('tenants', '0010_demo_tenants'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
