@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases, first_of_the_run
+from tests.support.databases import Databases, MadeByMigrating, PostgresDatabases, SqliteDatabases, first_of_the_run
 from tests.support.environment import environment_of_tests
 from tests.support.postgres import ThrowawayPostgres, drop_database, with_database
 from tests.support.provider import Provider
@@ -176,6 +176,17 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None, databases: 
 
     database = settings.DATABASES["default"]
     databases.copy(database.get("TEST", {}).get("NAME") or f"test_{database['NAME']}")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """pytest-django empties all tables after each test that commits."""
+    from django.core.management.sql import emit_post_migrate_signal
+
+    signal = "django.core.management.commands.flush.emit_post_migrate_signal"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, MadeByMigrating(emit_post_migrate_signal))
+        yield
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import fcntl
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from django.db import transaction
 
 from tests.support.postgres import create_database, drop_database
 
@@ -72,6 +74,33 @@ class PostgresDatabases:
     def drop(self) -> None:
         for name in self.names:
             drop_database(self.server_url, name)
+
+
+class MadeByMigrating:
+    """What Django and the product make after migrations and after a flush: permissions and roles.
+
+    Called after each flush in the place of Django's signal. It is made once; from then on the same rows are put back,
+    in a twentieth of the time, and without the trail's word on each.
+    """
+
+    def __init__(self, make: Callable[..., None]) -> None:
+        self.make, self.kept = make, list[tuple[Any, list[Any]]]()
+
+    def __call__(self, *options: Any) -> None:
+        if not self.kept:
+            self.make(*options)
+            self.kept = [(model, list(model._default_manager.all())) for model in self._models()]
+            return
+        with transaction.atomic():
+            for model, rows in self.kept:
+                model._default_manager.bulk_create(rows)
+
+    @staticmethod
+    def _models() -> list[Any]:
+        from django.contrib.auth.models import Group, Permission
+        from django.contrib.contenttypes.models import ContentType
+
+        return [ContentType, Permission, Group, Group.permissions.through]
 
 
 @contextmanager
