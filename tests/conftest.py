@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from django.conf import settings
 
     settings.PASSWORD_HASHERS = ["tests.support.passwords.OneRound"]
+    settings.WHITENOISE_AUTOREFRESH = True  # else each client of a test reads the directories of static files first
     database = settings.DATABASES["default"]
     # xdist's workers inherit the environment, and would load the settings before they have set up their own.
     del os.environ["DJANGO_SETTINGS_MODULE"]
