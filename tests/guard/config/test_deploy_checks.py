@@ -219,6 +219,7 @@ def test_a_page_over_https_and_no_other_is_to_be_fetched_by_https_again(client: 
     assert "Strict-Transport-Security" not in client.get("/login/")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("environment", "is_warned"), [({}, False), ({"HSTS_SECONDS": "0"}, True)])
 def test_nothing_of_security_is_left_to_say(environment: dict[str, str], is_warned: bool) -> None:
     said = manage("check", "--deploy", environment={"DATABASE_URL": "sqlite://:memory:", **environment}).stderr
@@ -227,6 +228,7 @@ def test_nothing_of_security_is_left_to_say(environment: dict[str, str], is_warn
     assert said.count("security.W") == is_warned
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("url", "said"),
     [("https://guard.example.com", []), ("http://guard.lan:8000", ["security.W012", "security.W016"])],

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable
 from logging.config import dictConfig
 
+import pytest
+
 from guard.config.log_format import log_config
 from guard.telemetry.trace import facts_of
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory
@@ -43,6 +45,7 @@ def test_readable_for_people() -> None:
     )
 
 
+@pytest.mark.once
 def test_a_server_writes_one_line_a_call_and_no_secret(
     guard_server: Callable[..., GuardServer], provider: Provider
 ) -> None:

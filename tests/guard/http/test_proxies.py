@@ -14,6 +14,8 @@ from guard.http.proxies import Proxies
 from tests.factories import PASSWORD, UserFactory
 from tests.support.server import GuardServer, manage
 
+pytestmark = pytest.mark.once
+
 PROXIES = Proxies(networks("10.0.0.0/8, fd00::/8, 192.0.2.7"))
 CLIENT = "203.0.113.5"
 

@@ -12,6 +12,8 @@ from tests.support.agents import Agent, audit, chunks_of, events_of, served_by, 
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
+pytestmark = pytest.mark.once
+
 Json = dict[str, Any]
 IDLE_S, FIRST_TOKEN_S = 1.2, 3.0
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}

@@ -19,6 +19,8 @@ from tests.support.agents import HELLO, Agent, audit, chunks_of, events_of, serv
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
+pytestmark = pytest.mark.once
+
 Json = dict[str, Any]
 IDLE_S = 1.2
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}

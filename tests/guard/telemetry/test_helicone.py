@@ -295,6 +295,7 @@ def by_status(logs: list[Received]) -> list[Received]:
     return sorted(logs, key=lambda log: log.json["providerResponse"]["status"], reverse=True)
 
 
+@pytest.mark.once
 def test_a_servers_calls_are_logged_streams_too(
     guard_server: Callable[..., GuardServer], provider: Provider, sink: Sink
 ) -> None:

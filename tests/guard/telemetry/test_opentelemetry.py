@@ -308,6 +308,7 @@ def test_one_line_a_call(caplog: pytest.LogCaptureFixture) -> None:
     }
 
 
+@pytest.mark.once
 def test_a_servers_calls_are_traced_from_caller_to_provider(
     guard_server: Callable[..., GuardServer], provider: Provider, collector: Sink
 ) -> None:
