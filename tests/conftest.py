@@ -214,6 +214,44 @@ def module_server(
         yield make
 
 
+@pytest.fixture(scope="session")
+def session_server(
+    databases: Databases,
+    provider_process: Provider,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Callable[..., Any]]:
+    """Like `guard_server`, for the two below."""
+    with servers_on_copies_of(databases, tmp_path_factory.mktemp("servers"), django_db_blocker) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_server(session_server: Callable[..., Any]) -> Iterator[Any]:
+    """A guard for all tests that need no settings of their own, and each of which has a tenant and models of its own.
+
+    In the end its books must balance, and nothing was a defect.
+    """
+    server = session_server()
+    yield server
+    prove(server)
+
+
+@pytest.fixture(scope="session")
+def shared_pair(session_server: Callable[..., Any]) -> Iterator[Any]:
+    """Like `shared_server`, of two workers."""
+    server = session_server(workers=2)
+    yield server
+    prove(server)
+
+
+def prove(server: "GuardServer") -> None:
+    from tests.support.agents import audit
+
+    audit(server)
+    assert "Traceback" not in server.log, server.log
+
+
 @contextmanager
 def servers_on_copies_of(
     databases: Databases, logs: Path, blocker: DjangoDbBlocker

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from spend.models import Call, LedgerEntry, Reservation, ReservationState, Window
 from tests.factories import ApiKeyFactory, CatalogueModelFactory, RouteStepFactory, TenantFactory
+from tests.support.books import assert_the_books_balance
 from tests.support.server import Client, GuardServer
 
 SETTLED_WITHIN_S = 30.0
@@ -138,6 +139,6 @@ def upstream(model: str) -> str:
 
 
 def audit(server: GuardServer) -> None:
-    """The books balance."""
-    audited = server.manage("audit_ledger")
-    assert audited.returncode == 0, audited.stderr
+    """The books of a server's database balance."""
+    with server.connected():
+        assert_the_books_balance()

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import requests
 from django.conf import settings
+from django.core.management import call_command
 from django.db import connections
 from django.db.utils import ConnectionHandler
 from pytest_django import DjangoDbBlocker
@@ -125,8 +127,18 @@ class GuardServer:
         return self.log_path.read_text()
 
     def manage(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of manage.py on this server's database."""
+        """Run a command of manage.py on this server's database, as its users do: a process, which takes two seconds."""
         return manage(*arguments, environment={**self.environment, **environment})
+
+    def command(self, name: str, *arguments: str) -> str:
+        """What a command of manage.py prints on this server's database, run here, and so under the tests' settings.
+
+        Raises CommandError.
+        """
+        printed = StringIO()
+        with self.connected():
+            call_command(name, *arguments, stdout=printed)
+        return printed.getvalue()
 
     def client_of(self, secret: str | None) -> Client:
         self.clients.append(Client(self.url, secret))
@@ -146,6 +158,18 @@ class GuardServer:
             yield
             is_changed = Revision.current() != before
         if wait and is_changed and self.is_running:
+            self.wait_until_it_is_read()
+
+    def wait_until_it_is_read(self) -> None:
+        """Until every worker knows the configuration and the breakers as they are.
+
+        One reads both before it refuses a key that it does not know. Of several none can be asked in particular.
+        """
+        from tenants.models import KEY_PREFIX
+
+        unknown = {"Authorization": f"Bearer {KEY_PREFIX}that-nobody-has"}
+        asked = self.client.post("/api/chat", json={}, headers=unknown) if self.workers == 1 else None
+        if asked is None or asked.status_code != 401:
             time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
 
     @contextmanager

@@ -113,13 +113,8 @@ class Browser:
 
 
 @pytest.mark.once
-def test_calls_are_served_while_sign_ins_flood_the_server(
-    guard_server: Callable[..., GuardServer], provider: Provider
-) -> None:
-    server = guard_server(start=False)
-    with server.database():
-        agent = Agent.create(server)
-    server.start()
+def test_calls_are_served_while_sign_ins_flood_the_server(shared_server: GuardServer, provider: Provider) -> None:
+    server, agent = shared_server, Agent.hire(shared_server)
     provider.behave(upstream(agent.model))
     statuses: Counter[int] = Counter()
     is_over = threading.Event()

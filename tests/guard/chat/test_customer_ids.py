@@ -15,10 +15,9 @@ GROWS = "\u0958"  # a letter that is two once it is composed
 Name = Callable[[Agent, str], Any]
 
 
-@pytest.fixture(scope="module")
-def server(module_server: Callable[..., GuardServer]) -> GuardServer:
-    server: GuardServer = module_server()
-    return server
+@pytest.fixture
+def server(shared_server: GuardServer) -> GuardServer:
+    return shared_server
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from openai import OpenAI
 from spend.models import Alert, AlertKind, Call, Delivery, LedgerEntry, Outcome, Reservation, Rollup
 from tenants.models import AlertChannel, HandoffTranslation, HardStop, Tenant
 from tests.factories import BudgetFactory
-from tests.support.agents import HELLO, Agent, audit, chunks_of, eventually, text_of, upstream
+from tests.support.agents import HELLO, Agent, chunks_of, eventually, text_of, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
@@ -25,11 +25,9 @@ TOLD = re.compile(
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-@pytest.fixture(scope="module")
-def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
-    server: GuardServer = module_server()
-    yield server
-    audit(server)
+@pytest.fixture
+def server(shared_server: GuardServer) -> GuardServer:
+    return shared_server
 
 
 @pytest.fixture

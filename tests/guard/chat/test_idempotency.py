@@ -61,7 +61,7 @@ def server(
 @pytest.fixture(scope="module")
 def agents(server: GuardServer) -> Iterator[Agent]:
     with server.database(), transaction.atomic():
-        made = [Agent.create(server) for _ in range(40)]
+        made = [Agent.create(server) for _ in range(43)]
     server.start()
     return iter(made)
 
@@ -139,16 +139,12 @@ def test_a_finished_stream_of_the_guards_own_endpoint_replays_with_its_summary(
     assert agent.entry().cost_ticks == USAGE_TICKS
 
 
-def test_a_stream_replays_without_money_once_it_is_hidden(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(start=False)
-    with server.database():
-        agent = Agent.create(server)
-    server.start()
+def test_a_stream_replays_without_money_once_it_is_hidden(agent: Agent, provider: Provider) -> None:
     provider.behave(upstream(agent.model), usage={**USAGE, "cost_in_usd_ticks": 777_000})
     body: dict[str, Any] = {"stream_options": {"include_usage": True}}
     first = chunks_of(agent.stream(KEY, **body))
     assert first[-1]["usage"]["cost_in_usd_ticks"] == 777_000
-    with server.database():
+    with agent.server.database():
         tenant = Tenant.objects.get(pk=agent.tenant_id)
         tenant.hide_money = True
         tenant.save()
@@ -203,15 +199,11 @@ def test_keys_are_a_tenants_own(agent: Agent, agents: Iterator[Agent]) -> None:
     assert len(agent.entries()) == len(other.entries()) == 1
 
 
-def test_another_key_of_the_same_tenant_replays(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(start=False)
-    with server.database():
-        agent = Agent.create(server)
-        second_key = ApiKeyFactory.create(tenant=Tenant.objects.get())
-    server.start()
+def test_another_key_of_the_same_tenant_replays(agent: Agent) -> None:
+    with agent.server.database(wait=False):
+        second_key = ApiKeyFactory.create(tenant=Tenant.objects.get(pk=agent.tenant_id))
     agent.chat(KEY)
-    agent.secret = second_key.secret
-    assert is_replay(agent.chat(KEY))
+    assert is_replay(replace(agent, secret=second_key.secret).chat(KEY))
 
 
 def test_other_keys_are_other_calls(agent: Agent) -> None:
@@ -465,19 +457,21 @@ def test_claims_and_releases_at_once_never_fail_and_never_give_a_key_twice() -> 
     assert failures == []
 
 
-def test_where_keys_cannot_be_claimed_no_model_is_called(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(start=False)
-    with server.database():
-        agent = Agent.create(server)
-    server.start()
-    with server.database(), connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE spend_idempotentcall RENAME TO elsewhere")
-    answer = agent.chat(KEY)
+def test_where_keys_cannot_be_claimed_no_model_is_called(agent: Agent, provider: Provider) -> None:
+    def rename(name: str, to: str) -> None:
+        with agent.server.database(), connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {name} RENAME TO {to}")
+
+    rename("spend_idempotentcall", "elsewhere")
+    try:
+        answer = agent.chat(KEY)
+    finally:
+        rename("elsewhere", "spend_idempotentcall")
     assert_refused(answer, 503, "ledger_unavailable")
     assert answer.headers["Retry-After"] == "1"
     assert provider.calls() == []
-    with server.database():
-        assert not LedgerEntry.objects.exists()
+    with agent.server.database():
+        assert not LedgerEntry.objects.filter(tenant_id=agent.tenant_id).exists()
 
 
 # Answers across versions

@@ -25,7 +25,7 @@ from tenants.models import Tenant
 from tests.support.agents import HELLO, Agent, Json, audit, chunks_of, events_of, eventually, text_of, upstream
 from tests.support.databases import Databases
 from tests.support.provider import Provider
-from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
+from tests.support.server import GuardServer
 
 StartServer = Callable[..., GuardServer]
 
@@ -561,7 +561,7 @@ def test_streams_that_break_off_open_the_breaker(agent: Agent, provider: Provide
     for _ in range(FAILURES_TO_OPEN):
         list(events_of(agent.stream()))
     eventually(lambda: is_open(agent))
-    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    agent.server.wait_until_it_is_read()
     assert agent.stream().headers["X-Guard-Model"] == agent.fallback
     assert len(provider.calls(upstream(agent.model))) == FAILURES_TO_OPEN
 
@@ -732,8 +732,8 @@ def test_a_stream_longer_than_its_lease_costs_what_the_provider_billed(
 # Many
 
 
-def test_512_streams_at_once(guard_server: StartServer, provider: Provider) -> None:
-    agent = agent_of(guard_server(start=False))
+def test_512_streams_at_once(shared_server: GuardServer, provider: Provider) -> None:
+    agent = Agent.hire(shared_server)
     provider.behave(upstream(agent.model), chunks=4, chunk_delay_s=0.4, usage=USAGE)
     body = {"model": agent.model, "messages": HELLO, "stream": True, "max_tokens": 30}
 

@@ -1,6 +1,6 @@
 """`POST /v1/embeddings` of a running guard, asked by the openai package."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,10 +40,9 @@ class Embedder(Agent):
         return cls(**vars(agent), embedding=embedding)
 
 
-@pytest.fixture(scope="module")
-def server(module_server: Callable[..., GuardServer]) -> GuardServer:
-    server: GuardServer = module_server()
-    return server
+@pytest.fixture
+def server(shared_server: GuardServer) -> GuardServer:
+    return shared_server
 
 
 @pytest.fixture

@@ -1,27 +1,23 @@
 """How common clients put their address, key and body: all of it works, or says in the envelope what to change."""
 
-from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 import requests
-from django.db import transaction
 
 from tests.support.agents import HELLO, Agent, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
+pytestmark = pytest.mark.once
+
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
 
 
 @pytest.fixture(scope="module")
-def agents(module_server: Callable[..., GuardServer]) -> Agent:
-    server = module_server(start=False)
-    with server.database(), transaction.atomic():
-        agent = Agent.create(server)
-    server.start()
-    return agent
+def agents(shared_server: GuardServer) -> Agent:
+    return Agent.hire(shared_server)
 
 
 @pytest.fixture

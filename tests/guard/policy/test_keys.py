@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,12 +17,10 @@ from tests.guard.chat.test_flow import by_every_worker, error_of, make_agent
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
 
-WORKERS = 2
-
 
 @pytest.fixture
-def server(guard_server: Callable[..., GuardServer], provider: Provider) -> GuardServer:
-    return guard_server(workers=WORKERS)
+def server(shared_pair: GuardServer, provider: Provider) -> GuardServer:
+    return shared_pair
 
 
 def test_a_key_works_on_every_worker_as_soon_as_it_is_issued(server: GuardServer) -> None:

@@ -1,6 +1,6 @@
 """Rate limits: calls a minute and calls in flight, of a tenant and of a key, across workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +19,6 @@ from tests.support.api import agent, operator
 from tests.support.commands import NOON, caller_of, limit_of, reserve_of
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
-
-StartServer = Callable[..., GuardServer]
 
 TENANT, KEY, OTHER_KEY = CallGroup("acme"), CallGroup("acme", 1), CallGroup("acme", 2)
 
@@ -142,12 +140,17 @@ HELLO = [{"role": "user", "content": "Hello"}]
 THREADS = 12
 
 
-def served(server: GuardServer, limits: dict[str, int], **key_limits: int) -> tuple[str, str]:
-    """A tenant with these limits: its model and the secret of one of its keys."""
+@pytest.fixture
+def server(shared_pair: GuardServer) -> GuardServer:
+    return shared_pair
+
+
+def key_of_a_tenant(server: GuardServer, limits: dict[str, int], **key_limits: int) -> Any:
+    """A key of a tenant with these limits and a model; with its secret, as it is issued."""
     with server.database():
         key = ApiKeyFactory.create(tenant=TenantFactory.create(**limits), **key_limits)
-        model = RouteStepFactory.create(tenant=key.tenant).model
-    return model.id, key.secret
+        RouteStepFactory.create(tenant=key.tenant)
+    return key
 
 
 def burst(server: GuardServer, secret: str, number: int = THREADS, **body: Any) -> list[requests.Response]:
@@ -164,63 +167,56 @@ def statuses(answers: list[requests.Response]) -> list[int]:
     return sorted(answer.status_code for answer in answers)
 
 
-def test_calls_a_minute_are_counted_by_all_workers_together(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(workers=2, start=False)
-    model, secret = served(server, {"requests_per_minute": 5})
-    server.start()
-    answers = burst(server, secret)
+def test_calls_a_minute_are_counted_by_all_workers_together(server: GuardServer, provider: Provider) -> None:
+    key = key_of_a_tenant(server, {"requests_per_minute": 5})
+    answers = burst(server, key.secret)
     assert statuses(answers) == [200] * 5 + [429] * 7
-    assert len(provider.calls(model)) == 5
+    assert len(provider.calls()) == 5
     for answer in answers:
         if answer.status_code == 429:
             assert answer.json()["error"]["code"] == "rate_limited"
             assert answer.json()["error"]["type"] == "rate_limit_error"
             assert 50 <= int(answer.headers["Retry-After"]) <= 60
     with server.database():
-        assert LedgerEntry.objects.count() == 5
-        assert set(Call.objects.filter(outcome=Outcome.REFUSED).values_list("code", flat=True)) == {"rate_limited"}
+        assert LedgerEntry.objects.filter(tenant_id=key.tenant_id).count() == 5
+        refused = Call.objects.filter(tenant_id=key.tenant_id, outcome=Outcome.REFUSED)
+        assert set(refused.values_list("code", flat=True)) == {"rate_limited"}
 
 
-def test_calls_in_flight_are_counted_by_all_workers_together(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(workers=2, start=False)
-    model, secret = served(server, {"calls_in_flight": 3})
-    server.start()
+def test_calls_in_flight_are_counted_by_all_workers_together(server: GuardServer, provider: Provider) -> None:
+    key = key_of_a_tenant(server, {"calls_in_flight": 3})
     provider.behave(latency_s=1.5)
-    answers = burst(server, secret)
+    answers = burst(server, key.secret)
     assert statuses(answers) == [200] * 3 + [429] * 9
-    assert len(provider.calls(model)) == 3
+    assert len(provider.calls()) == 3
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert (refused.json()["error"]["code"], refused.headers["Retry-After"]) == ("rate_limited", "1")
     provider.behave(latency_s=0)
-    assert statuses(burst(server, secret, 3)) == [200] * 3
+    assert statuses(burst(server, key.secret, 3)) == [200] * 3
     with server.database():
-        assert not Reservation.objects.filter(state=ReservationState.PENDING).exists()
-        assert LedgerEntry.objects.count() == 6
+        assert not Reservation.objects.filter(tenant_id=key.tenant_id, state=ReservationState.PENDING).exists()
+        assert LedgerEntry.objects.filter(tenant_id=key.tenant_id).count() == 6
 
 
-def test_a_stream_is_in_flight_until_it_ends(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(start=False)
-    _, secret = served(server, {}, calls_in_flight=1)
-    server.start()
+def test_a_stream_is_in_flight_until_it_ends(server: GuardServer, provider: Provider) -> None:
+    key = key_of_a_tenant(server, {}, calls_in_flight=1)
     provider.behave(content="slowly", chunks=6, chunk_delay_s=0.2)
-    client = server.client_of(secret)
+    client = server.client_of(key.secret)
     body = {"model": "auto", "messages": HELLO, "stream": True}
     with client.post("/v1/chat/completions", json=body, stream=True) as stream:
         assert stream.status_code == 200
-        assert statuses(burst(server, secret, 2)) == [429, 429]
+        assert statuses(burst(server, key.secret, 2)) == [429, 429]
         assert b"data: [DONE]" in stream.content
-    assert statuses(burst(server, secret, 1)) == [200]
+    assert statuses(burst(server, key.secret, 1)) == [200]
 
 
-def test_a_limit_set_on_a_running_server_binds_within_a_second(guard_server: StartServer, provider: Provider) -> None:
-    server = guard_server(workers=2)
-    _, secret = served(server, {})
-    assert statuses(burst(server, secret)) == [200] * THREADS
+def test_a_limit_set_on_a_running_server_binds_within_a_second(server: GuardServer, provider: Provider) -> None:
+    key = key_of_a_tenant(server, {})
+    assert statuses(burst(server, key.secret)) == [200] * THREADS
     with server.database():
-        for key in ApiKey.objects.all():
-            key.requests_per_minute = 1
-            key.save()
-    assert statuses(burst(server, secret)) == [200] + [429] * (THREADS - 1)
+        key.requests_per_minute = 1
+        key.save()
+    assert statuses(burst(server, key.secret)) == [200] + [429] * (THREADS - 1)
 
 
 # Setting them

@@ -1,6 +1,6 @@
 """What providers really answer, over real HTTP: what callers get, what is charged, and what operators read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,9 +14,11 @@ from spend.models import Breaker, CatalogueModel, LedgerEntry, PriceTier
 from tenants.money import TICKS_PER_USD
 from tenants.trail import raise_revision
 from tests.factories import ApiKeyFactory, BudgetFactory, RouteStepFactory, UserFactory
-from tests.support.agents import HELLO, Agent, audit, eventually, served_by, upstream
+from tests.support.agents import HELLO, Agent, eventually, served_by, upstream
 from tests.support.provider import Provider
 from tests.support.server import GuardServer
+
+pytestmark = pytest.mark.once
 
 Json = dict[str, Any]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
@@ -25,11 +27,9 @@ COST = 10 * 12_500 + 20 * 25_000
 Hire = Callable[..., Agent]
 
 
-@pytest.fixture(scope="module")
-def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
-    server = module_server()
-    yield server
-    audit(server)
+@pytest.fixture
+def server(shared_server: GuardServer) -> GuardServer:
+    return shared_server
 
 
 @pytest.fixture

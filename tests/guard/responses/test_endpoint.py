@@ -1,6 +1,6 @@
 """`POST /v1/responses` of a running guard, asked by the openai package."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -19,10 +19,9 @@ ANY_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 QUESTION = "Where is my parcel?"
 
 
-@pytest.fixture(scope="module")
-def server(module_server: Callable[..., GuardServer]) -> GuardServer:
-    server: GuardServer = module_server()
-    return server
+@pytest.fixture
+def server(shared_server: GuardServer) -> GuardServer:
+    return shared_server
 
 
 @pytest.fixture

@@ -33,6 +33,12 @@ TOOL: Any = {
 Json = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def _keys(settings: Any) -> None:
+    """What a command reads here, as the server does."""
+    settings.CONTENT_KEYS = (KEY,)
+
+
 @pytest.fixture(scope="module")
 def server(module_server: Callable[..., GuardServer]) -> Iterator[GuardServer]:
     """One for the module. At the end its books must balance, and its log has nothing of what was said."""
@@ -325,11 +331,13 @@ def test_what_is_too_old_is_gone_and_with_it_what_went_on_from_it(
 
 def test_an_erased_customers_are_gone(agent: Agent, client: OpenAI, talk: list[Response]) -> None:
     agent.entries(3)
-    exported = [json.loads(line) for line in manage(agent, "export_customer", agent.tenant_id, "ann").splitlines()]
+    exported = [
+        json.loads(line) for line in agent.server.command("export_customer", agent.tenant_id, "ann").splitlines()
+    ]
     responses = [row["response"] for row in exported if row["table"] == "responses"]
     assert [each["response"]["id"] for each in responses] == [response.id for response in talk]
     assert responses[0]["input"] == [{"type": "message", "role": "user", "content": QUESTION}]
-    manage(agent, "erase_customer", agent.tenant_id, "ann", "--yes")
+    agent.server.command("erase_customer", agent.tenant_id, "ann", "--yes")
     assert contents(agent) == []
     for response in talk:
         refused(openai.NotFoundError, client, agent.model, previous_response_id=response.id)
@@ -344,14 +352,8 @@ def test_a_reference_goes_on_with_the_customer_who_was_answered(agent: Agent, cl
     error = refused(openai.BadRequestError, client, agent.model, given=given, user="bob")
     assert error.param == "input[0].id"
     eventually(lambda: len([each for each in contents(agent) if each.body and each.response]) == 2)
-    manage(agent, "erase_customer", agent.tenant_id, "ann", "--yes")
+    agent.server.command("erase_customer", agent.tenant_id, "ann", "--yes")
     assert contents(agent) == []
-
-
-def manage(agent: Agent, *arguments: str) -> str:
-    done = agent.server.manage(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_key_that_is_replaced_reads_on_and_one_that_is_gone_does_not(

@@ -1,6 +1,5 @@
 """What would happen to a call now: the rehearsal agrees with the real thing, and the page says it plainly."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +31,7 @@ from tests.factories import (
 )
 from tests.support.history import place_call
 from tests.support.provider import Provider
-from tests.support.server import CONFIGURATION_IS_READ_WITHIN_S, GuardServer
+from tests.support.server import GuardServer
 
 ASKED = {"messages": [{"role": "user", "content": "Where is my order?"}]}
 PAGE = "/admin/tenants/tenant/acme/rehearsal/"
@@ -128,14 +127,14 @@ def test_a_real_call_goes_as_its_rehearsal(guard_server: Callable[..., GuardServ
     pair.stands(0)
     with pair.server.database():
         Breaker.objects.create(model_id="large", opened_at=timezone.now())
-    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    pair.server.wait_until_it_is_read()
     assert both() == (200, "other", "fallback", 1024)
     with pair.server.database():
         model = CatalogueModel.objects.get(pk="other")
         model.is_enabled = False
         model.save()
         Breaker.objects.create(model_id="small", opened_at=timezone.now())
-    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    pair.server.wait_until_it_is_read()
     assert both() == (503, "all_models_failed")
     with pair.server.database():
         pair.tenant.is_active = False
@@ -168,11 +167,11 @@ def test_a_conversation_keeps_its_model_as_in_a_real_call(
     turn = {"conversationId": "c-1", "messages": [question, answer, question]}
     with pair.server.database():
         Breaker.objects.create(model_id="large", opened_at=timezone.now())
-    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    pair.server.wait_until_it_is_read()
     assert pair.foretold(**turn) == pair.happened(**turn) == (200, "other", "fallback", 1024)
     with pair.server.database():
         Breaker.objects.all().delete()
-    time.sleep(CONFIGURATION_IS_READ_WITHIN_S)
+    pair.server.wait_until_it_is_read()
     assert pair.foretold(**turn) == pair.happened(**turn) == (200, "other", "fallback", 1024)
     begins = {**turn, "messages": [question]}
     assert pair.foretold(**begins) == pair.happened(**begins) == (200, "large", "primary", 1024)

@@ -177,13 +177,10 @@ def test_every_request_has_its_line(guard_server: StartServer, provider: Provide
 
 
 def test_without_opentelemetry_the_callers_context_reaches_the_provider(
-    guard_server: StartServer, provider: Provider
+    shared_server: GuardServer, provider: Provider
 ) -> None:
     assert not is_exporting()
-    server = guard_server(start=False)
-    with server.database():
-        agent = Agent.create(server)
-    server.start()
+    agent = Agent.hire(shared_server)
     for stream in (False, True):
         assert agent.chat(CONTEXT, stream=stream).status_code == 200
         assert agent.chat({"traceparent": "none of ours"}, stream=stream).status_code == 200

@@ -372,8 +372,8 @@ def test_the_migration_sums_stale_windows_anew(guard_server: Callable[..., Guard
         posting.post([settle_of(first.reserved, 60), settle_of(second.reserved, 30)])
         assert isinstance(third, Held)
         assert len(audit_lines()) == 2 * (len(known) - 1)
-    server.manage("migrate", "spend", "0011")
-    server.manage("migrate", "spend")
+    server.command("migrate", "spend", "0011")
+    server.command("migrate", "spend")
     with server.database():
         assert {(window.spent_ticks, window.held_ticks) for window in Window.objects.all()} == {(90, 100)}
         Posting().post([settle_of(third.reserved, 20)])

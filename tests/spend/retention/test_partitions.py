@@ -315,13 +315,13 @@ def test_the_migration_keeps_what_is_there_and_can_be_undone(guard_server: Start
         made = keep_months(timezone.now()).made
         before = everything()
     for migration, kind in (("0004", "r"), ("0005", "p")):
-        server.manage("migrate", "spend", migration)
+        server.command("migrate", "spend", migration)
         with server.database():
             assert everything() == before
             if connection.vendor == "postgresql":
                 assert rows_of(f"SELECT relkind::text FROM pg_class WHERE oid = '{TABLE}'::regclass") == [(kind,)]
                 assert rows_of(f"SELECT count(*) FROM pg_indexes WHERE tablename = '{TABLE}'") == [(6,)]
-    server.manage("migrate", "spend")
+    server.command("migrate", "spend")
     with server.database():
         assert keep_months(timezone.now()).made == made
         assert bool(made) == (connection.vendor == "postgresql")

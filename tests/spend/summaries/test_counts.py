@@ -90,8 +90,8 @@ def test_the_migration_counts_what_was_charged_before(guard_server: Callable[...
         catch_up(timezone.now())
         assert any("is not recorded" in line for line in audit().discrepancies)
         assert report(Selection("acme")).totals.calls == 1
-    server.manage("migrate", "spend", "0012")
-    server.manage("migrate", "spend")
+    server.command("migrate", "spend", "0012")
+    server.command("migrate", "spend")
     with server.database():
         assert report(Selection("acme")).totals.calls == 3
         assert report(Selection("acme"), GroupBy.CUSTOMER).totals.calls == 3
