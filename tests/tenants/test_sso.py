@@ -239,6 +239,13 @@ def test_a_login_stays_the_persons_whatever_they_are_called_now(openid: OpenIdPr
     assert list(User.objects.values_list("username", "email")) == [("olga", "b@shop.example")]
 
 
+def test_whatever_people_call_themselves_they_get_in(openid: OpenIdProvider, browser: Client) -> None:
+    openid.person("olga", "watchers", preferred_username="Ol/ga\0 ü", given_name="O\0lga" + "a" * 200, family_name=1)
+    assert come_back(openid, browser, "olga").status_code == 302
+    user = User.objects.get()
+    assert (user.username, user.first_name[:6], user.last_name) == ("Ol-ga-ü", "Olgaaa", "")
+
+
 def test_another_issuers_person_of_the_same_id_is_another(openid: OpenIdProvider, browser: Client) -> None:
     local = UserFactory.create(username="theirs")
     SsoIdentity.objects.create(user=local, issuer="https://other.example", subject="olga")
@@ -310,6 +317,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "no subject": {"without": ["sub"]},
     "an empty subject": {"claims": {"sub": ""}},
     "a subject that is a list": {"claims": {"sub": ["olga"]}},
+    "a subject that no database takes": {"claims": {"sub": "olga\0"}},
+    "a subject too long to be one": {"claims": {"sub": "x" * 256}},
     "a token that has expired": {"claims": {"exp": 1_000_000_000}},
     "a token without an end": {"without": ["exp"]},
     "a token that is not yet valid": {"claims": {"nbf": 9_999_999_999}},
@@ -358,7 +367,15 @@ def test_new_keys_of_the_provider_are_taken(openid: OpenIdProvider, browser: Cli
 
 @pytest.mark.parametrize(
     "elsewhere",
-    ["https://evil.example/", "//evil.example", "/\\evil.example", "http:evil.example", "javascript:alert(1)", ""],
+    [
+        "/?" + "x" * 1500,
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "http:evil.example",
+        "javascript:alert(1)",
+        "",
+    ],
 )
 def test_nobody_is_sent_elsewhere_after_it(openid: OpenIdProvider, browser: Client, elsewhere: str) -> None:
     answer = come_back(openid, browser, openid.person("olga", "watchers"), elsewhere)

@@ -23,6 +23,7 @@ from tenants.trail import changed_by, note_sign_in
 BY = "single sign-on"
 NOT_IN_A_NAME = re.compile(r"[^\w.@+-]+")
 LONGEST_NAME = 150
+LONGEST_ADDRESS = 254
 ROOM_FOR_A_NUMBER = 10
 
 
@@ -118,16 +119,22 @@ def _set_fields(user: User, claims: Claims, roles: Collection[str]) -> None:
     wanted = {
         "is_superuser": SUPERUSER in roles,
         "is_staff": not ENTERING_THE_ADMIN.isdisjoint(roles) or not {STAFF, SUPERUSER}.isdisjoint(roles),
-        "first_name": str(claims.get("given_name") or user.first_name)[:LONGEST_NAME],
-        "last_name": str(claims.get("family_name") or user.last_name)[:LONGEST_NAME],
+        "first_name": _text(claims, "given_name", LONGEST_NAME) or user.first_name,
+        "last_name": _text(claims, "family_name", LONGEST_NAME) or user.last_name,
     }
     if is_email_verified(claims):
-        wanted["email"] = str(claims.get("email") or "")[:254]
+        wanted["email"] = _text(claims, "email", LONGEST_ADDRESS)
     changed = [name for name, value in wanted.items() if getattr(user, name) != value]
     for name in changed:
         setattr(user, name, wanted[name])
     if changed:
         user.save(update_fields=changed)
+
+
+def _text(claims: Claims, claim: str, longest: int) -> str:
+    """A claim that people may have written themselves, without what no database takes."""
+    value = claims.get(claim)
+    return value.encode(errors="ignore").decode().replace("\0", "")[:longest] if isinstance(value, str) else ""
 
 
 def _set_groups(user: User, roles: frozenset[str]) -> None:

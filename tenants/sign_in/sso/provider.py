@@ -27,6 +27,9 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS
 UNKNOWN_CLIENT = frozenset({"invalid_client", "unauthorized_client", "redirect_uri_mismatch"})
 ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
+SUBJECT = re.compile(r"[ -~]{1,255}")
+"""ASCII, by the standard."""
+
 Claims = Mapping[str, Any]
 
 
@@ -126,8 +129,8 @@ def _checked(token: dict[str, Any], nonce: str) -> Claims:
         "iat": {"essential": True},
     }
     claims: Claims = provider().parse_id_token(token, nonce, claims_options=options, leeway=LEEWAY_S)
-    if not isinstance(claims["sub"], str):
-        raise NotBelieved("the ID token's sub is no text")
+    if not SUBJECT.fullmatch(claims["sub"]):
+        raise NotBelieved("the ID token's sub is none")
     return claims
 
 

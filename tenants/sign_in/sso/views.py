@@ -28,6 +28,8 @@ from tenants.sign_in.sso.provider import Begun, claims_of, said, way_out, way_th
 
 COOKIE = "guard_sso"
 BEGUN_FOR_S = 600
+LONGEST_NEXT = 1500
+"""Browsers keep no cookie of more than 4096 characters."""
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 MARK = "sso"
 """In a session that began so."""
@@ -124,7 +126,9 @@ def _place(request: HttpRequest) -> Iterator[None]:
 def _next_path(request: HttpRequest) -> str:
     """Where to after it: a page of ours."""
     path = request.GET.get("next", "")
-    if url_has_allowed_host_and_scheme(path, {request.get_host()}, require_https=request.is_secure()):
+    if len(path) <= LONGEST_NEXT and url_has_allowed_host_and_scheme(
+        path, {request.get_host()}, require_https=request.is_secure()
+    ):
         return path
     return settings.LOGIN_REDIRECT_URL
 
