@@ -14,6 +14,7 @@ guard.E011  single sign-on is half set up, said by every `manage.py check`
 guard.W012  a group of the provider is mapped to a group that there is not
 guard.W013  the provider of single sign-on is asked without TLS
 guard.W014  DATABASE_URL leads to PgBouncer, and does not say so
+guard.W015  REPORTS_DATABASE_URL leads to no replica: pages are read from the primary
 """
 
 from collections import defaultdict
@@ -25,7 +26,7 @@ from django.conf import settings
 from django.contrib.auth.models import Group
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Warn
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, connections
 from django.utils import timezone
 
 from guard.config.environment import weakness_of
@@ -33,6 +34,7 @@ from spend.budgets.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.models import Price
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import prices_in_force
+from spend.replica import ALIAS
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 from tenants.sign_in.sso import configured as sso
 from tenants.sign_in.sso.people import mapped_groups
@@ -87,6 +89,23 @@ def check_pooler(**_: Any) -> list[CheckMessage]:
             id="guard.W014",
         )
     ]
+
+
+@register(Tags.database, deploy=True)
+def check_replica(**_: Any) -> list[CheckMessage]:
+    if ALIAS not in connections.settings:
+        return []
+    try:
+        with connections[ALIAS].cursor() as cursor:
+            cursor.execute("SELECT pg_is_in_recovery()")
+            ((is_replica,),) = cursor.fetchall()
+    except DatabaseError as error:
+        fault = f"does not answer: {str(error).splitlines()[0]}"
+    else:
+        if is_replica:
+            return []
+        fault = "is no streaming replica"
+    return [Warn(f"What REPORTS_DATABASE_URL leads to {fault}. Pages are read from the primary.", id="guard.W015")]
 
 
 @register(deploy=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.bench.load import Target, keep_asking
 from tests.bench.machine import describe_machine
-from tests.bench.prepared import PREPARED, TENANT_BUDGETS, Prepared
+from tests.bench.prepared import ALWAYS, PREPARED, TENANT_BUDGETS, Prepared
 from tests.bench.providers import FAST_MODEL, Providers, playing_providers
 from tests.bench.trial import CONNECTIONS, FULL, QUICK, Effort, Trial, table, under
 from tests.support.environment import environment_of_tests
@@ -72,7 +72,7 @@ def trials(
     options: argparse.Namespace, providers: Providers, effort: Effort, directory: Path
 ) -> Iterator[tuple[str, Trial]]:
     """Each with its guard running, on a database of its own."""
-    for database in options.database or PREPARED:
+    for database in options.database or ALWAYS:
         with PREPARED[database](directory) as prepared:
             print(f"\n{prepared.description}", flush=True)
             for workers in options.workers or (1, 2):

@@ -4,12 +4,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 
 from tests.support.databases import Databases, PostgresDatabases, SqliteDatabases
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import ThrowawayPostgres
 from tests.support.server import manage
 
@@ -46,6 +47,29 @@ def prepared_postgres(directory: Path) -> Iterator[Prepared]:
         server.stop()
 
 
+class PooledDatabases(PostgresDatabases):
+    """Through PgBouncer, which pools by transaction; all but the guards' own work goes to Postgres directly."""
+
+    def __init__(self, pgbouncer: PgBouncer, databases: PostgresDatabases) -> None:
+        super().__init__(databases.server_url, databases.prefix, databases.template)
+        self.pgbouncer = pgbouncer
+
+    def copy(self, name: str | None = None) -> str:
+        return f"{self.pgbouncer.url_of(super().copy(name))}?pgbouncer=true"
+
+
+@contextmanager
+def prepared_pgbouncer(directory: Path) -> Iterator[Prepared]:
+    with prepared_postgres(directory) as prepared:
+        assert isinstance(prepared.databases, PostgresDatabases)
+        pgbouncer = PgBouncer(prepared.databases.server_url)
+        try:
+            databases = PooledDatabases(pgbouncer, prepared.databases)
+            yield replace(prepared, databases=databases, description=f"{prepared.description}, behind PgBouncer")
+        finally:
+            pgbouncer.stop()
+
+
 def describe_postgres(url: str) -> str:
     """The version, and whether a commit waits for the disk, as the server itself says."""
     with psycopg.connect(url) as connection:
@@ -60,7 +84,10 @@ def describe_postgres(url: str) -> str:
 PREPARED: dict[str, Callable[[Path], AbstractContextManager[Prepared]]] = {
     "sqlite": prepared_sqlite,
     "postgres": prepared_postgres,
+    "pgbouncer": prepared_pgbouncer,
 }
+ALWAYS = ("sqlite", "postgres")
+"""What is measured unless somebody names others."""
 
 
 def prepare(database_url: str) -> str:

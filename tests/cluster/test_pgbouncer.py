@@ -72,9 +72,14 @@ def _jobs_since(server: GuardServer, at: object) -> bool:
 
 
 def test_an_address_that_does_not_name_it_is_warned_of(server: GuardServer, pgbouncer: PgBouncer) -> None:
-    checked = manage("check", "--deploy", environment={"DATABASE_URL": pgbouncer.url_of(server.database_url)})
+    """Nor does a Postgres that is no replica pass for one."""
+    unnamed = pgbouncer.url_of(server.database_url)
+    checked = manage("check", "--deploy", environment={"DATABASE_URL": unnamed, "REPORTS_DATABASE_URL": unnamed})
     assert "guard.W014" in checked.stderr
-    assert "guard.W014" not in server.manage("check", "--deploy").stderr
+    assert "guard.W015" in checked.stderr
+    named = server.manage("check", "--deploy").stderr
+    assert "guard.W014" not in named
+    assert "guard.W015" not in named
     assert "pooler" not in server.log
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from dashboard.date_spans import Span, hour_of, midnight, month_span, span_befor
 from dashboard.forecast import Pace, forecast, pace_since
 from dashboard.queries.sums import Bucket, Figures, Row
 from dashboard.step_sentences import reason_of, sentences_of
-from dashboard.templatetags.guard_pages import money, near, seconds, share, short, width
+from dashboard.templatetags.guard_pages import instant, lasting, money, near, seconds, share, short, width
 from guard.simulation.wording import LABELS
 from tenants.money import TICKS_PER_USD
 
@@ -307,3 +308,24 @@ def test_a_time_is_said_as_shortly_as_it_can_be() -> None:
     assert near(noon) == "12:34"
     assert near(noon + timedelta(days=1)) == "12:34 tomorrow"
     assert near(now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)) == "midnight"
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        (timedelta(seconds=2.7), "2 s"),
+        (timedelta(seconds=119), "119 s"),
+        (timedelta(seconds=120), "2 min"),
+        (timedelta(hours=3), "3 h"),
+        (timedelta(days=4), "4 days"),
+    ],
+)
+def test_how_long(span: timedelta, said: str) -> None:
+    assert lasting(span) == said
+
+
+def test_an_instant_has_its_day_unless_that_is_today() -> None:
+    with timezone.override("Asia/Tokyo"):
+        now = timezone.localtime().replace(hour=14, minute=3, second=10)
+        before = now.replace(year=2025, month=12, day=1)
+        assert (instant(now), instant(before)) == ("14:03:10", "1 Dec 14:03:10")
