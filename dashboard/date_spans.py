@@ -32,6 +32,10 @@ class Span:
         return self.label.removeprefix("Last ")
 
     @property
+    def in_a_sentence(self) -> str:
+        return self.label if self.key == RANGE else self.label.lower()
+
+    @property
     def starts_at(self) -> datetime:
         return self.since or midnight(self.first, self.zone)
 

@@ -28,6 +28,7 @@ from dashboard.queries.sums import (
     sums_of_tenants,
     total_of,
 )
+from dashboard.queries.trends import Trend, trends_of
 from spend.budgets.refusing import mostly_over_budget, state_told
 from spend.budgets.usage import Use, Uses, current_uses
 from tenants.models import Scope, Tenant
@@ -48,6 +49,7 @@ class Overview:
     counts: dict[str, int]
     tenants: int
     shown: Sequence[Standing]
+    trends: dict[str, Trend]
     zones: list[str]
     page: int
     pages: int
@@ -71,15 +73,17 @@ def overview(
     seen = list(found)
     sums = sums_of_tenants(seen, now)
     ranked = standings(seen, sums, now)
-    size = size or max(1, len(ranked))
+    is_paged, size = size is not None, size or max(1, len(ranked))
     pages = max(1, -(-len(ranked) // size))
     page = min(max(page, 1), pages)
+    shown = ranked[(page - 1) * size : page * size]
     return Overview(
         today=_sum(each.today for each in sums.values()),
         month=_sum(each.month for each in sums.values()),
         counts={state: sum(each.state == state for each in ranked) for state in (*SEVERITY, PAUSED)},
         tenants=len(ranked),
-        shown=ranked[(page - 1) * size : page * size],
+        shown=shown,
+        trends=trends_of([each.tenant for each in shown], now) if is_paged else {},
         zones=sorted({tenant.time_zone for tenant in seen}),
         page=page,
         pages=pages,

@@ -31,7 +31,7 @@ class OneSubject:
 
     @property
     def calls(self) -> QuerySet[Call]:
-        return CallFilter(**{self.kind: self.name}).calls_of(self.tenant)
+        return calls_naming(self.tenant, self.kind, self.name)
 
     @property
     def billed(self) -> QuerySet[Any]:
@@ -41,6 +41,11 @@ class OneSubject:
             return self.calls.order_by()
         named = LedgerEntry.objects.filter(tenant=self.tenant, **{self.kind: self.name})
         return named.exclude(**{self.kind: ""}).order_by()
+
+
+def calls_naming(tenant: Tenant, kind: str, name: str) -> QuerySet[Call]:
+    named: dict[str, Any] = {kind: name}
+    return CallFilter(**named).calls_of(tenant)
 
 
 def find_subject(tenant: Tenant, kind: str, asked: str) -> OneSubject | None:
@@ -55,7 +60,7 @@ def find_subject(tenant: Tenant, kind: str, asked: str) -> OneSubject | None:
 
 def is_known(tenant: Tenant, kind: str, name: str) -> bool:
     """By a call, or by what removed ones had cost."""
-    if CallFilter(**{kind: name}).calls_of(tenant).exists():
+    if calls_naming(tenant, kind, name).exists():
         return True
     return ArchivedSpend.objects.filter(tenant_id=tenant.id, scope=kind, subject=name).exists()
 

@@ -4,7 +4,7 @@ See `spend.summaries.daily`: adding the two is right at any moment, whenever the
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -219,6 +219,16 @@ def sums_of_tenants(tenants: Iterable[Tenant], now: datetime) -> dict[str, Tenan
             return sums
 
 
+def marks_of(tenants: Iterable[Tenant]) -> dict[str, datetime]:
+    """Of each tenant the instant up to which its days are summed, in the zone it has now; of none that has no sums."""
+    zones = {tenant.id: tenant.time_zone for tenant in tenants}
+    return {mark.tenant_id: mark.through for mark in _rows_of_marks(zones) if mark.time_zone == zones[mark.tenant_id]}
+
+
+def _rows_of_marks(tenant_ids: Collection[str]) -> QuerySet[RollupMark]:
+    return RollupMark.objects.filter(tenant_id__in=tenant_ids)
+
+
 def _sums_at(marks: Mapping[str, datetime], calendars: Mapping[str, "_Calendar"]) -> dict[str, TenantSums]:
     sums = {tenant_id: TenantSums(Figures(), Figures()) for tenant_id in calendars}
     for tenant_id, is_today, figures in _summed_days(calendars, marks):
@@ -243,7 +253,7 @@ class _Calendar(NamedTuple):
 
 
 def _marks(calendars: Mapping[str, _Calendar]) -> dict[str, datetime]:
-    marks = RollupMark.objects.filter(tenant_id__in=calendars)
+    marks = _rows_of_marks(calendars)
     return {mark.tenant_id: mark.through for mark in marks if mark.time_zone == calendars[mark.tenant_id].time_zone}
 
 

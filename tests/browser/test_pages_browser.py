@@ -66,13 +66,28 @@ def addresses() -> list[str]:
         reverse("overview") + "?q=nothing",
         reverse("find"),
         reverse("find") + "?request_id=no",
+        reverse("find") + "?q=customer",
         reverse("password"),
         reverse("password") + "?changed=yes",
     ]
     for tenant in (full, "new", "stopped"):
         found += [f"{reverse('tenant', args=[tenant])}?span={span}" for span in ("today", "month", "30", "90")]
         found += [reverse(name, args=[tenant]) for name in ("calls", "statement")]
+        found += [f"{reverse('tenant', args=[tenant])}?first={day}&last={day}" for day in (timezone.localdate(), "x")]
+    found += [
+        reverse("calls", args=[full]) + "?sort=cost",
+        reverse("subject", args=[full, "customer"]),
+        *(f"{reverse('subject', args=[full, kind])}?id={name}" for kind, name in subjects(call).items()),
+        f"{reverse('subject_content', args=[full, 'key'])}?id={call.key_id}",
+    ]
     return [*found, reverse("call", args=[full, call.id]), reverse("calls", args=[full]) + "?first=x", "/nothing/here/"]
+
+
+def subjects(call: Call) -> dict[str, str]:
+    """One customer, conversation and key of the call's tenant."""
+    named = Call.objects.filter(tenant=call.tenant_id).exclude(customer="").exclude(conversation="")
+    some = named.latest("at")
+    return {"customer": some.customer, "conversation": some.conversation, "key": str(call.key_id)}
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -108,6 +123,33 @@ def findings_light_and_dark(page: Page, axe: str) -> list[str]:
 
 def is_dark(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.classList.contains('dark')"))
+
+
+def test_hours_are_chosen_by_dragging_over_the_chart_and_by_keyboard(url: str, manager: User) -> None:
+    full = Call.objects.get(request_id="req_told").tenant_id
+    day = timezone.localdate() - timezone.timedelta(days=3)
+    with chromium() as browser:
+        page = log_in(browser.new_context(viewport={"width": 1440, "height": 900}), url)
+        page.goto(f"{url}{reverse('tenant', args=[full])}?first={day}&last={day}")
+        settle(page)
+        canvas = page.locator("canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box
+        middle = box["y"] + box["height"] / 3
+        page.mouse.move(box["x"] + box["width"] * 0.4, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=4)
+        expect(page.locator(".chosen")).to_be_visible()
+        page.mouse.up()
+        page.wait_for_url("**first_time=**")
+        expect(page.locator("h2", has_text="from")).to_contain_text("until")
+        page.locator("details.range summary").focus()
+        page.keyboard.press("Enter")
+        page.get_by_label("From time").fill("00:00")
+        page.get_by_label("To time").fill("12:00")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**last_time=12%3A00**")
 
 
 def in_a_thread(work: Callable[[], Any]) -> None:

@@ -187,6 +187,18 @@ def test_one_tenants_zone_is_not_left_behind_for_the_next_page(staff: Client, sh
         assert timezone.get_current_timezone_name() == "UTC"
 
 
+def test_each_tenant_has_its_last_two_weeks_beside_it(staff: Client, shop: Tenant, key: ApiKey) -> None:
+    now = timezone.now()
+    for days, ticks in ((0, 9), (1, 3), (7, 1), (8, 2), (14, 6), (15, 50)):
+        place_call(shop, key, now - timedelta(days=days), cost_ticks=ticks * TICKS_PER_USD)
+    for shown in ("live", "summed"):
+        (trend,) = overview(Tenant.objects.all(), "", 1, now).trends.values()
+        assert (len(trend.days), trend.week, trend.week_before) == (14, 4 * TICKS_PER_USD, 8 * TICKS_PER_USD), shown
+        assert trend.points.startswith("0,1 ")
+        assert "down 50 % ($4.00)" in page(staff, "overview")
+        catch_up(now)
+
+
 # Service status
 
 
@@ -710,7 +722,7 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 # The number of queries
 
 MOST_QUERIES = {
-    "overview": 18, "live": 18, "overview_csv": 16, "tenant": 54, "calls": 8, "call": 9, "statement": 28,
+    "overview": 22, "live": 22, "overview_csv": 16, "tenant": 54, "calls": 8, "call": 9, "statement": 28,
     "subject": 30, "days_csv": 8,
     "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip
@@ -744,7 +756,7 @@ def check_that_more_data_asks_no_more(asked_of: Callable[[Tenant], int], now: da
     assert (asked_of(few), asked_of(many)) == (live + sums_add, live + sums_add)
 
 
-SUMS_ADD = {"overview": 1, "live": 1, "overview_csv": 1, "tenant": 3, "statement": 1}
+SUMS_ADD = {"overview": 1, "live": 1, "overview_csv": 1, "tenant": 3, "statement": 1, "subject": 2}
 """The days of all tenants; what conversations cost before (of the span before, too), and the dearest of each day."""
 
 
