@@ -70,14 +70,25 @@ def _pages(busiest: Tenant, middling: Tenant) -> Iterator[tuple[str, str]]:
     """What to call a page, and its address."""
     yield "overview", reverse("overview")
     yield "overview, live", reverse("live")
-    yield "find", reverse("find") + "?request_id=nobody"
+    yield "find", reverse("find") + "?q=nobody"
     for label, tenant in (("busiest", busiest), ("middling", middling)):
         for name, parameters in _of_a_tenant(tenant):
             address = reverse(name, args=[tenant.pk])
             yield f"{label}: {name} {parameters}", f"{address}?{parameters}" if parameters else address
         call = Call.objects.filter(tenant=tenant, outcome="served").order_by("-at").first()
+        for kind, name in _subjects(tenant, call):
+            yield f"{label}: {kind}", f"{reverse('subject', args=[tenant.pk, kind])}?id={name}"
         if call:
             yield f"{label}: call", reverse("call", args=[tenant.pk, call.pk])
+
+
+def _subjects(tenant: Tenant, call: Call | None) -> Iterator[tuple[str, str]]:
+    named = Call.objects.filter(tenant=tenant).exclude(customer="").exclude(conversation="").order_by("-at").first()
+    if named:
+        yield "customer", named.customer
+        yield "conversation", named.conversation
+    if call:
+        yield "key", str(call.key_id)
 
 
 def _of_a_tenant(tenant: Tenant) -> Iterator[tuple[str, str]]:
@@ -100,3 +111,7 @@ def _of_a_tenant(tenant: Tenant) -> Iterator[tuple[str, str]]:
         ("budgets_csv", ""),
     ):
         yield name, parameters
+    yield "calls", "sort=cost"
+    yield "tenant", f"first={now - timedelta(days=7)}&last={now - timedelta(days=7)}"
+    yield "tenant", f"first={now - timedelta(days=7)}&last={now - timedelta(days=7)}&first_time=09:00&last_time=12:00"
+    yield "tenant", f"first={now - timedelta(days=365)}&last={now}"

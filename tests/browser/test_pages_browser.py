@@ -1,6 +1,7 @@
 """The managers' pages in a real browser: accessible, on a phone and a desk, light and dark, and live."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Thread
 from typing import Any, Literal
 
@@ -127,7 +128,7 @@ def is_dark(page: Page) -> bool:
 
 def test_hours_are_chosen_by_dragging_over_the_chart_and_by_keyboard(url: str, manager: User) -> None:
     full = Call.objects.get(request_id="req_told").tenant_id
-    day = timezone.localdate() - timezone.timedelta(days=3)
+    day = timezone.localdate() - timedelta(days=3)
     with chromium() as browser:
         page = log_in(browser.new_context(viewport={"width": 1440, "height": 900}), url)
         page.goto(f"{url}{reverse('tenant', args=[full])}?first={day}&last={day}")

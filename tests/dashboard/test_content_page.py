@@ -112,3 +112,38 @@ def test_what_is_too_old_is_not_shown_though_it_is_not_deleted_yet(tenant: Tenan
 def test_without_its_key_the_page_says_so(tenant: Tenant, call: Call, settings: Any) -> None:
     settings.CONTENT_KEYS = (new_key(),)
     assert "This cannot be read any more." in look(someone(tenant, "manager"), call).content.decode()
+
+
+# Of all latest calls of one customer, conversation or key
+
+
+def look_at_customer(client: Client, call: Call) -> Any:
+    return client.get(reverse("subject_content", args=[call.tenant_id, "customer"]), {"id": call.customer})
+
+
+@pytest.mark.parametrize("who", ["operator", "superuser", "manager"])
+def test_what_a_customer_said_is_read_by_who_may_and_noted(tenant: Tenant, call: Call, who: str) -> None:
+    client = someone(tenant, who)
+    page = client.get(reverse("subject", args=[tenant.id, "customer"]), {"id": "ann"}).content.decode()
+    assert reverse("subject_content", args=[tenant.id, "customer"]) in page
+    assert ANSWER not in page
+    assert looks() == []
+    body = look_at_customer(client, call).content.decode()
+    assert "Where is &lt;my&gt; parcel?" in body
+    assert ANSWER in body
+    assert [look.object_repr for look in looks()] == ["Acme: prompts and answers of customer ann"]
+
+
+@pytest.mark.parametrize("who", ["auditor", "stranger"])
+def test_what_a_customer_said_is_not_there_for_others(tenant: Tenant, call: Call, who: str) -> None:
+    client = someone(tenant, who)
+    assert look_at_customer(client, call).status_code == 404
+    page = client.get(reverse("subject", args=[tenant.id, "customer"]), {"id": "ann"})
+    assert "What was said" not in page.content.decode()
+    assert looks() == []
+
+
+def test_of_a_customer_of_whom_nothing_is_kept_nothing_is_noted(tenant: Tenant, call: Call) -> None:
+    CallContent.objects.all().delete()
+    assert "What was said is not kept." in look_at_customer(someone(tenant, "manager"), call).content.decode()
+    assert looks() == []
