@@ -78,6 +78,11 @@ class StepCode(Worded):
         "past_soft_cap",
         "{model} was passed over: the budget was past its soft cap, so a cheaper model was tried first.",
     )
+    PAST_FURTHER_STEP = (
+        "past_further_step",
+        "{model} was passed over: the budget had reached a further step, so a still cheaper model was tried first.",
+    )
+    SHORTENED = "shortened", "{model} was asked for a shorter answer, as the step that the budget had reached wants."
     CIRCUIT_OPEN = (
         "circuit_open",
         "{model} was skipped: it had failed several times in a row and is being spared for a minute.",

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
@@ -17,12 +18,13 @@ from django.db import transaction
 from django.db.models import Q
 
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
+from tenants.ladder import StepMark, steps_of
 from tenants.models import Budget, Scope, Tenant, TopUp, percents_of
 from tenants.periods import Period
 
 DAILY = (Scope.TENANT, Period.DAY)
 """The budget that a top-up raises."""
-TERMS = ("limit_ticks", "soft_cap", "hard_cap", "reserve")
+TERMS = ("limit_ticks", "soft_cap", "hard_cap", "reserve", "further_steps")
 """The fields of a row by which it binds calls. Which percents are alerted is beside them."""
 MOST_NAMED = 500
 """Of more tenants than this the rows of all are read: naming them would take longer, and databases have bounds."""
@@ -39,6 +41,12 @@ class EffectiveBudget:
     hard_cap: Decimal
     alert_percents: tuple[int, ...] = ()
     reserve: Decimal = Decimal(0)
+    further_steps: str = ""
+
+    @cached_property
+    def further(self) -> tuple[StepMark, ...]:
+        """The steps of its ladder after the soft cap, lowest first."""
+        return tuple(step.mark(self.limit_ticks) for step in steps_of(self.further_steps))
 
     @property
     def reserve_ticks(self) -> int:
@@ -120,6 +128,7 @@ def effective(budget: Budget, top_up_ticks: int = 0) -> EffectiveBudget:
         hard_cap=budget.hard_cap,
         alert_percents=percents_of(budget.alert_percents),
         reserve=budget.reserve,
+        further_steps=budget.further_steps,
     )
 
 

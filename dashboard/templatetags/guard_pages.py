@@ -120,7 +120,9 @@ def budget_bar(use: Use, tenant: Tenant, *, state: str = "", name_zone: bool = F
         "state": state or use.state,
         "spent": width(spent, limit),
         "held": width(min(held, max(limit - spent, 0)), limit),
-        "soft": width(use.budget.soft_ticks, limit),
+        "marks": [
+            width(mark, limit) for mark in (use.budget.soft_ticks, *(each.from_ticks for each in use.budget.further))
+        ],
         "starts_afresh": f"{when} ({tenant.time_zone})" if name_zone and when else when,
     }
 

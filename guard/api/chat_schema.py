@@ -93,6 +93,8 @@ class TightestBudgetSerializer(StrictSerializer):
     """The tightest of the windows that bound the call."""
 
     state = Choice(choices=BUDGET_STATES)
+    step = serializers.IntegerField(required=False, help_text="On which step of its ladder, where it has one.")
+    steps = serializers.IntegerField(required=False, help_text="How many steps its ladder has, where it has one.")
     limit_usd = Usd(required=False)
     spent_usd = Usd(required=False)
     remaining_usd = Usd(required=False)

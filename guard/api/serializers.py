@@ -26,6 +26,7 @@ from guard.api.fields import (
     YesNo,
     camel,
 )
+from spend.budgets.usage import Use
 from spend.capabilities import LessonKind
 from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
 from spend.pricing.catalogue import Rates
@@ -33,6 +34,8 @@ from spend.pricing.operator_prices import PricedModel
 from spend.summaries.reports import GroupBy
 from tenants.configured import DEFAULT_HARD_CAP, DEFAULT_SOFT_CAP
 from tenants.handoff import MOST_WORDS, validate_words
+from tenants.ladder import FEWEST_DOWNGRADES, MOST_FURTHER_STEPS, MOST_TOKENS, FurtherStep, check, steps_of, text_of
+from tenants.ladder import MOST_DOWNGRADES as MOST_DOWNGRADES_OF_A_STEP
 from tenants.models import (
     ANY_MODEL,
     LANGUAGE_VALIDATOR,
@@ -63,6 +66,37 @@ class BudgetNameSerializer(StrictSerializer):
     period = Choice(choices=Period.choices)
 
 
+class FurtherStepSerializer(StrictSerializer):
+    """A step of a budget's ladder after its soft cap: either downgrades, or shorter answers."""
+
+    from_ = Share(source="share", help_text="Share of the limit from which it holds.")
+    downgrades = WholeNumber(
+        required=False, min_value=FEWEST_DOWNGRADES, max_value=MOST_DOWNGRADES_OF_A_STEP,
+        help_text="How many downgrades down the tenant's rules calls are moved; the soft cap moves them one down.",
+    )  # fmt: skip
+    max_tokens = WholeNumber(
+        required=False, min_value=1, max_value=MOST_TOKENS, help_text="The most output tokens of an answer."
+    )
+
+    def to_representation(self, instance: FurtherStep) -> dict[str, Any]:
+        return {name: value for name, value in super().to_representation(instance).items() if value}
+
+
+class FurtherStepsField(serializers.ListField):
+    """A ladder's further steps: a list outside, a text inside."""
+
+    child = FurtherStepSerializer()
+
+    def to_internal_value(self, data: Any) -> str:  # type: ignore[override]
+        try:
+            return text_of(FurtherStep(**given) for given in super().to_internal_value(data))
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+    def to_representation(self, value: str) -> list[Any]:  # type: ignore[override]
+        return super().to_representation(list(steps_of(value)))
+
+
 class BudgetSerializer(BudgetNameSerializer):
     """A budget of a tenant. Given a row, what is left out stays as it is there; else it is the default's."""
 
@@ -75,6 +109,10 @@ class BudgetSerializer(BudgetNameSerializer):
         least=0,
         help_text="Share of the limit, below the hard cap, that is kept for conversations that have begun; default 0.",
     )
+    further_steps = FurtherStepsField(
+        required=False,
+        help_text=f"The steps of its ladder after the soft cap, at most {MOST_FURTHER_STEPS}; default none.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         row: Budget | None = self.instance
@@ -84,7 +122,15 @@ class BudgetSerializer(BudgetNameSerializer):
             raise ValidationError({"softCap": ["must not be above hardCap."]})
         if attrs.setdefault("reserve", row.reserve if row else Decimal(0)) >= hard_cap:
             raise ValidationError({"reserve": ["must be below hardCap."]})
+        self._check_ladder(attrs, row)
         return {"limit_ticks": row.limit_ticks if row else None, **attrs}
+
+    def _check_ladder(self, attrs: dict[str, Any], row: Budget | None) -> None:
+        steps = attrs.setdefault("further_steps", row.further_steps if row else "")
+        try:
+            check(steps_of(steps), attrs["soft_cap"], attrs["hard_cap"])
+        except ValueError as error:
+            raise ValidationError({"furtherSteps": [str(error)]}) from None
 
 
 class BudgetsSerializer(StrictSerializer):
@@ -440,6 +486,12 @@ class WindowSerializer(MoneySerializer):
     held_usd = Usd(source="window.held_ticks", required=False)
     remaining_usd = Usd(source="remaining_ticks", required=False, help_text="Up to the hard cap, less spent and held.")
     state = Choice(choices=BUDGET_STATES)
+    step = serializers.IntegerField(required=False, help_text="On which step of its ladder, where it has one.")
+    steps = serializers.IntegerField(required=False, help_text="How many steps its ladder has, where it has one.")
+
+    def to_representation(self, instance: Use) -> dict[str, Any]:
+        shown = super().to_representation(instance)
+        return shown if instance.steps else {name: shown[name] for name in shown if name not in ("step", "steps")}
 
 
 class OwnBudgetSerializer(StrictSerializer):

@@ -159,7 +159,7 @@ async def reserve(progress: CallProgress, runtime: Runtime) -> Hold:
         if isinstance(result, Held):
             progress.note_left_out(planned)
             note_offers(progress, planned.offers, result.passed_over)
-            progress.note(result.reserved.offer.model, StepCode.HELD, hold_ticks=result.reserved.hold_ticks)
+            note_held(progress, result)
             return Hold(result.reserved, limits, result.standings)
         if isinstance(result, TooMany):
             raise RateLimited(f"{result.limit.most:,} calls are in flight, which is the limit.", retry_after_s=1)
@@ -193,6 +193,13 @@ def plan_attempt(progress: CallProgress, runtime: Runtime, now: datetime) -> Pla
 def note_offers(progress: CallProgress, offers: tuple[Offer, ...], passed_over: tuple[StepCode, ...]) -> None:
     for offer, why in zip(offers, passed_over, strict=False):
         progress.note(offer.model, why, hold_ticks=offer.hold_ticks(offer.max_tokens))
+
+
+def note_held(progress: CallProgress, held: Held) -> None:
+    model, step = held.reserved.offer.model, {"step": held.reserved.step} if held.reserved.step else {}
+    if held.step_tokens is not None:
+        progress.note(model, StepCode.SHORTENED, max_tokens=held.step_tokens, **step)
+    progress.note(model, StepCode.HELD, hold_ticks=held.reserved.hold_ticks)
 
 
 async def attempt(hold: Hold, progress: CallProgress, runtime: Runtime, send: Send[Served]) -> Served:

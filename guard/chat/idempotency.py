@@ -6,7 +6,7 @@ while any of its call's holds is pending or in its lease; after that its worker 
 may be claimed anew.
 """
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,8 @@ from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, can_enc
 from spend.retention.replays import KEPT
 
 FIELDS = tuple(field.name for field in fields(Answer))
+OF_LADDERS = ("step", "steps")
+"""Fields of a budget's status."""
 MOST_BYTES = 4 * 1024 * 1024
 """Of an answer that is kept: embeddings of two thousand texts are ten times that, and cost little to make again."""
 VERSION = 1
@@ -74,7 +76,10 @@ def release(claim: Claim) -> None:
 def pack(answer: Answer) -> str | None:
     """Encrypted, where there is a key for it. None where it is nested too deep to be kept, or too large."""
     try:
-        packed = orjson.dumps({"version": VERSION, **{name: getattr(answer, name) for name in FIELDS}})
+        kept = {name: getattr(answer, name) for name in FIELDS}
+        if not answer.budget.steps:  # an older guard knows no ladder, and would not read what has one
+            kept["budget"] = {name: value for name, value in asdict(answer.budget).items() if name not in OF_LADDERS}
+        packed = orjson.dumps({"version": VERSION, **kept})
     except TypeError:
         return None
     if len(packed) > MOST_BYTES:

@@ -12,6 +12,7 @@ from tenants.models import Scope
 from tenants.money import usd_string
 
 STATE_HEADER = "X-Guard-Budget-State"
+STEP_HEADER = "X-Guard-Budget-Step"
 SEVERITY = ("active", "warned", "degraded", "stopped")
 
 
@@ -24,6 +25,9 @@ class BudgetStatus:
     spent_ticks: int
     remaining_ticks: int
     resets_at: datetime | None
+    step: int = 0
+    steps: int = 0
+    """On which step of how many of its ladder; both 0 where it has a soft cap alone."""
 
     def stopped(self) -> "BudgetStatus":
         """As a refused call sees it: with its own worst case the use is past the hard cap."""
@@ -31,6 +35,8 @@ class BudgetStatus:
 
     def headers(self, tenant: TenantPolicy, now: datetime) -> dict[str, str]:
         headers = {STATE_HEADER: self.state}
+        if self.steps:
+            headers[STEP_HEADER] = f"{self.step}/{self.steps}"
         if not tenant.hide_money:
             headers["X-Guard-Budget-Limit-Usd"] = usd_string(self.limit_ticks)
             headers["X-Guard-Budget-Remaining-Usd"] = usd_string(self.remaining_ticks)
@@ -45,7 +51,8 @@ class BudgetStatus:
             "remainingUsd": usd_string(self.remaining_ticks),
         }
         resets_at = self.resets_at and self.resets_at.isoformat().replace("+00:00", "Z")
-        return {"state": self.state, **({} if tenant.hide_money else money), "resetsAt": resets_at}
+        steps = {"step": self.step, "steps": self.steps} if self.steps else {}
+        return {"state": self.state, **steps, **({} if tenant.hide_money else money), "resetsAt": resets_at}
 
 
 def seconds_until(instant: datetime, now: datetime) -> int:
@@ -88,4 +95,6 @@ def _status(limit: Limit, standing: Standing, can_downgrade: bool) -> BudgetStat
         spent_ticks=spent,
         remaining_ticks=remaining_ticks(limit.hard_ticks, spent, held),
         resets_at=limit.ends_at,
+        step=limit.step_at(spent + held) if limit.further else 0,
+        steps=1 + len(limit.further) if limit.further else 0,
     )

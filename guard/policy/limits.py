@@ -73,4 +73,5 @@ def _limit(
 ) -> Limit:
     starts_at, ends_at = clock.bounds(budget.period, zone, now)
     key = WindowKey(tenant_id, budget.scope.value, subject, budget.period.value, starts_at)
-    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, budget.cap_ticks(has_begun=has_begun))
+    cap_ticks = budget.cap_ticks(has_begun=has_begun)
+    return Limit(key, ends_at, budget.limit_ticks, budget.soft_ticks, cap_ticks, budget.further)

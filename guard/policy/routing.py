@@ -3,7 +3,8 @@
 Below the soft cap the model that was asked for comes first.  Past it, the tenant's downgrade rules
 put a cheaper model first, where it really is cheaper for this call at today's prices: by the tokens to
 expect, since a worst case counts four times as many and can so end in a tier that the call never sees.
-Where a model does not fit what is left of the budget, a cheaper one on the route may.
+Where a model does not fit what is left of the budget, a cheaper one on the route may.  Where a budget's ladder
+asks for several downgrades, the rules are followed so many times, each time to what is cheaper still.
 
 A conversation that has begun keeps its model, whose provider has most of it cached, where the caller left the
 choice to the route and no other is cheaper in spite of that; and moving past the soft cap must save as much.
@@ -14,6 +15,7 @@ A model that the caller did not name is passed over where it cannot serve what t
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -101,6 +103,8 @@ class Candidate:
     fair_share_tokens: int | None
     thinking_tokens: int
     """What its answers usually need, where they think within their maximum; else 0."""
+    shortest_tokens: int
+    """To which a step of a budget's ladder may shorten its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ def plan(
     which are those with a key; and those that cannot serve what the call means, unless the caller named them.
     """
     wanted = tenant.route[0] if ask.model == AUTO else ask.model
-    order = list(dict.fromkeys([wanted, *tenant.route, *_downgrades_of(wanted, tenant)]))
+    depth = depth_of(tenant, policy)
+    order = list(dict.fromkeys([wanted, *tenant.route, *_names_down(wanted, tenant, depth)]))
     candidates: dict[str, Candidate] = {}
     reluctant: dict[str, Candidate] = {}
     left_out: list[tuple[str, StepCode]] = []
@@ -146,7 +151,7 @@ def plan(
         if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
             (reluctant if why else candidates)[name] = candidate
     keeps = last if ask.model == AUTO else None
-    offers = _offers(wanted, order, candidates or reluctant, tenant, keeps)
+    offers = _offers(wanted, order, candidates or reluctant, tenant, keeps, depth)
     if offers and keeps and offers[0].model == keeps.model != wanted and wanted in candidates:
         left_out.append((wanted, StepCode.CONVERSATION_KEPT))
     return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
@@ -177,8 +182,13 @@ def _offers(
     candidates: dict[str, Candidate],
     tenant: TenantPolicy,
     keeps: LastServed | None,
+    depth: int,
 ) -> list[Offer]:
-    """Below the soft cap: the first that works. Past it: cheaper ones by rule, then what else fits."""
+    """Below the soft cap: the first that works. Past it: cheaper ones by rule, then what else fits.
+
+    Each offer of the way down but the last is there twice: while no step asks for more downgrades than led to it, and
+    from the bottom up where nothing below it fits.
+    """
     if not candidates:
         return []
     usable = [name for name in order if name in candidates]
@@ -188,23 +198,77 @@ def _offers(
     kept = candidates.get(keeps.model) if keeps else None
     if kept and keeps and kept is not first and kept.expected_ticks <= first.expected_ticks:
         first, otherwise = kept, keeps.route
-    cheaper = [
-        candidates[name]
-        for name in _downgrades_of(first.model.id, tenant)
-        if name in candidates and candidates[name].expected_ticks < first.expected_ticks
-    ]
-    offers = [_offer(first, otherwise, tenant, only_below_soft=True)] if cheaper else []
-    offers += [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in cheaper]
-    offers.append(_offer(first, otherwise, tenant))
+    levels = _levels(first, wanted, candidates, tenant, depth)
+    offers: list[Offer] = []
+    for (_, level), (below, _) in pairwise(levels):
+        offers += [_offer(each, _route_of(each, first, otherwise), most_downgrades=below - 1) for each in level]
+    lasting = {each.model.id: each for _, level in reversed(levels) for each in level}
+    offers += [_offer(each, _route_of(each, first, otherwise)) for each in lasting.values()]
     named = {offer.model for offer in offers}
     others = [candidates[name] for name in usable if name not in named]
     rest = [candidate for candidate in others if candidate.expected_ticks < first.expected_ticks]
-    return offers + [_offer(candidate, Route.DOWNGRADE, tenant) for candidate in rest]
+    return offers + [_offer(candidate, Route.DOWNGRADE) for candidate in rest]
+
+
+def _route_of(candidate: Candidate, first: Candidate, otherwise: Route) -> Route:
+    return otherwise if candidate is first else Route.DOWNGRADE
+
+
+def _levels(
+    first: Candidate, wanted: str, candidates: Mapping[str, Candidate], tenant: TenantPolicy, depth: int
+) -> list[tuple[int, list[Candidate]]]:
+    """The first choice, and what each number of downgrades leads to, where that is something.
+
+    A conversation that keeps a model to which it was downgraded is that far down already, where there is a ladder.
+    """
+    begun = 0
+    if depth > 1 and first.model.id != wanted and wanted in candidates:
+        above = _ways_down(candidates[wanted], candidates, tenant, depth)
+        begun = next((number for number, way in enumerate(above, 1) if any(each is first for each in way)), 0)
+    ways = _ways_down(first, candidates, tenant, depth - begun)
+    return [(begun, [first]), *((number, way) for number, way in enumerate(ways, begun + 1) if way)]
+
+
+def _ways_down(
+    first: Candidate, candidates: Mapping[str, Candidate], tenant: TenantPolicy, depth: int
+) -> list[list[Candidate]]:
+    """What the rules lead to by one downgrade, by two and so on, each time only to what is cheaper for this call.
+
+    A model that cannot serve now still leads on to its own downgrades, which then are cheaper than the first.
+    """
+    found: list[list[Candidate]] = []
+    names = [first.model.id]
+    for _ in range(depth):
+        pairs = [(name, down) for name in names for down in _downgrades_of(name, tenant)]
+        cheaper = dict.fromkeys(
+            down
+            for name, down in pairs
+            if down in candidates and candidates[down].expected_ticks < candidates.get(name, first).expected_ticks
+        )
+        found.append([candidates[name] for name in cheaper])
+        names = list(dict.fromkeys(down for _, down in pairs if down in cheaper or down not in candidates))
+    return found
+
+
+def depth_of(tenant: TenantPolicy, policy: Policy) -> int:
+    """The most downgrades that a ladder may ask of this tenant's calls: one, where there are soft caps only."""
+    budgets = (*policy.installation, *tenant.budgets)
+    return max((mark.downgrades for budget in budgets for mark in budget.further), default=1) or 1
 
 
 def _first_on_route(usable: list[str], wanted: str, tenant: TenantPolicy) -> str:
     """Where a downgrade leads is no fallback unless the route says so, or nothing else is left."""
     return next((name for name in usable if name == wanted or name in tenant.route), usable[0])
+
+
+def _names_down(model: str, tenant: TenantPolicy, depth: int) -> list[str]:
+    """All that the rules lead to from `model` by so many downgrades at most, the nearest first."""
+    names = reached = _downgrades_of(model, tenant)
+    for _ in range(1, depth):
+        reached = [down for name in reached for down in _downgrades_of(name, tenant)]
+        names = list(dict.fromkeys([*names, *reached]))
+        reached = list(dict.fromkeys(reached))
+    return [name for name in names if name != model]
 
 
 def _downgrades_of(model: str, tenant: TenantPolicy) -> list[str]:
@@ -247,11 +311,15 @@ def _candidate(
     length = lengths.get((tenant.id, name))
     thinking_tokens = length.usual if length and _thinks_within_maximum(ask, model) else 0
     usual = length.usual // LEAST_OF_USUAL if length else 0
-    floor_tokens = max(tenant.floor_max_tokens, usual, thinking_tokens)
+    shortest_tokens = max(tenant.floor_max_tokens, thinking_tokens)
+    floor_tokens = max(shortest_tokens, usual)
     # What an answer without a maximum needs, by those that came before it.
     enough = length.enough if length else max_tokens // SHARE_WITHOUT_HISTORY
     fair_share_tokens = None if ask.max_tokens else min(max_tokens, max(enough, floor_tokens))
-    return Candidate(model, price, worst, expected_ticks, max_tokens, floor_tokens, fair_share_tokens, thinking_tokens)
+    return Candidate(
+        model, price, worst, expected_ticks, max_tokens, floor_tokens, fair_share_tokens, thinking_tokens,
+        shortest_tokens,
+    )  # fmt: skip
 
 
 def _thinks_within_maximum(ask: Ask, model: ModelPolicy) -> bool:
@@ -290,7 +358,7 @@ def exceeds_learned_bounds(usage: Usage, ask: Ask, model: ModelPolicy, max_token
     return is_needed and model.input_raised_at is not None and now - model.input_raised_at > NOTED_EVERY
 
 
-def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_below_soft: bool = False) -> Offer:
+def _offer(candidate: Candidate, route: Route, *, most_downgrades: int | None = None) -> Offer:
     return Offer(
         model=candidate.model.id,
         provider=candidate.model.provider,
@@ -300,6 +368,7 @@ def _offer(candidate: Candidate, route: Route, tenant: TenantPolicy, *, only_bel
         token_ticks=candidate.worst.token_ticks,
         max_tokens=candidate.max_tokens,
         floor_tokens=candidate.floor_tokens,
-        only_below_soft=only_below_soft,
+        most_downgrades=most_downgrades,
         fair_share_tokens=candidate.fair_share_tokens,
+        shortest_tokens=candidate.shortest_tokens,
     )

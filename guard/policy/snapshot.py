@@ -15,6 +15,7 @@ from spend.pricing.cost import PriceList
 from spend.pricing.rates import PricePeriod, price_at
 from tenants.budgets import EffectiveBudget
 from tenants.handoff import chosen_language, filled
+from tenants.ladder import StepMark
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.periods import Period
 
@@ -27,11 +28,16 @@ class BudgetPolicy:
     soft_ticks: int
     hard_ticks: int
     reserve_ticks: int = 0
+    further: tuple[StepMark, ...] = ()
+    """The steps of its ladder after the soft cap."""
 
     @classmethod
     def of(cls, budget: EffectiveBudget) -> "BudgetPolicy":
         scope, period = Scope(budget.scope), Period(budget.period)
-        return cls(scope, period, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks, budget.reserve_ticks)
+        return cls(
+            scope, period, budget.limit_ticks, budget.soft_ticks, budget.hard_ticks, budget.reserve_ticks,
+            budget.further,
+        )  # fmt: skip
 
     def cap_ticks(self, *, has_begun: bool) -> int:
         """Up to where a call may use it: all, where its conversation has begun, else all but the reserve."""

@@ -15,6 +15,7 @@ from spend.budgets.usage import remaining_ticks, state_of
 from spend.codes import StepCode
 from spend.ledger.rules import DoesNotFit, Held, Limit, Offer, TooMany, WindowKey
 from spend.models import AUTO, Route
+from tenants.ladder import words_of
 from tenants.models import Scope
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION as PER_MILLION
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
@@ -47,6 +48,7 @@ LEFT_OUT = {
 }
 LABELS = {
     StepCode.PAST_SOFT_CAP: "past the soft cap",
+    StepCode.PAST_FURTHER_STEP: "past a further step",
     StepCode.DOES_NOT_FIT: "does not fit",
     StepCode.HELD_BY_OTHER_CALLS: "held by others",
 }
@@ -128,7 +130,12 @@ def _answer(found: Rehearsal, result: Held) -> Outcome:
     else:
         sentence = f"It would be answered by {offer.model}, because {', and '.join(reasons)}"
     if max_tokens < offer.max_tokens:
-        sentence += f"; cut to at most {max_tokens:,} of {offer.max_tokens:,} tokens, which is what the budget leaves"
+        why = (
+            "as the step that a budget has reached wants"
+            if max_tokens == result.step_tokens
+            else "which is what the budget leaves"
+        )
+        sentence += f"; cut to at most {max_tokens:,} of {offer.max_tokens:,} tokens, {why}"
     is_as_asked = offer.model == found.wanted and max_tokens == offer.max_tokens
     return Outcome(f"{sentence}.", "success" if is_as_asked else "warning")
 
@@ -157,6 +164,9 @@ def _why_not(verdict: Verdict, found: Rehearsal) -> str:
     if verdict.why_not == StepCode.DOES_NOT_FIT:
         return f"{model} does not fit what is left of {name} ({_left(found, number)} USD)"
     figures = f"{usd(use)} of {usd(limit.limit_ticks)} USD"
+    if verdict.why_not == StepCode.PAST_FURTHER_STEP:
+        steps = f"step {limit.step_at(use + verdict.hold_ticks)} of {1 + len(limit.further)}"
+        return f"{name} is on {steps} with {model}'s hold of {hold} USD ({figures} used)"
     if use >= limit.soft_ticks:
         return f"{name} is past its soft cap ({figures})"
     return f"{model}'s hold of {hold} USD would take {name} past its soft cap ({figures} used)"
@@ -194,14 +204,19 @@ def place_of(number: int, found: Rehearsal) -> str:
     if offer.route is Route.DOWNGRADE:
         # The rules' offers come before the first choice's second one, which is bound by the hard cap only.
         is_by_rule = any(each.route is not Route.DOWNGRADE for each in rest)
-        return "downgrade past the soft cap" if is_by_rule else "cheaper, where others do not fit"
+        by_rule = "downgrade past the soft cap"
+        if offer.most_downgrades is not None:
+            return f"{by_rule}, below a further step"
+        return by_rule if is_by_rule else "cheaper, where others do not fit"
     first = "first on the route" if found.asked.ask.model == AUTO else "asked for"
     name = "next on the route" if offer.route is Route.FALLBACK else first
     return _up_to(name, offer)
 
 
 def _up_to(name: str, offer: Offer) -> str:
-    return f"{name}, below the soft cap" if offer.only_below_soft else f"{name}, up to the hard cap"
+    if offer.most_downgrades is None:
+        return f"{name}, up to the hard cap"
+    return f"{name}, below a further step" if offer.most_downgrades else f"{name}, below the soft cap"
 
 
 def limit_rows(found: Rehearsal, *, can_downgrade: bool) -> list[dict[str, Any]]:
@@ -217,9 +232,17 @@ def limit_rows(found: Rehearsal, *, can_downgrade: bool) -> list[dict[str, Any]]
             "held_usd": usd_rounded(held, 4),
             "with_hold_usd": usd_rounded(spent + held + hold_ticks, 4),
             "state": _state(limit, spent, held, can_downgrade),
+            "step": _step(limit, spent + held + hold_ticks, can_downgrade),
         }
         for limit, (spent, held) in zip(found.limits, found.standings, strict=True)
     ]
+
+
+def _step(limit: Limit, use_ticks: int, can_downgrade: bool) -> str:
+    """Where a ladder's step is reached, with the call's hold."""
+    step = limit.step_at(use_ticks) if limit.further else 0
+    words = words_of(limit.further, step, can_downgrade)
+    return f"with this call on step {step} of {1 + len(limit.further)}: {words}" if step else ""
 
 
 def _state(limit: Limit, spent: int, held: int, can_downgrade: bool) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from django.utils.text import capfirst
 from django.utils.timezone import localtime
 
 from spend.budgets.attention import TenantUse
@@ -26,7 +27,10 @@ PERIOD_NAMES = {Period.DAY: "Today", Period.WEEK: "This week", Period.MONTH: "Th
 
 @dataclass(frozen=True)
 class Bar:
-    """A budget's use, ready to be drawn. Shares are percent of the limit; spent and held fit the bar."""
+    """A budget's use, ready to be drawn. Shares are percent of the limit; spent and held fit the bar.
+
+    `further_shares` are the steps after the soft cap, `step` says on which it is.
+    """
 
     title: str
     state: str
@@ -38,6 +42,8 @@ class Bar:
     spent_share: Decimal
     held_share: Decimal
     soft_share: Decimal
+    further_shares: list[tuple[Decimal, str]]
+    step: str
     ends: str
     limit_ticks: int
     spent_ticks: int
@@ -60,6 +66,11 @@ def bar_of(use: Use, zone: Any, state: str = "") -> Bar:
         spent_share=spent_share,
         held_share=min(100 - spent_share, _share(window.held_ticks, budget.limit_ticks)),
         soft_share=_share(budget.soft_ticks, budget.limit_ticks),
+        further_shares=[
+            (_share(mark.from_ticks, budget.limit_ticks), f"step {number}")
+            for number, mark in enumerate(budget.further, 2)
+        ],
+        step=capfirst(use.step_words),
         ends=f"{localtime(window.ends_at, zone):%a %-d %b, %H:%M} {zone.key}" if window.ends_at else "",
         limit_ticks=budget.limit_ticks,
         spent_ticks=window.spent_ticks,
@@ -96,7 +107,8 @@ def effect_of(use: Use) -> str:
     window, places = use.window, places_of(use)
     held = f", {usd_rounded(window.held_ticks, places)} held" if window.held_ticks else ""
     spent = f"{usd_rounded(window.spent_ticks, places)} of {usd_rounded(use.budget.limit_ticks, places)} USD spent"
-    return f"{title_of(use)}: {spent}{held}. {EFFECTS[use.state]}"
+    effect = f"It is {use.step_words}." if use.step and use.state != "stopped" else EFFECTS[use.state]
+    return f"{title_of(use)}: {spent}{held}. {effect}"
 
 
 EFFECTS = {

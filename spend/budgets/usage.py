@@ -15,6 +15,7 @@ from spend.ledger.rules import WindowKey
 from spend.ledger.window_opening import spent_in
 from spend.models import Window
 from tenants.budgets import EffectiveBudget, budgets_in_force
+from tenants.ladder import step_at, words_of
 from tenants.models import Scope, Tenant
 from tenants.periods import bounds
 
@@ -55,6 +56,24 @@ class Use:
     @property
     def remaining_ticks(self) -> int:
         return remaining_ticks(self.budget.hard_ticks, self.window.spent_ticks, self.window.held_ticks)
+
+    @property
+    def steps(self) -> int:
+        """How many steps its ladder has; 0 where it has a soft cap alone."""
+        return 1 + len(self.budget.further) if self.budget.further else 0
+
+    @property
+    def step(self) -> int:
+        """How many of them are reached."""
+        use_ticks = self.window.spent_ticks + self.window.held_ticks
+        return step_at(use_ticks, self.budget.soft_ticks, self.budget.further) if self.steps else 0
+
+    @property
+    def step_words(self) -> str:
+        """ "on step 2 of 3: cheapest models"; empty below the ladder, or where there is none."""
+        if not self.step:
+            return ""
+        return f"on step {self.step} of {self.steps}: {words_of(self.budget.further, self.step, self.can_downgrade)}"
 
     @property
     def state(self) -> str:

@@ -10,7 +10,7 @@ from tenants.models import Budget, Scope, Tenant
 
 TERMS = {
     "limit": "limit_ticks",
-    **{name: name for name in ("soft_cap", "hard_cap", "reserve", "alert_percents")},
+    **{name: name for name in ("soft_cap", "hard_cap", "reserve", "further_steps", "alert_percents")},
 }
 OF_TENANT = Columns.of(Budget, "scope", "period", **TERMS)
 OF_INSTALLATION = Columns.of(Budget, "period", **TERMS)

@@ -15,6 +15,7 @@ from spend.configuration.places import Place, Problems, Refused
 from spend.pricing.cost import DEAREST_PRICE_TICKS
 from tenants.exact import exact_decimal
 from tenants.fields import TicksField, TokenPriceField
+from tenants.ladder import FurtherStep, steps_of, text_of
 from tenants.models import percents_of
 from tenants.money import ticks_from_usd, usd_string
 
@@ -92,6 +93,28 @@ class PercentsColumn(Column):
         return list(percents_of(value))
 
 
+class StepsColumn(Column):
+    """Text in the database, in the file a list such as `{from: "0.85", downgrades: 2}`."""
+
+    def read_value(self, place: Place) -> str:
+        try:
+            return text_of(self._step_of(each) for each in place.elements())
+        except ValueError as error:
+            raise Refused([f"{place.path}: {error}"]) from None
+
+    def _step_of(self, place: Place) -> FurtherStep:
+        given = place.fields(("from", "downgrades", "max_tokens"), ("from",))
+        counts = {name: each.whole_number() for name, each in given.items() if name != "from"}
+        return FurtherStep(_decimal(given["from"]), **counts)
+
+    def show_value(self, value: str) -> list[dict[str, Any]]:
+        return [
+            {"from": f"{step.share.normalize():f}"}
+            | {name: count for name in ("downgrades", "max_tokens") if (count := getattr(step, name))}
+            for step in steps_of(value)
+        ]
+
+
 def _decimal(place: Place) -> Decimal:
     try:
         return exact_decimal(place.value)
@@ -112,6 +135,8 @@ KINDS: list[tuple[type[models.Field[Any, Any]], type[Column]]] = [
 def _column_of(field: Any) -> Column:
     if field.name == "alert_percents":
         return PercentsColumn(field)
+    if field.name == "further_steps":
+        return StepsColumn(field)
     if field.choices:
         return ChoiceColumn(field)
     return next(column for kind, column in KINDS if isinstance(field, kind))(field)

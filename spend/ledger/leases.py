@@ -46,5 +46,5 @@ def reserved_of(row: Reservation) -> Reserved:
     )
     return Reserved(
         row.id, caller, offer, row.max_tokens, row.hold_ticks, tuple(row.window_ids), row.created_at,
-        row.lease_expires_at,
+        row.lease_expires_at, row.step,
     )  # fmt: skip

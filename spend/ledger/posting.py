@@ -270,7 +270,7 @@ def _lasts(limit: Limit, ends: Ends) -> bool:
 
 ATTEMPTED_FIELDS = [
     "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
-    "provider", "model", "route", "price_id",
+    "provider", "model", "route", "price_id", "step",
 ]  # fmt: skip
 RESERVATION_FIELDS = [
     "id", *ATTEMPTED_FIELDS, "state", "hold_ticks", "max_tokens", "window_ids", "created_at", "lease_expires_at",
@@ -298,7 +298,7 @@ def _attempted_row(reserved: Reserved) -> tuple[Any, ...]:
     caller, offer = reserved.caller, reserved.offer
     return (
         caller.call_id, caller.request_id, caller.tenant_id, caller.key_id, caller.customer, caller.conversation,
-        caller.requested_model, offer.provider, offer.model, str(offer.route), offer.price.id,
+        caller.requested_model, offer.provider, offer.model, str(offer.route), offer.price.id, reserved.step,
     )  # fmt: skip
 
 

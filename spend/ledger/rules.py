@@ -25,6 +25,7 @@ from uuid import UUID, uuid5
 from spend.codes import FailureCode, StepCode
 from spend.models import Outcome, ReservationState, Route
 from spend.pricing.cost import PriceList, Usage
+from tenants.ladder import StepMark, step_at
 from tenants.models import Scope
 
 INTERRUPTED = FailureCode.INTERRUPTED
@@ -76,6 +77,7 @@ class Limit:
     """One budget as it binds one call: its window and its bounds in ticks.
 
     Past the soft cap is use at or above `soft_ticks`; use up to and including `hard_ticks` is admitted.
+    `further` are the steps of its ladder after the soft cap, lowest first.
     """
 
     key: WindowKey
@@ -83,6 +85,25 @@ class Limit:
     limit_ticks: int
     soft_ticks: int
     hard_ticks: int
+    further: tuple[StepMark, ...] = ()
+
+    def step_at(self, use_ticks: int) -> int:
+        return step_at(use_ticks, self.soft_ticks, self.further)
+
+    def step_asking_for(self, downgrades: int, use_ticks: int) -> int:
+        """The lowest step that such a use has reached and that asks for so many downgrades; 0 where none does."""
+        if downgrades <= 1:
+            return int(use_ticks >= self.soft_ticks)
+        asking = [mark.downgrades >= downgrades and use_ticks >= mark.from_ticks for mark in self.further]
+        return 2 + asking.index(True) if any(asking) else 0
+
+
+class Demand(NamedTuple):
+    """What ladders ask of a call: so many downgrades, and an answer of no more tokens than that; and on which step."""
+
+    step: int = 0
+    downgrades: int = 0
+    max_tokens: int | None = None
 
 
 class CallGroup(NamedTuple):
@@ -103,8 +124,9 @@ class CallLimit(NamedTuple):
 class Offer:
     """One way to serve a call: a model at a price, and how far its answer may be shortened.
 
-    An offer that is `only_below_soft` is passed over once its hold would reach a soft cap.  Where the
-    caller named no maximum, `fair_share_tokens` do for its answer while other calls hold what is left.
+    An offer with `most_downgrades` is passed over once its hold would reach a step that asks for more of them: with
+    0, a soft cap.  No step shortens its answer below `shortest_tokens`.  Where the caller named no maximum,
+    `fair_share_tokens` do for its answer while other calls hold what is left.
     """
 
     model: str
@@ -115,8 +137,9 @@ class Offer:
     token_ticks: int
     max_tokens: int
     floor_tokens: int
-    only_below_soft: bool = False
+    most_downgrades: int | None = None
     fair_share_tokens: int | None = None
+    shortest_tokens: int = 1
 
     def hold_ticks(self, max_tokens: int) -> int:
         return self.fixed_ticks + max_tokens * self.token_ticks
@@ -124,6 +147,12 @@ class Offer:
     def tokens_within(self, ticks: int) -> int:
         """The longest answer that so many ticks hold; a price of nothing for output cannot be shortened to fit."""
         return (ticks - self.fixed_ticks) // self.token_ticks if self.token_ticks else -1
+
+    def within(self, max_tokens: int | None) -> "Offer":
+        """The offer, with an answer no longer than a step's maximum."""
+        if max_tokens is None or max_tokens >= self.max_tokens:
+            return self
+        return replace(self, max_tokens=min(self.max_tokens, max(max_tokens, self.shortest_tokens)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +194,10 @@ def scopes_of(attempt: Attributed) -> Iterator[ScopeKey]:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reserved:
-    """A reservation as it was made. `window_ids` count it: those of its limits, in their order, then all others."""
+    """A reservation as it was made. `window_ids` count it: those of its limits, in their order, then all others.
+
+    `step` is the highest step of a budget's ladder that had a say in it.
+    """
 
     id: UUID
     caller: Caller
@@ -175,6 +207,7 @@ class Reserved:
     window_ids: tuple[int, ...]
     created_at: datetime
     lease_expires_at: datetime
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +302,15 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """`passed_over` says why each offer before the one that fitted was not taken."""
+    """`passed_over` says why each offer before the one that fitted was not taken.
+
+    `step_tokens` is the maximum of output tokens that a step left to its answer, where that is less than was offered.
+    """
 
     reserved: Reserved
     standings: tuple[Standing, ...]
     passed_over: tuple[StepCode, ...]
+    step_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,38 +490,51 @@ def _reserve(command: Reserve, book: Book) -> Held | DoesNotFit | TooMany:
     passed_over = tuple(_why_not(offer, command.limits, balances) for offer in tried)
     if found is None:
         return _does_not_fit(command, balances, passed_over)
-    reserved = _hold(command, command.offers[found.position], found.max_tokens, balances, book)
-    return Held(reserved, tuple(balance.standing() for balance in balances), passed_over)
+    reserved = _hold(command, found, balances, book)
+    return Held(reserved, tuple(balance.standing() for balance in balances), passed_over, found.step_tokens)
 
 
 class Chosen(NamedTuple):
-    """Which of the offers is taken, and the output tokens that it may have."""
+    """Which of the offers is taken, and the output tokens that it may have.
+
+    `step` is the highest step of a ladder that had a say in it; `step_tokens` the maximum of output tokens that one
+    left to it, where that is less than was offered.
+    """
 
     position: int
     max_tokens: int
+    step: int
+    step_tokens: int | None
 
 
 def choose(
     offers: Sequence[Offer], limits: Sequence[Limit], balances: Sequence[Balance], *, may_wait: bool = False
 ) -> Chosen | None:
     """The first offer that fits all limits, each of which stands as the balance in its place; None where none does."""
+    step = 0
     for position, offer in enumerate(offers):
-        if (max_tokens := _fit(offer, limits, balances, may_wait=may_wait)) is not None:
-            return Chosen(position, max_tokens)
+        demand = _demand(offer, limits, balances)
+        if (max_tokens := _fit(offer, demand, limits, balances, may_wait=may_wait)) is not None:
+            step_tokens = offer.within(demand.max_tokens).max_tokens
+            is_shorter = step_tokens < offer.max_tokens
+            return Chosen(position, max_tokens, max(step, demand.step), step_tokens if is_shorter else None)
+        if _is_too_dear(offer, demand):
+            step = max(step, _step_against(offer, limits, balances))
     return None
 
 
 def fits_without_holds(offers: Sequence[Offer], limits: Sequence[Limit], balances: Sequence[Balance]) -> bool:
     """Whether an offer would fit, were it not for other calls' holds.
 
-    One bound to the soft cap alone does not decide: it has its twin under the hard cap, or a cheaper model.
+    One bound to a ladder does not decide: it has its twin under the hard cap, or a cheaper model.
     """
-    firm = (offer for offer in offers if not offer.only_below_soft)
-    return any(_fit(offer, limits, balances, count_holds=False) is not None for offer in firm)
+    firm = (offer for offer in offers if offer.most_downgrades is None)
+    return any(_fits_without_holds(offer, limits, balances) for offer in firm)
 
 
 def _fit(
     offer: Offer,
+    demand: Demand,
     limits: Sequence[Limit],
     balances: Sequence[Balance],
     *,
@@ -492,17 +542,46 @@ def _fit(
     may_wait: bool = False,
 ) -> int | None:
     """The output tokens that the limits leave to `offer`, or None where it does not fit."""
+    if _is_too_dear(offer, demand):
+        return None
+    offer = offer.within(demand.max_tokens)
     max_tokens = offer.max_tokens
     for limit, balance in zip(limits, balances, strict=True):
         held_ticks = balance.held_ticks if count_holds else 0
         use = balance.spent_ticks + held_ticks
-        if offer.only_below_soft and use + offer.hold_ticks(offer.max_tokens) >= limit.soft_ticks:
-            return None
         fitting = _shortened(offer, max_tokens, limit.hard_ticks - use, held_ticks, may_wait)
         if fitting is None:
             return None
         max_tokens = fitting
     return max_tokens
+
+
+def _demand(offer: Offer, limits: Sequence[Limit], balances: Sequence[Balance], *, count_holds: bool = True) -> Demand:
+    """What the limits' ladders ask, with this offer's own worst case, before any step shortens it."""
+    step = downgrades = 0
+    lengths: list[int] = []
+    hold_ticks = offer.hold_ticks(offer.max_tokens)
+    for limit, balance in zip(limits, balances, strict=True):
+        use = balance.spent_ticks + (balance.held_ticks if count_holds else 0) + hold_ticks
+        if use >= limit.soft_ticks:
+            step, downgrades = max(step, 1), max(downgrades, 1)
+        if limit.further:
+            step = max(step, limit.step_at(use))
+            reached = [mark for mark in limit.further if use >= mark.from_ticks]
+            downgrades = max([downgrades, *(mark.downgrades for mark in reached)])
+            lengths += [mark.max_tokens for mark in reached if mark.max_tokens]
+    return Demand(step, downgrades, min(lengths, default=None))
+
+
+def _is_too_dear(offer: Offer, demand: Demand) -> bool:
+    return offer.most_downgrades is not None and demand.downgrades > offer.most_downgrades
+
+
+def _step_against(offer: Offer, limits: Sequence[Limit], balances: Sequence[Balance]) -> int:
+    """The step by which an offer that is too dear was passed over: the highest of those of its limits."""
+    asked, hold_ticks = 1 + (offer.most_downgrades or 0), offer.hold_ticks(offer.max_tokens)
+    uses = [balance.spent_ticks + balance.held_ticks + hold_ticks for balance in balances]
+    return max(limit.step_asking_for(asked, use) for limit, use in zip(limits, uses, strict=True))
 
 
 def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, may_wait: bool) -> int | None:
@@ -525,14 +604,22 @@ def _shortened(offer: Offer, max_tokens: int, room_ticks: int, held_ticks: int, 
     return fitting if fitting >= least else None
 
 
+def _fits_without_holds(offer: Offer, limits: Sequence[Limit], balances: Sequence[Balance]) -> bool:
+    demand = _demand(offer, limits, balances, count_holds=False)
+    return _fit(offer, demand, limits, balances, count_holds=False) is not None
+
+
 def _why_not(offer: Offer, limits: Sequence[Limit], balances: Sequence[Balance]) -> StepCode:
-    if _fit(offer, limits, balances, count_holds=False) is not None:
+    if _fits_without_holds(offer, limits, balances):
         return StepCode.HELD_BY_OTHER_CALLS
-    return StepCode.PAST_SOFT_CAP if offer.only_below_soft else StepCode.DOES_NOT_FIT
+    if offer.most_downgrades is None:
+        return StepCode.DOES_NOT_FIT
+    return StepCode.PAST_FURTHER_STEP if offer.most_downgrades else StepCode.PAST_SOFT_CAP
 
 
-def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balance], book: Book) -> Reserved:
-    hold_ticks = offer.hold_ticks(max_tokens)
+def _hold(command: Reserve, chosen: Chosen, balances: list[Balance], book: Book) -> Reserved:
+    offer = command.offers[chosen.position]
+    hold_ticks = offer.hold_ticks(chosen.max_tokens)
     for limit, balance in zip(command.limits, balances, strict=True):
         balance.held_ticks += hold_ticks
         is_within = balance.spent_ticks + balance.held_ticks <= limit.hard_ticks
@@ -545,11 +632,12 @@ def _hold(command: Reserve, offer: Offer, max_tokens: int, balances: list[Balanc
         id=command.id,
         caller=command.caller,
         offer=offer,
-        max_tokens=max_tokens,
+        max_tokens=chosen.max_tokens,
         hold_ticks=hold_ticks,
         window_ids=(*limit_ids, *other_ids),
         created_at=command.at,
         lease_expires_at=command.lease_expires_at,
+        step=chosen.step,
     )
     book.reserved.append(reserved)
     book.pending[reserved.id] = reserved.window_ids
@@ -576,9 +664,10 @@ def _count_in_flight(caller: Caller, change: int, book: Book) -> None:
 
 
 def _does_not_fit(command: Reserve, balances: list[Balance], passed_over: tuple[StepCode, ...]) -> DoesNotFit:
-    offers = [offer for offer in command.offers if not offer.only_below_soft]
+    offers = [offer for offer in command.offers if offer.most_downgrades is None]
     by_holds = fits_without_holds(command.offers, command.limits, balances)
-    least = min((offer.hold_ticks(min(offer.floor_tokens, offer.max_tokens)) for offer in offers), default=0)
+    shortened = [offer.within(_demand(offer, command.limits, balances).max_tokens) for offer in offers]
+    least = min((offer.hold_ticks(min(offer.floor_tokens, offer.max_tokens)) for offer in shortened), default=0)
     binding = tuple(
         position
         for position, (limit, balance) in enumerate(zip(command.limits, balances, strict=True))

@@ -77,6 +77,10 @@ class Attempted(models.Model):
     requested_model = models.CharField(max_length=100)
     route = models.CharField(max_length=9, choices=Route)
     price = models.ForeignKey(Price, on_delete=models.PROTECT, db_constraint=False, db_index=False)
+    step = models.PositiveSmallIntegerField(
+        default=0, db_default=0,
+        help_text="The highest step of a budget that had a say: 1 is a soft cap, 0 is none.",
+    )  # fmt: skip
 
     class Meta:
         abstract = True

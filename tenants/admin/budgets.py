@@ -8,17 +8,17 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from tenants.admin.declared_filters import ModelAdmin
-from tenants.admin.mixins import ShowsUsd
+from tenants.admin.mixins import ShowsLadder, ShowsUsd
 from tenants.models import Budget, Scope
 from tenants.money import dollars
 
 
 @admin.register(Budget)
-class InstallationBudgetAdmin(ShowsUsd, ModelAdmin):
+class InstallationBudgetAdmin(ShowsLadder, ShowsUsd, ModelAdmin):
     """Budgets of the whole installation; a tenant's are on its page."""
 
     list_display = ("period", "limit", "soft", "hard")
-    fields = ("period", "limit_ticks", "soft_cap", "hard_cap", "reserve", "alert_percents")
+    fields = ("period", "limit_ticks", "soft_cap", "further_steps", "hard_cap", "reserve", "alert_percents")
 
     @display(description="Limit", ordering="limit_ticks")
     def limit(self, budget: Budget) -> str:

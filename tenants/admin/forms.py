@@ -39,6 +39,13 @@ class ShareInput(UnfoldAdminTextInputWidget):
         return shown.rstrip("0").rstrip(".") if shown and "." in shown else shown
 
 
+class LadderInput(UnfoldAdminTextInputWidget):
+    """A ladder's further steps. Text, of which the script makes a row a step, and a button to add one."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"autocomplete": "off", "data-ladder": "", "class": "min-w-72", **(attrs or {})})
+
+
 class TenantForm(forms.ModelForm[Tenant]):
     """A time zone that was taken once is no error of who changes something else."""
 

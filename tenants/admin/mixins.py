@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from tenants.admin.forms import ShareInput, UsdInput
+from tenants.admin.forms import LadderInput, ShareInput, UsdInput
 from tenants.fields import ShareFormField, TicksField
 from tenants.money import usd_string
 
@@ -32,6 +32,15 @@ class ShowsUsd:
 def _as_usd(field: TicksField) -> Any:
     """From the whole number that Django's display makes of a field in ticks."""
     return lambda shown: usd_string(int(shown), field.ticks_per_unit) if shown.lstrip("-").isdigit() else shown
+
+
+class ShowsLadder:
+    """A budget's further steps as rows, of which there are none until one is added."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "further_steps":
+            kwargs["widget"] = LadderInput
+        return super().formfield_for_dbfield(db_field, request, **kwargs)  # type: ignore[misc]
 
 
 class ReadOnly:

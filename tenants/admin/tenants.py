@@ -24,7 +24,7 @@ from tenants.admin.bulk import bulk_page
 from tenants.admin.declared_filters import ModelAdmin
 from tenants.admin.forms import ConfirmForm, IssueKeyForm, TenantForm, TopUpForm, ZoneField
 from tenants.admin.keys import show_secret, state_of_key
-from tenants.admin.mixins import ReadOnly, Row, ShowsUsd, dialog_link
+from tenants.admin.mixins import ReadOnly, Row, ShowsLadder, ShowsUsd, dialog_link
 from tenants.admin.rows import DowngradeRules, RouteSteps, RowForm, RowSet
 from tenants.models import ApiKey, Budget, DowngradeRule, HandoffTranslation, RouteStep, Scope, Tenant, TopUp
 from tenants.money import usd_rounded
@@ -32,10 +32,19 @@ from tenants.periods import Period, bounds
 from tenants.trail.history import history_of
 
 
-class BudgetInline(Row, ShowsUsd, TabularInline):
+class BudgetInline(Row, ShowsLadder, ShowsUsd, TabularInline):
     model = Budget
     form, formset = RowForm, RowSet
-    fields: ClassVar = ["scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve", "alert_percents"]
+    fields: ClassVar = [
+        "scope",
+        "period",
+        "limit_ticks",
+        "soft_cap",
+        "further_steps",
+        "hard_cap",
+        "reserve",
+        "alert_percents",
+    ]
     extra = 0
     tab = hide_title = True
 

@@ -7,6 +7,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 
+from tenants import ladder
 from tenants.fields import TicksField
 from tenants.models.tenant import Tenant
 from tenants.money import usd_rounded
@@ -28,6 +29,13 @@ def validate_percents(text: str) -> None:
         is_valid = False
     if not is_valid:
         raise ValidationError(f"{text!r} is no list of whole percents from 1 to {MOST_PERCENT}, such as 50, 80, 100.")
+
+
+def validate_steps(text: str) -> None:
+    try:
+        ladder.steps_of(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 class Scope(models.TextChoices):
@@ -79,6 +87,15 @@ class Budget(models.Model):
         validators=[MinValueValidator(0), MaxValueValidator(1)],
         help_text="Share of the limit, below the hard cap, that is for conversations that have begun, such as 0.1.",
     )
+    further_steps = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_steps],
+        help_text="Above the soft cap: from which shares of the limit calls go further down the tenant's downgrades, "
+        f"as far as those lead, or get shorter answers, such as {ladder.EXAMPLE}.",
+    )
     alert_percents = models.CharField(
         max_length=100,
         blank=True,
@@ -123,6 +140,14 @@ class Budget(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_scope_display()} a {self.get_period_display()}"
+
+    def clean(self) -> None:
+        try:
+            steps = ladder.steps_of(self.further_steps)
+            ladder.check(steps, self.soft_cap, self.hard_cap)
+        except ValueError as error:
+            raise ValidationError({"further_steps": str(error)}) from None
+        self.further_steps = ladder.text_of(steps)
 
 
 class TopUp(models.Model):

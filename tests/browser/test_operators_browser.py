@@ -136,6 +136,35 @@ def test_two_operators_at_one_tenant(server: GuardServer) -> None:
         expect(old.get_by_text("is open to calls again")).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_a_budget_gets_a_ladder_step_by_step(server: GuardServer, width: int) -> None:
+    with server.database():
+        tenant = TenantFactory.create(id=f"ladder-{width}")
+        budget = BudgetFactory.create(tenant=tenant)
+    with chromium() as browser, operator(browser, server, "olga", width) as page:
+        page.goto(f"{server.url}/admin/tenants/tenant/ladder-{width}/change/#budgets")
+        settle(page)
+        add = page.get_by_role("button", name="Add a step")
+        expect(add).to_have_count(1)
+        expect(page.get_by_label("What calls get")).to_have_count(0)
+        add.click()
+        page.get_by_label("From percent of the limit").fill("85")
+        add.click()
+        page.get_by_label("From percent of the limit").nth(1).fill("70")
+        save(page)
+        expect(page.get_by_text("a further step is above the soft cap")).to_be_visible()
+        page.get_by_label("From percent of the limit").nth(1).fill("95")
+        page.get_by_label("Most output tokens").nth(1).fill("200")
+        save(page)
+        expect(page.get_by_text("Further steps:").first).to_contain_text("85 %: 2 downgrades, 95 %: 200 tokens")
+        assert findings(page, axe_source()) == []
+        page.get_by_role("button", name="Remove the step from 85 percent").click()
+        save(page)
+    with server.database():
+        budget.refresh_from_db()
+        assert budget.further_steps == "95 %: 200 tokens"
+
+
 def test_models_are_dragged_swapped_and_added_on_a_route(server: GuardServer) -> None:
     with chromium() as browser, operator(browser, server, "olga") as page:
         page.goto(f"{server.url}{ODD}#route_steps")

@@ -203,11 +203,21 @@ def test_many_are_changed_as_was_shown_before(operator: Client) -> None:
 
 @pytest.mark.parametrize("typed", [{"kind": "limit", "limit_ticks": "2"}, {"kind": "soft_cap", "soft_cap": "0.5"}])
 def test_a_change_of_many_leaves_what_it_is_not_of(operator: Client, typed: dict[str, str]) -> None:
-    kept = {"hard_cap": Decimal("0.9"), "reserve": Decimal("0.1")}
+    kept = {"hard_cap": Decimal("0.9"), "reserve": Decimal("0.1"), "further_steps": "85 %: 2 downgrades"}
     BudgetFactory.create(tenant=TenantFactory.create(id="a"), **kept)
     _, form = previewed(operator, "a", **typed)
     operator.post(LIST, form | {"apply": [""]})
     assert Budget.objects.values(*kept).get() == kept
+
+
+def test_a_soft_cap_of_many_drops_the_steps_that_it_passes_and_says_so(operator: Client) -> None:
+    steps = {"further_steps": "85 %: 2 downgrades, 95 %: 256 tokens"}
+    BudgetFactory.create(tenant=TenantFactory.create(id="a"), **steps)
+    shown, form = previewed(operator, "a", kind="soft_cap", soft_cap="0.9")
+    assert "soft cap 0.8, further steps 85 %: 2 downgrades, 95 %: 256 tokens" in shown
+    assert "soft cap 0.9, further steps 95 %: 256 tokens" in shown
+    operator.post(LIST, form | {"apply": [""]})
+    assert Budget.objects.get().further_steps == "95 %: 256 tokens"
 
 
 def test_what_a_colleague_changed_meanwhile_is_shown_again(operator: Client) -> None:

@@ -13,6 +13,7 @@ from django.test import Client
 from tenants.models import AlertChannel, Budget, Scope, Tenant
 from tenants.money import TICKS_PER_USD as USD
 from tenants.periods import Period
+from tenants.trail.undo import undo
 from tests.factories import (
     BudgetFactory,
     CatalogueModelFactory,
@@ -108,6 +109,18 @@ def test_a_field_that_both_changed_says_who_and_keeps_what_was_typed(operator: C
     saved(operator, again)
     tenant.refresh_from_db()
     assert tenant.name == "Acme Corp."
+
+
+def test_a_ladder_is_merged_and_undone_as_any_field(operator: Client, tenant: Tenant) -> None:
+    budget = BudgetFactory.create(tenant=tenant)
+    form = opened(operator)
+    by_a_colleague(budget, limit_ticks=9 * USD)
+    saved(operator, form, **{"budgets-0-further_steps": "0.95: 256 tokens, 85 %: 2 downgrades"})
+    budget.refresh_from_db()
+    assert (budget.limit_ticks, budget.further_steps) == (9 * USD, "85 %: 2 downgrades, 95 %: 256 tokens")
+    undo(LogEntry.objects.filter(changes__has_key="further_steps").latest("pk"))
+    budget.refresh_from_db()
+    assert (budget.limit_ticks, budget.further_steps) == (9 * USD, "")
 
 
 def test_both_changed_a_field_to_the_same(operator: Client, tenant: Tenant) -> None:
@@ -207,6 +220,8 @@ def test_downgrades_swap_in_their_order(operator: Client, tenant: Tenant) -> Non
     ("field", "typed", "words"),
     [
         ("budgets-0-soft_cap", "80", "for 80 % write 0.8"),
+        ("budgets-0-further_steps", "85 % cheaper", "write them as in 85 %: 2 downgrades"),
+        ("budgets-0-further_steps", "80 %: 2 downgrades", "a further step is above the soft cap"),
         ("budgets-0-soft_cap", "0,8", "no commas: 0.8."),
         ("budgets-0-limit_ticks", "0,50", "no commas: 0.50."),
         ("budgets-0-limit_ticks", "1,000.50", "no commas: 1000.50."),

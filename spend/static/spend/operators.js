@@ -83,3 +83,110 @@ window.addEventListener("load", () => {
     time.textContent = new Intl.DateTimeFormat("en-CA", parts).format(at).replace(",", "");
   }
 });
+
+// A budget's ladder: the further steps, which the field has as text ("85 %: 2 downgrades, 95 %: 256 tokens"), as rows.
+// Without one there is a button, and nothing else. A text that is no ladder is left as it is, with its error.
+
+const SHORTER = "tokens";
+const MOST_FURTHER_STEPS = 4;
+const DOWNGRADES = ["2", "3", "4", "5", "6", "7", "8", "9"];
+
+function stepsOf(text) {
+  const found = text.split(",").map((part) => part.trim()).filter(Boolean)
+    .map((part) => /^([\d.]+) ?(%?) ?: ?(\d+) (downgrade|token)s?$/.exec(part));
+  if (found.includes(null)) return null;
+  return found.map(([, share, sign, count, what]) => ({
+    percent: sign ? share : String(Math.round(share * 1e4) / 100),
+    what: what === "token" ? SHORTER : count,
+    tokens: what === "token" ? count : "",
+  }));
+}
+
+function ladderField(like, name, value, size) {
+  const field = document.createElement("input");
+  field.className = like.className.replace("min-w-72", "");
+  field.inputMode = "decimal";
+  field.autocomplete = "off";
+  field.setAttribute("aria-label", name);
+  field.value = value;
+  field.style.width = size;
+  return field;
+}
+
+function ladderChoice(like, chosen) {
+  const choice = document.createElement("select");
+  choice.className = like.className.replace("min-w-72", "");
+  choice.setAttribute("aria-label", "What calls get");
+  for (const count of DOWNGRADES) choice.append(new Option(`${count} downgrades`, count));
+  choice.append(new Option("shorter answers", SHORTER));
+  choice.value = chosen;
+  return choice;
+}
+
+function ladderButton(words, label) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "ladder-button font-medium text-link";
+  button.textContent = words;
+  if (label) button.setAttribute("aria-label", label);
+  return button;
+}
+
+function makeLadder(input) {
+  const steps = stepsOf(input.value);
+  if (steps === null || input.dataset.ladder) return;
+  input.dataset.ladder = "made";
+  input.hidden = true;
+  const ladder = document.createElement("div");
+  const add = ladderButton("Add a step");
+  ladder.className = "ladder";
+  ladder.setAttribute("role", "group");
+  ladder.setAttribute("aria-label", "Steps after the soft cap");
+  const rows = () => [...ladder.querySelectorAll(".ladder-step")];
+  const write = () => {
+    input.value = rows().map((row) => {
+      const [percent, what, tokens] = row.querySelectorAll("input, select");
+      tokens.parentElement.hidden = what.value !== SHORTER;
+      return `${percent.value.trim()} %: ${what.value === SHORTER ? `${tokens.value.trim()} tokens` : `${what.value} downgrades`}`;
+    }).join(", ");
+    add.hidden = rows().length >= MOST_FURTHER_STEPS;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  const addRow = ({ percent, what, tokens }) => {
+    const row = document.createElement("div");
+    row.className = "ladder-step";
+    const from = document.createElement("span");
+    from.append("from ", ladderField(input, "From percent of the limit", percent, "4.5rem"), " %");
+    const length = document.createElement("span");
+    length.append("at most ", ladderField(input, "Most output tokens", tokens, "5.5rem"), " tokens");
+    const remove = ladderButton("Remove", `Remove the step from ${percent} percent`);
+    remove.addEventListener("click", () => { row.remove(); write(); add.focus(); });
+    row.append(from, ladderChoice(input, what), length, remove);
+    ladder.insertBefore(row, add);
+    return row;
+  };
+  add.addEventListener("click", () => {
+    const hasDowngrade = rows().some((row) => row.querySelector("select").value !== SHORTER);
+    const soft = Number(input.closest("tr, form")?.querySelector('input[name$="soft_cap"]')?.value || 0.8) * 100;
+    const last = Math.max(soft, ...rows().map((row) => Number(row.querySelector("input").value) || 0));
+    const percent = String(Math.min(100, Math.ceil((last + 100) / 2)));
+    const row = addRow(hasDowngrade ? { percent, what: SHORTER, tokens: "256" } : { percent, what: "2", tokens: "256" });
+    write();
+    row.querySelector("input").focus();
+  });
+  ladder.addEventListener("input", write);
+  ladder.append(add);
+  steps.forEach(addRow);
+  input.after(ladder);
+  for (const row of rows()) row.querySelectorAll("span")[1].hidden = row.querySelector("select").value !== SHORTER;
+  add.hidden = steps.length >= MOST_FURTHER_STEPS;
+}
+
+function makeLadders(within) {
+  for (const input of within.querySelectorAll("input[data-ladder]")) {
+    if (!input.name.includes("__prefix__")) makeLadder(input);
+  }
+}
+
+window.addEventListener("load", () => makeLadders(document));
+document.addEventListener("formset:added", (event) => makeLadders(event.target));

@@ -24,7 +24,15 @@ from tests.support.commands import caller_of, reserve_of, settle_of
 
 pytestmark = pytest.mark.django_db
 
-DAILY = {"scope": "tenant", "period": "day", "limitUsd": "10.00", "softCap": "0.8", "hardCap": "1", "reserve": "0"}
+DAILY: dict[str, Any] = {
+    "scope": "tenant",
+    "period": "day",
+    "limitUsd": "10.00",
+    "softCap": "0.8",
+    "hardCap": "1",
+    "reserve": "0",
+}
+DAILY |= {"furtherSteps": [{"from": "0.85", "downgrades": 2}, {"from": "0.95", "maxTokens": 256}]}
 PER_CUSTOMER = {
     "scope": "customer",
     "period": "day",
@@ -32,6 +40,7 @@ PER_CUSTOMER = {
     "softCap": "0.5",
     "hardCap": "0.9",
     "reserve": "0.25",
+    "furtherSteps": [],
 }
 
 
@@ -131,6 +140,13 @@ def test_what_was_spent_stays_spent(api: Api, tenant: Tenant) -> None:
         ({"reserve": "1"}, "reserve"),
         ({"reserve": "-0.1"}, "reserve"),
         ({"reserve": "0.5", "hardCap": "0.5", "softCap": "0.5"}, "reserve"),
+        ({"furtherSteps": [{"from": "0.8", "downgrades": 2}]}, "furtherSteps"),
+        ({"furtherSteps": [{"from": "0.9", "downgrades": 2, "maxTokens": 5}]}, "furtherSteps"),
+        ({"furtherSteps": [{"from": "0.9"}]}, "furtherSteps"),
+        ({"furtherSteps": [{"from": "0.9", "downgrades": 1}]}, "furtherSteps.0.downgrades"),
+        ({"furtherSteps": [{"downgrades": 2}]}, "furtherSteps.0.from"),
+        ({"furtherSteps": "85 %: 2 downgrades"}, "furtherSteps"),
+        ({"furtherSteps": None}, "furtherSteps"),
         ({"softCap": "0"}, "softCap"),
         ({"softCap": "0.12345"}, "softCap"),
         ({"softCap": True}, "softCap"),
@@ -245,6 +261,24 @@ def test_the_own_windows(tenant: Tenant) -> None:
         ],
         "windowsOmitted": 0,
     }  # fmt: skip
+
+
+def test_on_which_step_of_its_ladder_a_window_is(tenant: Tenant) -> None:
+    BudgetFactory.create(
+        tenant=tenant, limit_ticks=10 * TICKS_PER_USD, further_steps="85 %: 2 downgrades, 95 %: 256 tokens"
+    )
+    make_window(tenant, spent_ticks=8 * TICKS_PER_USD, held_ticks=TICKS_PER_USD)
+    (window,) = agent(tenant).get("/api/budget").json()["windows"]
+    assert (window["step"], window["steps"]) == (2, 3)
+
+
+def test_a_ladder_is_changed_by_itself(api: Api, tenant: Tenant) -> None:
+    BudgetFactory.create(tenant=tenant)
+    steps = [{"from": "0.95", "maxTokens": 256}, {"from": "0.9", "downgrades": 2}]
+    change = {"scope": "tenant", "period": "day", "furtherSteps": steps}
+    (budget,) = api.patch("/api/budgets/acme", change).json()["budgets"]
+    assert budget["furtherSteps"] == steps[::-1]
+    assert api.patch("/api/budgets/acme", {"scope": "tenant", "period": "day", "softCap": "0.92"}).status_code == 400
 
 
 def rfc3339(instant: datetime) -> str:

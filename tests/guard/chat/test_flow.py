@@ -85,7 +85,9 @@ def make_agent(server: GuardServer, *, downgrades: bool = False, **tenant: Any) 
 
     Inside `server.database()` only.
     """
-    budget = {name: tenant.pop(name) for name in ("limit_ticks", "soft_cap", "period") if name in tenant}
+    budget = {
+        name: tenant.pop(name) for name in ("limit_ticks", "soft_cap", "further_steps", "period") if name in tenant
+    }
     prices: dict[str, Rates] = tenant.pop("prices", {})
     agent = Agent.create(server, **{"floor_max_tokens": FLOOR, **tenant})
     for name, (input_ticks, output_ticks) in prices.items():
@@ -590,6 +592,28 @@ def test_a_downgrade_that_would_cost_more_is_not_taken(hire: Hire, provider: Pro
     agent = hire(limit_ticks=2 * hold_of(100), soft_cap=Decimal("0.01"), downgrades=True, prices={"fallback": TWICE})
     assert agent.chat(max_tokens=100).headers["X-Guard-Route"] == "primary"
     assert not provider.calls(upstream(agent.fallback))
+
+
+def test_a_ladder_leads_to_a_cheaper_model_and_then_to_shorter_answers_and_says_so(hire: Hire) -> None:
+    agent = hire(
+        limit_ticks=10 * hold_of(100), soft_cap=Decimal("0.0001"), further_steps="0.02 %: 70 tokens",
+        downgrades=True, prices={"fallback": CHEAPER},
+    )  # fmt: skip
+    answer = agent.own_chat(maxTokens=100, model=agent.model)
+    assert answer.headers["X-Guard-Route"] == "downgrade"
+    assert answer.headers["X-Guard-Max-Tokens"] == "70"
+    assert answer.headers["X-Guard-Budget-Step"] == "2/2"
+    assert (answer.json()["budget"]["step"], answer.json()["budget"]["steps"]) == (2, 2)
+    (entry,), (call,) = agent.entries(), agent.calls()
+    with agent.server.database():
+        assert (entry.step, entry.reservation.step, entry.reservation.max_tokens) == (2, 2, 70)
+    assert [step["decision"] for step in call.steps] == ["past_soft_cap", "shortened", "held", "served"]
+
+
+def test_without_a_ladder_nothing_of_one_is_said(hire: Hire) -> None:
+    answer = hire(limit_ticks=10 * hold_of(100), soft_cap=Decimal("0.0001")).own_chat(maxTokens=100)
+    assert "X-Guard-Budget-Step" not in answer.headers
+    assert "step" not in answer.json()["budget"]
 
 
 # Fallbacks

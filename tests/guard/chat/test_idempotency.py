@@ -488,10 +488,12 @@ ANSWER = Answer(
 )
 
 
-def test_an_answer_is_read_as_it_was_kept() -> None:
-    packed = idempotency.pack(ANSWER)
+@pytest.mark.parametrize("ladder", [{}, {"step": 2, "steps": 3}])
+def test_an_answer_is_read_as_it_was_kept(ladder: dict[str, int]) -> None:
+    answer = replace(ANSWER, budget=replace(ANSWER.budget, **ladder))
+    packed = idempotency.pack(answer)
     assert packed
-    assert Answer(**idempotency.unpack(packed)) == replace(ANSWER, is_replay=True)
+    assert Answer(**idempotency.unpack(packed)) == replace(answer, is_replay=True)
 
 
 def test_an_answer_kept_before_there_were_versions_is_still_given_again() -> None:

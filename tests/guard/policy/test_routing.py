@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from guard.policy.last_served import LastServed
 from guard.policy.routing import Ask, Length, Plan, plan
-from guard.policy.snapshot import ModelPolicy, Policy, TenantPolicy
+from guard.policy.snapshot import BudgetPolicy, ModelPolicy, Policy, TenantPolicy
 from spend.capabilities import Capabilities
 from spend.codes import StepCode
 from spend.ledger.rules import Offer
 from spend.models import Route
 from spend.pricing.cost import PriceList, TierPrice, Usage, cost_ticks
 from spend.pricing.rates import PricePeriod
+from tenants.ladder import StepMark
+from tenants.models import Scope
+from tenants.periods import Period
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 ASK = Ask(model="auto", input_tokens=100)
@@ -85,7 +88,7 @@ def planned(
 
 
 def told(result: Plan) -> list[tuple[str, str, bool]]:
-    return [(offer.model, str(offer.route), offer.only_below_soft) for offer in result.offers]
+    return [(offer.model, str(offer.route), offer.most_downgrades == 0) for offer in result.offers]
 
 
 # Order
@@ -315,9 +318,9 @@ def test_whatever_the_route(
         is_first_again = offer.model == first.model
         assert is_first_again == (offer.route == first.route)
         assert is_first_again or usual_ticks(offer) < usual_ticks(first)
-    assert [offer.only_below_soft for offer in offers] == [first.only_below_soft, *[False] * (len(offers) - 1)]
-    if first.only_below_soft:
-        assert any(offer.model == first.model and not offer.only_below_soft for offer in offers)
+    assert [offer.most_downgrades for offer in offers] == [first.most_downgrades, *[None] * (len(offers) - 1)]
+    if first.most_downgrades == 0:
+        assert any(offer.model == first.model and offer.most_downgrades is None for offer in offers)
 
 
 def usual_ticks(offer: Offer) -> int:
@@ -439,3 +442,71 @@ def test_a_conversation_goes_back_from_a_dearer_model() -> None:
     assert plan(TALK, tenant_of(["small", "large"]), policy, NOW, last=fell_back).offers[0].model == "small"
     unknown = replace(fell_back, model="gone")
     assert plan(TALK, tenant_of(["small", "large"]), policy, NOW, last=unknown).offers[0].model == "small"
+
+
+# Ladders
+
+
+def on_a_ladder(tenant: TenantPolicy, downgrades: int = 2) -> TenantPolicy:
+    budget = BudgetPolicy(Scope.TENANT, Period.DAY, 1_000, 700, 1_000, further=(StepMark(850, downgrades, 0),))
+    return replace(tenant, budgets=(budget,))
+
+
+def shown(result: Plan) -> list[tuple[str, int | None]]:
+    return [(offer.model, offer.most_downgrades) for offer in result.offers]
+
+
+CHAIN = [("large", "middle"), ("middle", "small")]
+DOWN_AND_UP = [("large", 0), ("middle", 1), ("small", None), ("middle", None), ("large", None)]
+
+
+def test_a_ladder_follows_the_rules_as_far_down_as_its_steps_ask() -> None:
+    assert shown(planned(on_a_ladder(tenant_of(["large"], CHAIN)))) == DOWN_AND_UP
+    assert shown(planned(on_a_ladder(tenant_of(["large"], CHAIN), 9))) == DOWN_AND_UP
+
+
+def test_several_rules_of_a_model_are_a_chain_where_the_next_is_cheaper() -> None:
+    rules = [("*", "middle"), ("*", "small")]
+    assert shown(planned(on_a_ladder(tenant_of(["large"], rules)))) == [
+        ("large", 0), ("middle", 1), ("small", 1), ("small", None), ("middle", None), ("large", None),
+    ]  # fmt: skip
+
+
+def test_a_step_leads_past_a_model_that_cannot_serve() -> None:
+    assert shown(planned(on_a_ladder(tenant_of(["large"], CHAIN)), failed=["middle"])) == [
+        ("large", 1), ("small", None), ("large", None),
+    ]  # fmt: skip
+
+
+def test_a_step_without_a_further_downgrade_stays_at_the_end_of_the_rules() -> None:
+    assert shown(planned(on_a_ladder(tenant_of(["large"], CHAIN[:1])))) == [
+        ("large", 0), ("middle", None), ("large", None),
+    ]  # fmt: skip
+
+
+def test_a_conversation_kept_by_a_downgrade_is_that_far_down_already() -> None:
+    tenant = on_a_ladder(tenant_of(["large", "middle"], CHAIN))
+    last = LastServed("middle", Route.DOWNGRADE, 100, NOW)
+    policy = Policy({}, {}, {model.id: model for model in (LARGE, MIDDLE, SMALL)}, (), revision=1)
+    assert shown(plan(ASK, tenant, policy, NOW, last=last))[:2] == [("middle", 1), ("small", None)]
+    assert shown(plan(ASK, replace(tenant, budgets=()), policy, NOW, last=last)) == [("middle", None)]
+
+
+@given(MODELS, st.permutations(NAMES), RULES, SOME, st.integers(2, 4))
+def test_whatever_the_rules_each_step_down_is_cheaper_and_none_is_lost(
+    prices: dict[str, tuple[int, int]], names: list[str], rules: list[tuple[str, str]], failed: set[str], depth: int
+) -> None:
+    tenant = tenant_of(names[:2], [(source, to) for source, to in rules if source != to])
+    models = [model_of(name, *ticks) for name, ticks in prices.items()]
+    simple = planned(tenant, models=models, failed=failed).offers
+    offers = planned(on_a_ladder(tenant, depth), models=models, failed=failed).offers
+    assert {offer.model for offer in simple} <= {offer.model for offer in offers}
+    lasting = [offer.model for offer in offers if offer.most_downgrades is None]
+    assert len(set(lasting)) == len(lasting)
+    bound = [offer.most_downgrades for offer in offers if offer.most_downgrades is not None]
+    assert bound == sorted(bound)
+    assert {offer.model for offer in offers} == set(lasting)
+    for offer in offers[1:]:
+        assert offer.model == offers[0].model or usual_ticks(offer) < usual_ticks(offers[0])
+    only_shorter = replace(tenant, budgets=(replace(on_a_ladder(tenant).budgets[0], further=(StepMark(1, 0, 9),)),))
+    assert planned(only_shorter, models=models, failed=failed).offers == simple

@@ -233,6 +233,14 @@ WRONG: list[tuple[str, str]] = [
         "budgets: [{period: day, limit: 1, hard_cap: 0.91234}]",
         "budgets[0].hard_cap: Ensure that there",
     ),
+    (
+        "budgets: [{period: day, limit: 1, further_steps: [{from: 0.7, downgrades: 2}]}]",
+        "budgets[0].further_steps: 70 %",
+    ),
+    (
+        "budgets: [{period: day, limit: 1, further_steps: [{from: 0.9, what: 2}]}]",
+        "budgets[0].further_steps[0].what is not known",
+    ),
     ("budgets: [{period: day, limit: 1, alert_percents: [101]}]", "budgets[0].alert_percents: '101' is no list of"),
     ("budgets: [{period: day, limit: 1}, {period: day, limit: 2}]", "budgets[1] has the scope and period of another"),
     (
@@ -421,6 +429,7 @@ def budgets(draw: Callable[..., Any]) -> list[dict[str, Any]]:
             "limit": draw(AMOUNTS),
             "soft_cap": str(Decimal(soft).scaleb(-4)),
             "hard_cap": str(Decimal(hard).scaleb(-4)),
+            "further_steps": [{"from": str(Decimal(hard).scaleb(-4)), "max_tokens": 99}] if soft < hard else [],
             "alert_percents": draw(st.lists(st.integers(1, 100), max_size=4)),
         }
         for scope, period in draw(st.sets(names, max_size=4))

@@ -1,6 +1,7 @@
 """The ledger's rules, by themselves: any sequence of commands keeps the books."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from spend.ledger.rules import (
     apply,
 )
 from spend.models import Outcome, ReservationState, Route
+from tenants.ladder import StepMark
 from tests.support.commands import NOON, bill_of, caller_of, limit_of, offer_of, reserve_of, settle_of
 
 DAY, CUSTOMER, ALL = (
@@ -156,7 +158,7 @@ def test_the_first_offer_that_fits_is_taken_and_the_others_are_explained() -> No
 
 
 def test_past_the_soft_cap_starts_at_it() -> None:
-    below, past = offer_of(799, only_below_soft=True, model="dear"), offer_of(1, model="cheap")
+    below, past = offer_of(799, most_downgrades=0, model="dear"), offer_of(1, model="cheap")
     assert held(apply([reserve_of([DAY], [below, past])], book_of(DAY))[0]).offer.model == "dear"
     at_it = replace(below, fixed_ticks=800)
     (result,) = apply([reserve_of([DAY], [at_it, past])], book_of(DAY))
@@ -166,7 +168,7 @@ def test_past_the_soft_cap_starts_at_it() -> None:
 
 
 def test_any_one_soft_cap_is_enough_to_be_past_it() -> None:
-    offers = [offer_of(550, only_below_soft=True, model="dear"), offer_of(1, model="cheap")]
+    offers = [offer_of(550, most_downgrades=0, model="dear"), offer_of(1, model="cheap")]
     assert held(apply([reserve_of([DAY], offers)], book_of(DAY))[0]).offer.model == "dear"
     assert held(apply([reserve_of([DAY, CUSTOMER], offers)], book_of(DAY, CUSTOMER))[0]).offer.model == "cheap"
 
@@ -248,7 +250,7 @@ def test_what_is_spent_is_said_to_be_spent_whatever_is_held() -> None:
 
 def test_all_windows_that_stand_in_the_cheapest_offers_way_bind() -> None:
     book = book_of(DAY, CUSTOMER, ALL, spent=950)
-    offers = [offer_of(900), offer_of(600, only_below_soft=True), by_the_token(200, floor_tokens=5)]
+    offers = [offer_of(900), offer_of(600, most_downgrades=0), by_the_token(200, floor_tokens=5)]
     assert refused(apply([reserve_of([DAY, CUSTOMER, ALL], offers)], book)[0]).binding == (0, 1)
 
 
@@ -269,7 +271,7 @@ OFFERS = st.lists(
         max_tokens=st.integers(1, 60),
         floor_tokens=st.integers(1, 60),
         fair_share_tokens=st.none() | st.integers(1, 60),
-        only_below_soft=st.booleans(),
+        most_downgrades=st.sampled_from([None, 0]),
     ).map(
         lambda offer: replace(
             offer, fair_share_tokens=offer.fair_share_tokens and max(offer.fair_share_tokens, offer.floor_tokens)
@@ -289,7 +291,7 @@ def fits_somehow(offer: Offer, limits: list[Limit], uses: list[int]) -> bool:
     """By trying every length of the answer, from the longest to the floor."""
     floor = min(offer.floor_tokens, offer.max_tokens)
     lengths = range(floor, offer.max_tokens + 1)
-    below_soft = not offer.only_below_soft or all(
+    below_soft = offer.most_downgrades is None or all(
         use + offer.hold_ticks(offer.max_tokens) < limit.soft_ticks for limit, use in zip(limits, uses, strict=True)
     )
     return below_soft and any(
@@ -324,7 +326,7 @@ class AnySequence(RuleBasedStateMachine):
         (result,) = apply([reserve_of(limits, offers)], self.book)
         if isinstance(result, DoesNotFit):
             assert not any(fits_somehow(offer, limits, before) for offer in offers)
-            lasting = [offer for offer in offers if not offer.only_below_soft]
+            lasting = [offer for offer in offers if offer.most_downgrades is None]
             assert result.by_holds == any(fits_somehow(offer, limits, only_spent) for offer in lasting)
             return multiple()
         reserved = held(result)
@@ -401,3 +403,96 @@ def test_a_batch_ends_as_its_commands_one_by_one(asks: list[tuple[list[Limit], l
 def test_the_route_of_the_offer_is_the_reservations() -> None:
     (result,) = apply([reserve_of([DAY], [offer_of(1, route=Route.FALLBACK)])], book_of(DAY))
     assert held(result).offer.route is Route.FALLBACK
+
+
+# Ladders
+
+LADDER = replace(DAY, soft_ticks=700, further=(StepMark(850, 2, 0), StepMark(950, 0, 5)))
+CHAIN = [
+    offer_of(100, most_downgrades=0, model="dear"),
+    offer_of(50, most_downgrades=1, model="cheaper"),
+    *(offer_of(ticks, model=model) for ticks, model in [(10, "cheapest"), (50, "cheaper"), (100, "dear")]),
+]
+
+
+@pytest.mark.parametrize(
+    ("spent", "model", "step"),
+    [
+        (599, "dear", 0), (600, "cheaper", 1), (799, "cheaper", 1), (800, "cheapest", 2), (940, "cheapest", 3),
+        (990, "cheapest", 3),
+    ],
+)  # fmt: skip
+def test_each_step_of_a_ladder_leads_further_down(spent: int, model: str, step: int) -> None:
+    reserved = held(apply([reserve_of([LADDER], CHAIN)], book_of(LADDER, spent=spent))[0])
+    assert (reserved.offer.model, reserved.step) == (model, step)
+
+
+def test_it_says_which_step_passed_an_offer_over() -> None:
+    (result,) = apply([reserve_of([LADDER], CHAIN)], book_of(LADDER, spent=800))
+    assert isinstance(result, Held)
+    assert result.passed_over == (StepCode.PAST_SOFT_CAP, StepCode.PAST_FURTHER_STEP)
+
+
+def test_a_step_shortens_answers_but_not_below_the_shortest() -> None:
+    offer = by_the_token(10, floor_tokens=8)
+    (result,) = apply([reserve_of([LADDER], [offer])], book_of(LADDER, spent=840))
+    assert isinstance(result, Held)
+    assert (result.reserved.max_tokens, result.step_tokens, result.reserved.step) == (5, 5, 3)
+    (kept,) = apply([reserve_of([LADDER], [replace(offer, shortest_tokens=7)])], book_of(LADDER, spent=840))
+    assert held(kept).max_tokens == 7
+    (short,) = apply([reserve_of([LADDER], [by_the_token(3, floor_tokens=3)])], book_of(LADDER, spent=920))
+    assert isinstance(short, Held)
+    assert (short.reserved.max_tokens, short.step_tokens) == (3, None)
+
+
+def test_the_ladders_of_several_budgets_join() -> None:
+    other = replace(CUSTOMER, soft_ticks=550, further=(StepMark(580, 0, 3),))
+    (result,) = apply(
+        [reserve_of([LADDER, other], [by_the_token(10, floor_tokens=1)])], book_of(LADDER, other, spent=480)
+    )
+    assert (held(result).max_tokens, held(result).step) == (3, 2)
+
+
+MARKS = st.lists(st.tuples(st.integers(1, 1_200), st.integers(0, 3), st.integers(0, 40)), max_size=4).map(
+    lambda marks: tuple(StepMark(*mark) for mark in sorted(marks))
+)
+
+
+@given(MARKS, st.integers(1, 1_000), st.integers(0, 60), st.lists(st.integers(0, 1_000), min_size=2, max_size=2))
+def test_more_spend_never_gives_a_lower_step_and_the_cap_never_breaks(
+    marks: tuple[StepMark, ...], soft_ticks: int, tokens: int, spends: list[int]
+) -> None:
+    limit = replace(DAY, soft_ticks=soft_ticks, further=marks)
+    shapes = [(100, 4, "dear"), (50, 2, "cheaper"), (10, 1, "cheapest")]
+    chain = [
+        offer_of(fixed, token_ticks=ticks, max_tokens=max(1, tokens), floor_tokens=1, model=model, most_downgrades=most)
+        for (fixed, ticks, model), most in [
+            *zip(shapes, [0, 1], strict=False),
+            *((each, None) for each in shapes[::-1]),
+        ]
+    ]
+    found = []
+    for spent in sorted(spends):
+        book = book_of(limit, spent=spent)
+        (result,) = apply([reserve_of([limit], chain)], book)
+        assert use_of(limit, book) <= max(spent, limit.hard_ticks)
+        if isinstance(result, Held):
+            rank = [model for _, _, model in shapes].index(result.reserved.offer.model)
+            found.append((result.reserved.step, rank, -result.reserved.max_tokens))
+    for less, more in pairwise(found):
+        assert less[0] <= more[0]
+        assert less[1] <= more[1]
+        assert less[1] < more[1] or less[2] <= more[2]
+
+
+@given(LIMITS, OFFERS, st.integers(0, 1_500), st.integers(0, 300))
+def test_steps_that_are_not_reached_change_nothing(
+    limits: list[Limit], offers: list[Offer], spent: int, others: int
+) -> None:
+    """So a budget with a soft cap alone is as it was before there were ladders."""
+    high = tuple(StepMark(10**9, 3, 1) for _ in range(2))
+    plain, laddered = book_of(*limits, spent=spent, held=others), book_of(*limits, spent=spent, held=others)
+    command = reserve_of(limits, offers)
+    (before,) = apply([command], plain)
+    (after,) = apply([replace(command, limits=tuple(replace(each, further=high) for each in limits))], laddered)
+    assert (before, plain.windows) == (after, laddered.windows)
