@@ -1,12 +1,12 @@
-"""The managers' pages. Every address is open to members of the tenant in it, and to staff; see `dashboard.access`."""
+"""The managers' pages. Each address is open to members of its tenant, and to staff; see `spend.page_access`."""
 
 from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.urls import path, register_converter, reverse_lazy
 from django.views.decorators.cache import never_cache
 
 from dashboard import views
-from dashboard.access import strict
 from dashboard.exports import csv_views
+from spend.page_access import strict
 from tenants.sign_in.login import SignInForm
 from tenants.sign_in.sso import views as sso
 

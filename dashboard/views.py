@@ -8,7 +8,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 
-from dashboard.access import may_read_content, page, tenant_page, visible_tenants
+from dashboard.access import may_read_content
 from dashboard.date_spans import next_month, previous_month, spans_at
 from dashboard.forms import cursor_text, read_cursor
 from dashboard.page_reports import overview as overview_of
@@ -37,6 +37,7 @@ from spend.privacy.encryption import UnreadableError
 from spend.privacy.stored_content import kept as kept_contents
 from spend.privacy.stored_content import said_if_readable, said_in
 from spend.summaries.removed import removed_before
+from spend.page_access import page, tenant_page, visible_tenants
 from tenants.models import Tenant
 from tenants.trail import note_look
 

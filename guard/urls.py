@@ -7,6 +7,8 @@ admin.autodiscover()  # in the order of the apps: our own admin takes back what 
 
 from guard.http.error_pages import API_ADDRESSES, no_such_address  # noqa: E402
 from guard.simulation.page import rehearsal_page  # noqa: E402
+from guard.simulation.what_if_page import save as save_what_if  # noqa: E402
+from guard.simulation.what_if_page import show as show_what_if  # noqa: E402
 from guard.telemetry.prometheus import metrics  # noqa: E402
 from spend.admin.configuration import configuration_page, export_file  # noqa: E402
 from spend.admin.invoices import invoices_page  # noqa: E402
@@ -23,6 +25,8 @@ urlpatterns = [
     path("", include("guard.api.urls")),
     re_path(API_ADDRESSES, no_such_address),
     path("metrics", metrics),
+    path("tenants/<str:tenant_id>/what-if/", show_what_if, name="what_if"),
+    path("tenants/<str:tenant_id>/what-if/save/", save_what_if, name="save_what_if"),
     path("", include("dashboard.urls")),
 ]
 

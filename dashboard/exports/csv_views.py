@@ -8,7 +8,6 @@ from django.http import Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 
-from dashboard.access import page, tenant_page, visible_tenants
 from dashboard.date_spans import HOUR, Span, hour_of, spans_at
 from dashboard.exports import csv_response
 from dashboard.exports.focus_export import COLUMNS, focus_rows
@@ -23,6 +22,7 @@ from dashboard.queries.sums import at_mark, buckets_of, rows_of
 from dashboard.request_params import filter_of, month_of, removed_of, search_of, span_or_month_of
 from spend.budgets.usage import Use, every_use
 from spend.summaries.removed import RemovedError, removed_before
+from spend.page_access import page, tenant_page, visible_tenants
 from tenants.models import Scope, Tenant
 
 

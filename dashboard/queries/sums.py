@@ -49,6 +49,15 @@ class Figures:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def unserved(self) -> int:
+        return self.refused + self.handoff
+
+    @property
+    def unserved_ticks(self) -> int:
+        """About what refused and handed off calls would have cost: as much as served ones do. That is no saving."""
+        return self.unserved * self.cost_ticks // self.served if self.served else 0
+
 
 ALL_SUMS = {**sums_of(MEASURES), "sum_downgraded": DOWNGRADED}
 """In the order of the fields of Figures."""

@@ -37,6 +37,11 @@ def money(ticks: int | None, largest: int | None = None) -> str:
 
 
 @register.filter
+def absolute(ticks: int) -> int:
+    return abs(ticks)
+
+
+@register.filter
 def money_exact(ticks: int | None) -> str:
     return "–" if ticks is None else f"${usd_string(ticks)}".replace("$-", "−$")
 

@@ -20,6 +20,7 @@ from guard.api.views.health import HEALTH_VIEWS
 from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
+from guard.api.views.what_if import WhatIfView
 
 
 class TenantIdConverter(StringConverter):
@@ -45,6 +46,7 @@ urlpatterns = [
     path("api/tenants/<tenant_id:tenant_id>", TenantView.as_view()),
     path("api/tenants/<tenant_id:tenant_id>/keys", KeysView.as_view()),
     path("api/tenants/<tenant_id:tenant_id>/keys/<int:key_id>", KeyView.as_view()),
+    path("api/tenants/<tenant_id:tenant_id>/what-if", WhatIfView.as_view()),
     path("api/models", ModelsView.as_view()),
     path("api/models/<model_id:model_id>", ModelView.as_view()),
     path("api/capabilities/<model_id:model_id>", CapabilitiesView.as_view()),

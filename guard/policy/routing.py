@@ -68,7 +68,7 @@ class Ask:
     """Whether there is an answer in it already."""
 
     def recorded(self) -> dict[str, Any]:
-        """As a call's record has it, from which `recalled` makes it again: without what is as usual, or stands there."""
+        """As a call's record has it, from which `recalled` makes it again: without what is as usual."""
         facts: dict[str, Any] = {"input_tokens": self.input_tokens}
         if self.model == AUTO:
             facts["model"] = AUTO

@@ -292,9 +292,7 @@ class Player:
         )  # fmt: skip
         return planned.offers
 
-    def _account(
-        self, call: PastCall, ask: Ask, verdict: Verdict, balances: list[Balance], day: datetime
-    ) -> None:
+    def _account(self, call: PastCall, ask: Ask, verdict: Verdict, balances: list[Balance], day: datetime) -> None:
         replay, offer = self.replay, verdict.offer
         if offer is None:
             replay.after.refused += verdict.is_refused

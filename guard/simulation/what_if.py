@@ -1,6 +1,7 @@
 """What if: a tenant's own past under other settings, and what people should know of the answer."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from threading import Semaphore
@@ -13,7 +14,7 @@ from guard.policy.last_served import LastServed
 from guard.policy.loader import load_models, tenant_policy
 from guard.policy.routing import SHARE_WITHOUT_HISTORY
 from guard.policy.snapshot import ModelPolicy, Policy
-from guard.simulation.replay import Player, Replay, Terms
+from guard.simulation.replay import ByDay, Player, Replay, Terms
 from guard.simulation.simulate import providers_with_key
 from spend.ledger.past_calls import past_calls
 from spend.ledger.rules import WindowKey
@@ -26,7 +27,18 @@ from tenants.models import Budget, Scope, Tenant
 from tenants.periods import BEGINNING, Period, bounds
 
 DAYS = (7, 30, 90)
-MOST_CALLS = 1_000_000
+ASSUMPTIONS = (
+    "Another model would have used the same tokens, at its own price.",
+    "A call that was refused in real life would have had an answer of the usual length.",
+    "An answer that was cut short in real life would have been no longer.",
+    "What failed, or was refused for another reason than the budget, does so again, at the same cost.",
+    "An answer takes as long as it did, and a call waits a moment for others' holds.",
+    "Who was refused does not ask again, and the conversation goes on as it did.",
+    "Budgets of the whole installation and amounts that raised a limit for a day are left out.",
+)
+"""What cannot be known, in words for people."""
+MOST_CALLS = 300_000
+"""Each takes some 50 to 100 µs of a processor, while somebody waits."""
 CONVERSATIONS_REST = timedelta(days=2)
 """One that goes on after a longer rest is taken for a new one."""
 WAIT_S = 20
@@ -57,18 +69,42 @@ class Answer:
     replay: Replay
 
     @property
-    def saved_ticks(self) -> int:
-        """Below zero where more would have been spent."""
-        return self.replay.before.cost_ticks - self.replay.after.cost_ticks
+    def models(self) -> list["ModelCost"]:
+        """What each model cost and would have cost, the dearest first."""
+        before, after = _sums(self.replay.days_before), _sums(self.replay.days_after)
+        found = [ModelCost(name, before[name], after[name]) for name in before.keys() | after.keys()]
+        return sorted(found, key=lambda each: (-max(each.before_ticks, each.after_ticks), each.model))
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """In ticks."""
+
+    model: str
+    before_ticks: int
+    after_ticks: int
+
+
+def _sums(days: ByDay) -> Counter[str]:
+    sums = Counter[str]()
+    for by_model in days.values():
+        sums.update(by_model)
+    return sums
 
 
 def todays_settings(tenant: Tenant) -> Settings:
     """Without top-ups, which end by themselves."""
     return Settings(
-        tuple(tenant.budgets.all()) or (default_budget(tenant),),
+        tuple(binding(tuple(tenant.budgets.all()), tenant)),
         tuple(tenant.effective_route()),
         tuple(tenant.effective_downgrades()),
     )
+
+
+def binding(budgets: Sequence[Budget], tenant: Tenant) -> Sequence[Budget]:
+    """With the default's, where none is of the tenant's own scope."""
+    has_own = any(row.scope == Scope.TENANT for row in budgets)
+    return budgets if has_own else (*budgets, default_budget(tenant))
 
 
 def span_of(tenant: Tenant, days: int, now: datetime) -> datetime:
@@ -83,7 +119,9 @@ def what_if(tenant: Tenant, wanted: Settings, days: int, now: datetime) -> Answe
     starts_at = span_of(tenant, days, now)
     found = Call.objects.filter(tenant=tenant, at__gte=starts_at, at__lt=now)
     if found.order_by().values("pk")[: MOST_CALLS + 1].count() > MOST_CALLS:
-        raise InvalidRequest(f"There are more than {MOST_CALLS:,} calls in these {days} days: ask about fewer.", param="days")
+        raise InvalidRequest(
+            f"There are more than {MOST_CALLS:,} calls in these {days} days: ask about fewer.", param="days"
+        )
     if not TURN.acquire(timeout=WAIT_S):
         raise RateLimited("Another question like this is being answered.", retry_after_s=5)
     try:
@@ -96,12 +134,8 @@ def what_if(tenant: Tenant, wanted: Settings, days: int, now: datetime) -> Answe
 def _player(tenant: Tenant, wanted: Settings, starts_at: datetime) -> Player:
     models = load_models()
     models |= {name: _repriced(models[name], price) for name, price in wanted.prices.items() if name in models}
-    own = wanted.budgets
-    if not any(row.scope == Scope.TENANT for row in own):
-        own = (*own, default_budget(tenant))
-    asked = replace(
-        tenant_policy(tenant, [effective(row) for row in own]), route=wanted.route, downgrades=wanted.downgrades
-    )
+    own = [effective(row) for row in binding(wanted.budgets, tenant)]
+    asked = replace(tenant_policy(tenant, own), route=wanted.route, downgrades=wanted.downgrades)
     policy = Policy({}, {}, models, (), 0)
     return Player(
         Terms(policy, asked, frozenset(wanted.prices)),

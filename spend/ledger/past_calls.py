@@ -1,6 +1,6 @@
 """A tenant's calls of the past, in order, each with what it asked for and what it came to: for reckoning them anew.
 
-As plain tuples and by a statement of our own: there may be a million of them, and a model's instance takes longer to
+As plain tuples and by a statement of our own: there may be very many of them, and a model's instance takes longer to
 make than all that is done with it. Read by the thousand, each time from behind the last, so that no cursor stays open.
 """
 

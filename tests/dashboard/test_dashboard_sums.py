@@ -18,7 +18,7 @@ from dashboard.date_spans import Span, spans_at
 from dashboard.queries.cached import CachedSaving, cached_saving
 from dashboard.queries.savings import savings_of
 from dashboard.queries.subjects import every_conversation, every_customer, top_conversations, top_customers
-from dashboard.queries.sums import at_mark, daily_rows, mark_of, sums_of_tenants, total_of
+from dashboard.queries.sums import Figures, at_mark, daily_rows, mark_of, sums_of_tenants, total_of
 from spend.ids import new_id
 from spend.jobs import roll_up
 from spend.models import (
@@ -395,3 +395,9 @@ def test_cached_input_saved_what_it_would_have_cost_more_uncached_on_its_day(sho
     span = spans_at(NOW, tenant.zone)["30"]
     saving = cached_saving(daily_rows(tenant, span, mark_of(tenant)), span)
     assert saving == CachedSaving(157, 1_000, 100 * (12_500 - 2_000) + 50 * (22_500 - 2_500))
+
+
+def test_what_was_refused_is_told_apart_from_what_was_saved() -> None:
+    figures = Figures(cost_ticks=1000, served=3, refused=2, handoff=1, failed=5)
+    assert (figures.unserved, figures.unserved_ticks) == (3, 1000)
+    assert Figures(refused=2).unserved_ticks == 0

@@ -64,7 +64,7 @@ def place_call(tenant: Tenant, key: ApiKey, at: datetime, **facts: Any) -> Call:
 
 ENTRY_FIELDS = [
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "is_estimated",
-    "is_overrun", "is_expired", "is_usage_impossible", "hold_ticks",
+    "is_overrun", "is_expired", "is_usage_impossible", "hold_ticks", "computed_ticks",
 ]  # fmt: skip
 
 

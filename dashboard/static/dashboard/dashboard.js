@@ -23,7 +23,7 @@
     pointRadius: 0,
     pointHitRadius: 12,
     pointStyle: "rect",
-    stack: "models",
+    stack: series.stack ?? "models",
   });
 
   const limit = (line, count) => ({

@@ -36,7 +36,9 @@ def tenant_on_large(name: str, budgets: tuple[Budget, ...]) -> Tenant:
     RouteStepFactory.create(tenant=tenant, model=CatalogueModel.objects.get(pk="large"))
     DowngradeRuleFactory.create(tenant=tenant, to_model=CatalogueModel.objects.get(pk="small"))
     for row in budgets:
-        terms = {name: getattr(row, name) for name in ("scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve")}
+        terms = {
+            name: getattr(row, name) for name in ("scope", "period", "limit_ticks", "soft_cap", "hard_cap", "reserve")
+        }
         BudgetFactory.create(tenant=tenant, **terms)
     return tenant
 
@@ -65,7 +67,11 @@ def test_a_replay_is_what_really_happens_under_those_settings(
     server = guard_server(HOLD_WAIT_SECONDS="0.1")
     with server.database():
         CatalogueModelFactory.create(id="large")
-        tier = {"price__tier__input_ticks": 1_000, "price__tier__output_ticks": 4_000, "price__tier__cached_input_ticks": 0}
+        tier = {
+            "price__tier__input_ticks": 1_000,
+            "price__tier__output_ticks": 4_000,
+            "price__tier__cached_input_ticks": 0,
+        }
         CatalogueModelFactory.create(id="small", **tier)
         generous = Budget(scope=Scope.TENANT, period=Period.DAY, limit_ticks=5 * USD)
         wide, tight = tenant_on_large("wide", (generous,)), tenant_on_large("tight", TIGHT)
@@ -80,7 +86,13 @@ def test_a_replay_is_what_really_happens_under_those_settings(
         assert (found.after.as_asked, found.after.downgraded) == (by_route["primary"], by_route["downgrade"])
         assert found.after.refused == real.filter(outcome=Outcome.REFUSED).count()
         assert min(found.after.as_asked, found.after.downgraded, found.after.refused, found.after.shortened) > 0
-        assert found.after.cost_ticks == LedgerEntry.objects.filter(tenant=tight).aggregate(ticks=Sum("cost_ticks"))["ticks"]
-        assert found.before.cost_ticks == LedgerEntry.objects.filter(tenant=wide).aggregate(ticks=Sum("cost_ticks"))["ticks"]
+        assert (
+            found.after.cost_ticks
+            == LedgerEntry.objects.filter(tenant=tight).aggregate(ticks=Sum("cost_ticks"))["ticks"]
+        )
+        assert (
+            found.before.cost_ticks
+            == LedgerEntry.objects.filter(tenant=wide).aggregate(ticks=Sum("cost_ticks"))["ticks"]
+        )
         assert found.saved.ticks == found.before.cost_ticks - found.after.cost_ticks
         assert found.estimated == 0
