@@ -80,7 +80,8 @@ def _rows(tenant_id: str, ends_at: datetime, after: datetime, last_id: UUID, sta
     at, identity = connection.ops.adapt_datetimefield_value, last_id.hex if connection.vendor == "sqlite" else last_id
     with connection.cursor() as cursor:
         cursor.execute(STATEMENT, [tenant_id, at(ends_at), at(after), at(after), identity, at(starts_at)])
-        return cursor.fetchall()
+        rows: list[Any] = cursor.fetchall()
+    return rows
 
 
 def _grouped(rows: Sequence[Any]) -> Iterator[PastCall]:
