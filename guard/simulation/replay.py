@@ -199,8 +199,9 @@ class Player:
         limits = self._limits(call, has_begun=last is not None)
         balances = [self._balance(limit.key) for limit in limits]
         verdict = self._decide(call, ask, last, limits, balances)
-        self._count_before(call, ask, last)
-        self._account(call, ask, verdict, balances, day)
+        was_cut = self._was_cut(call, ask, last)
+        self._count_before(call, was_cut=was_cut)
+        self._account(call, ask, verdict, balances, day, was_cut=was_cut)
 
     def _keep(self, call: PastCall, day: datetime) -> None:
         """What failed, or was refused for another reason than the budget, does so again, at the same cost."""
@@ -292,7 +293,9 @@ class Player:
         )  # fmt: skip
         return planned.offers
 
-    def _account(self, call: PastCall, ask: Ask, verdict: Verdict, balances: list[Balance], day: datetime) -> None:
+    def _account(
+        self, call: PastCall, ask: Ask, verdict: Verdict, balances: list[Balance], day: datetime, *, was_cut: bool
+    ) -> None:
         replay, offer = self.replay, verdict.offer
         if offer is None:
             replay.after.refused += verdict.is_refused
@@ -308,7 +311,7 @@ class Player:
             balance.spent_ticks += failed_ticks
         ends_at = call.at + timedelta(milliseconds=call.duration_ms)
         heappush(self.in_flight, (ends_at, next(self.numbers), hold_ticks, ticks, balances))
-        self._count_after(call, offer, ticks + failed_ticks, day, is_cut=is_cut)
+        self._count_after(call, offer, ticks + failed_ticks, day, is_cut=is_cut or was_cut)
         self._learn(call, ask, offer, usage, ends_at, is_cut=is_cut, max_tokens=verdict.max_tokens)
 
     def _usage(self, call: PastCall, ask: Ask, offer: Offer, max_tokens: int) -> tuple[Usage, bool]:
@@ -333,18 +336,23 @@ class Player:
             return attempt.cost_ticks
         return cost_ticks(usage, offer.price) if attempt.is_usage_known else offer.hold_ticks(max_tokens)
 
-    def _count_before(self, call: PastCall, ask: Ask, last: LastServed | None) -> None:
-        before, attempt = self.replay.before, call.attempt
+    def _was_cut(self, call: PastCall, ask: Ask, last: LastServed | None) -> bool:
+        """Whether its answer filled a hold that was less than its model would be held for whole."""
+        attempt = call.attempt
+        if attempt is None or call.asked is None:
+            return False
+        known = next((offer for offer in self._offers(call, ask, last) if offer.model == attempt.model), None)
+        if known is None or attempt.hold_ticks >= known.hold_ticks(known.max_tokens):
+            return False
+        return attempt.usage.output_tokens >= known.tokens_within(attempt.hold_ticks) * ask.choices
+
+    def _count_before(self, call: PastCall, *, was_cut: bool) -> None:
+        before = self.replay.before
         if call.outcome != Outcome.SERVED:
             before.refused += 1
             return
         _count_route(call.route, before)
-        if attempt is None:
-            return
-        known = next((offer for offer in self._offers(call, ask, last) if offer.model == attempt.model), None)
-        if known and attempt.hold_ticks < known.hold_ticks(known.max_tokens):
-            allowed = known.tokens_within(attempt.hold_ticks) * ask.choices
-            before.shortened += attempt.usage.output_tokens >= allowed
+        before.shortened += was_cut
 
     def _count_after(self, call: PastCall, offer: Offer, ticks: int, day: datetime, *, is_cut: bool) -> None:
         replay = self.replay
