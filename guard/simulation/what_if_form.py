@@ -118,11 +118,9 @@ class WhatIfForm(forms.Form):
     def rows(self) -> Iterator[Row]:
         for name in dict.fromkeys([*USUAL, *self.standing]):
             key = _key(name)
-            parts = [self[f"{part}-{key}"] for part in ("limit", "soft", "hard")]
-            is_other = (
-                any(part.field.has_changed(part.initial, part.value()) for part in parts) if self.is_bound else False
-            )
-            yield Row(_title(name), key, *parts, today=_terms(self.standing.get(name)) if is_other else "")
+            limit, soft, hard = (self[f"{part}-{key}"] for part in ("limit", "soft", "hard"))
+            is_other = self.is_bound and any(map(_is_other, (limit, soft, hard)))
+            yield Row(_title(name), key, limit, soft, hard, _terms(self.standing.get(name)) if is_other else "")
 
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
@@ -169,6 +167,10 @@ class WhatIfForm(forms.Form):
         if wanted.downgrades != self.today.downgrades:
             found.append(f"Near the limit: {_rules(self.today)} → {_rules(wanted)}")
         return found
+
+
+def _is_other(part: BoundField) -> bool:
+    return part.field.has_changed(part.initial, part.value())
 
 
 def digest_of(settings: Settings) -> str:
