@@ -33,11 +33,11 @@ from dashboard.subject_report import subject_report
 from dashboard.templatetags.guard_pages import url_of_hit
 from dashboard.transcript import Line, lines_of
 from spend.models import Call, CallContent
+from spend.page_access import page, tenant_page, visible_tenants
 from spend.privacy.encryption import UnreadableError
 from spend.privacy.stored_content import kept as kept_contents
 from spend.privacy.stored_content import said_if_readable, said_in
 from spend.summaries.removed import removed_before
-from spend.page_access import page, tenant_page, visible_tenants
 from tenants.models import Tenant
 from tenants.trail import note_look
 

@@ -21,8 +21,8 @@ from dashboard.queries.subjects import every_conversation, every_customer
 from dashboard.queries.sums import at_mark, buckets_of, rows_of
 from dashboard.request_params import filter_of, month_of, removed_of, search_of, span_or_month_of
 from spend.budgets.usage import Use, every_use
-from spend.summaries.removed import RemovedError, removed_before
 from spend.page_access import page, tenant_page, visible_tenants
+from spend.summaries.removed import RemovedError, removed_before
 from tenants.models import Scope, Tenant
 
 

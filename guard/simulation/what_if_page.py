@@ -18,6 +18,7 @@ from guard.http.errors import GuardError
 from guard.simulation.replay import Replay
 from guard.simulation.what_if import ASSUMPTIONS, Answer, todays_settings, what_if
 from guard.simulation.what_if_form import WhatIfForm, digest_of
+from spend import replica
 from spend.budgets.recommended import DAYS, Recommended, recommend
 from spend.models import Call
 from spend.page_access import tenant_page
@@ -64,7 +65,7 @@ class BeforeAfter:
             {"label": label, "values": [usd_string(ticks) for ticks in found], "stack": label}
             for label, found in series
         ]
-        return {"type": "bar", "labels": self.labels, "series": values, "lines": [], "before": []}
+        return {"type": "bar", "labels": self.labels, "series": values, "lines": [], "before": [], "slots": []}
 
 
 def what_if_page(request: HttpRequest, tenant: Tenant) -> HttpResponse:
@@ -110,7 +111,9 @@ def _name(row: Budget) -> tuple[str, str]:
 
 
 def _page(request: HttpRequest, tenant: Tenant, asked: QueryDict) -> HttpResponse:
-    now, today = timezone.now(), todays_settings(tenant)
+    now = timezone.now()
+    with replica.on_primary():  # what is changed must be what stands
+        today = todays_settings(tenant)
     is_asked = "days" in asked
     recommended = _recommended(tenant, asked, now)
     form = WhatIfForm(tenant, today, _filled(asked, recommended) if is_asked else None)
