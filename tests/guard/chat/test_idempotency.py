@@ -319,7 +319,8 @@ def test_a_stream_whose_client_left_half_way_may_be_tried_again(agent: Agent, pr
 def test_after_a_crash_the_key_conflicts_until_the_lease_ends_and_is_then_served_anew(
     guard_server: StartServer, provider: Provider
 ) -> None:
-    server = guard_server(start=False, RESERVATION_LEASE_SECONDS="20")
+    lease = timedelta(hours=1)  # longer than a server starts, on any machine
+    server = guard_server(start=False, RESERVATION_LEASE_SECONDS=f"{lease.total_seconds():.0f}")
     with server.database():
         agent = Agent.create(server)
     server.start()
@@ -335,7 +336,7 @@ def test_after_a_crash_the_key_conflicts_until_the_lease_ends_and_is_then_served
     assert_refused(agent.chat(KEY), 409, "idempotency_conflict")
     with server.database():  # the lease, over sooner
         past = timezone.now() - timedelta(seconds=1)
-        IdempotentCall.objects.update(claimed_at=past - timedelta(seconds=20))
+        IdempotentCall.objects.update(claimed_at=past - lease)
         server_pending = agent.pending()
         Reservation.objects.update(lease_expires_at=past)
     assert server_pending == 1
