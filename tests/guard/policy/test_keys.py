@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -41,20 +42,29 @@ def test_a_key_that_is_no_good_stays_refused(server: GuardServer) -> None:
         assert by_every_worker(replace(agent, secret=secret)) == {401}
 
 
+@contextmanager
+def breakers_away(server: GuardServer) -> Iterator[None]:
+    def rename(name: str, to: str) -> None:
+        with server.database(), connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {name} RENAME TO {to}")
+
+    rename("spend_breaker", "elsewhere")
+    try:
+        yield
+    finally:
+        rename("elsewhere", "spend_breaker")
+
+
 def test_where_the_database_cannot_say_whether_there_is_such_a_key_the_caller_may_come_again(
     server: GuardServer,
 ) -> None:
     with server.database():
         agent = make_agent(server, limit_ticks=TICKS_PER_USD)
-    rename = "ALTER TABLE {} RENAME TO {}"
-    with server.database(), connection.cursor() as cursor:
-        cursor.execute(rename.format("spend_breaker", "spend_breaker_away"))
-    answer = replace(agent, secret=f"{KEY_PREFIX}unheard-of").chat()
-    assert error_of(answer, 503, "ledger_unavailable")
-    assert answer.headers["Retry-After"] == "1"
-    assert agent.chat().status_code == 200
-    with server.database(), connection.cursor() as cursor:
-        cursor.execute(rename.format("spend_breaker_away", "spend_breaker"))
+    with breakers_away(server):
+        answer = replace(agent, secret=f"{KEY_PREFIX}unheard-of").chat()
+        assert error_of(answer, 503, "ledger_unavailable")
+        assert answer.headers["Retry-After"] == "1"
+        assert agent.chat().status_code == 200
     assert replace(agent, secret=f"{KEY_PREFIX}unheard-of").chat().status_code == 401
 
 
