@@ -77,7 +77,7 @@ def test_this_month_and_those_to_come_are_made_once() -> None:
     assert keep_months(NOW) == Kept()
     assert keep_months(NOW + timedelta(days=2)).made == [MAY.next.partition]
     indexes = {name: len(rows_of(f"SELECT 1 FROM pg_index WHERE indrelid = '{name}'::regclass")) for name in made}
-    assert set(indexes.values()) == {7}
+    assert set(indexes.values()) == {8}
     attached = rows_of("SELECT count(*) FROM pg_inherits WHERE inhparent = 'entry_by_tenant'::regclass")
     assert attached == [(5,)]
 
