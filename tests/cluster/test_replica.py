@@ -159,19 +159,21 @@ def test_the_primary_dies_in_mid_burst_and_no_tick_is_lost_or_counted_twice(
     standby: Standby,
     provider: Provider,
 ) -> None:
-    before = len(agent.entries())
-    provider.behave(upstream(agent.model), usage=USAGE, latency_s=0.2)
+    before = len(agent.entries(at_least=0))
+    provider.behave(upstream(agent.model), usage=USAGE, latency_s=1)  # so that all that are asked then settle after it
     calls = Burst(agent, CALLS, over_s=2)
     eventually(lambda: len(provider.calls(upstream(agent.model))) >= CALLS // 3)
     killed_at = monotonic()
     primary.kill()
     eventually(lambda: server.client.get("/api/health").status_code == 503)
+    assert agent.chat().status_code == 503
     standby.promote()
     promoted_at = monotonic()
+    provider.behave(upstream(agent.model), usage=USAGE)
     eventually(lambda: agent.chat(user="first").status_code == 200)
     print(f"promoted after {promoted_at - killed_at:.2f} s, served {monotonic() - promoted_at:.2f} s later")
     calls.join()
-    assert calls.outcomes.keys() == {"served", "ledger_unavailable"}
+    assert calls.outcomes.keys() <= {"served", "ledger_unavailable"}
 
     entries = agent.entries(at_least=before + calls.outcomes["served"] + 1)[before:]
     charged = Counter(entry.customer for entry in entries)
