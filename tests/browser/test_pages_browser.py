@@ -144,7 +144,7 @@ def test_hours_are_chosen_by_dragging_over_the_chart_and_by_keyboard(url: str, m
         expect(page.locator(".chosen")).to_be_visible()
         page.mouse.up()
         page.wait_for_url("**first_time=**")
-        expect(page.locator("h2", has_text="from")).to_contain_text("until")
+        expect(page.locator("h2", has_text="compared with")).to_contain_text("until")
         page.locator("details.range summary").focus()
         page.keyboard.press("Enter")
         page.get_by_label("From time").fill("00:00")
@@ -215,5 +215,8 @@ def test_a_chart_draws_the_numbers_of_its_table(url: str, manager: User) -> None
         drawn: Any = page.evaluate("Chart.getChart(document.querySelector('canvas')).data.datasets.map(d => d.label)")
         page.get_by_text("The numbers as a table").click()
         heads = page.get_by_role("region", name="as a table").locator("thead th").all_inner_texts()
-    assert [label for label in drawn if not label.startswith("Daily limit")] == heads[1:-1]
-    assert any(label.startswith("Daily limit: $") for label in drawn)
+        noted = page.get_by_text("far above what is drawn here.").all_inner_texts()
+    assert heads[-2:] == ["All", "Before"]
+    assert [label for label in drawn if not label.startswith(("Daily limit", "All, before"))] == heads[1:-2]
+    assert "All, before" in drawn
+    assert any(text.startswith("Daily limit: $") for text in [*drawn, *noted])
