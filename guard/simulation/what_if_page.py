@@ -24,7 +24,7 @@ from spend.models import Call
 from spend.page_access import tenant_page
 from tenants.budgets import DAILY, default_budget, replace_budgets, terms_of
 from tenants.models import Budget, Scope, Tenant
-from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
+from tenants.money import dollars, usd_string
 from tenants.routes import set_route
 
 TEMPLATE = "guard/what_if.html"
@@ -182,8 +182,9 @@ def sentence_of(answer: Answer) -> str:
         f"{_count(after.refused)} would have been refused and {_count(after.downgraded)} answered by a cheaper model"
     )
     saved = before.cost_ticks - after.cost_ticks
-    spend = f"${usd_rounded(after.cost_ticks)} spent in place of ${usd_rounded(before.cost_ticks)}"
-    less = f"${usd_rounded(abs(saved))} {'less' if saved > 0 else 'more'}" if saved else "the same"
+    largest = max(after.cost_ticks, before.cost_ticks)
+    spend = f"{dollars(after.cost_ticks, largest)} spent in place of {dollars(before.cost_ticks, largest)}"
+    less = f"{dollars(abs(saved), largest)} {'less' if saved > 0 else 'more'}" if saved else "the same"
     return f"With these settings, of {calls} in the last {answer.days} days {became}: {spend}, {less}."
 
 
@@ -208,14 +209,9 @@ DEAREST = {
 def _why(each: Recommended) -> str:
     refused = f"{each.refused:,} at most" if each.refused else "none"
     return (
-        f"{DEAREST[each.scope]} of the last {each.days} cost {_usd(each.dearest_ticks)}; {_usd(each.limit_ticks)} "
-        f"leaves room: of {each.calls:,} calls {refused} would have been refused."
+        f"{DEAREST[each.scope]} of the last {each.days} cost {dollars(each.dearest_ticks)}; "
+        f"{dollars(each.limit_ticks)} leaves room: of {each.calls:,} calls {refused} would have been refused."
     )
-
-
-def _usd(ticks: int) -> str:
-    """In cents, or in hundredths of them where it is little."""
-    return f"${usd_rounded(ticks, 2 if ticks >= TICKS_PER_USD // 10 else 4)}"
 
 
 def reasons_of(replay: Replay) -> list[tuple[str, int]]:
