@@ -35,6 +35,8 @@ WHOSE = {
 }
 PERIODS = {Period.DAY: "a day", Period.WEEK: "a week", Period.MONTH: "a month", Period.TOTAL: "in total"}
 AS_TODAY, NONE = "", "-"
+KEPT = ("reserve", "further_steps")
+"""Terms of a budget that are not asked about, and stay."""
 
 
 class PercentField(forms.DecimalField):
@@ -126,11 +128,14 @@ class WhatIfForm(forms.Form):
         found = super().clean() or {}
         for name in dict.fromkeys([*USUAL, *self.standing]):
             key, row = _key(name), self.standing.get(name)
-            soft, hard = found.get(f"soft-{key}"), found.get(f"hard-{key}")
+            soft = found.get(f"soft-{key}") or (row and row.soft_cap)
+            hard = found.get(f"hard-{key}") or (row and row.hard_cap)
             if soft and hard and soft > hard:
                 self.add_error(f"soft-{key}", "Not above where calls are refused.")
             if hard and row and row.reserve >= hard:
                 self.add_error(f"hard-{key}", f"More than the reserve, which is {_percent(row.reserve)}.")
+            if soft and hard and row and (why := _why_no_ladder(row, soft, hard)):
+                self.add_error(f"soft-{key}", why)
         return found
 
     def settings(self) -> Settings:
@@ -148,10 +153,8 @@ class WhatIfForm(forms.Form):
                 continue
             hard = found.get(f"hard-{key}") or (row.hard_cap if row else DEFAULT_HARD_CAP)
             soft = found.get(f"soft-{key}") or min(row.soft_cap if row else DEFAULT_SOFT_CAP, hard)
-            reserve = row.reserve if row else Decimal(0)
-            yield Budget(
-                scope=name[0], period=name[1], limit_ticks=limit_ticks, soft_cap=soft, hard_cap=hard, reserve=reserve
-            )
+            kept = {each: getattr(row, each) for each in KEPT} if row else {}
+            yield Budget(scope=name[0], period=name[1], limit_ticks=limit_ticks, soft_cap=soft, hard_cap=hard, **kept)
 
     def changes(self) -> list[str]:
         """What saving would change, in words."""
@@ -167,6 +170,16 @@ class WhatIfForm(forms.Form):
         if wanted.downgrades != self.today.downgrades:
             found.append(f"Near the limit: {_rules(self.today)} → {_rules(wanted)}")
         return found
+
+
+def _why_no_ladder(row: Budget, soft: Decimal, hard: Decimal) -> str:
+    """Why its further steps do not go with these caps; nothing where they do."""
+    asked = Budget(soft_cap=soft, hard_cap=hard, further_steps=row.further_steps)
+    try:
+        asked.clean()
+    except ValidationError as error:
+        return " ".join(error.messages)
+    return ""
 
 
 def _is_other(part: BoundField) -> bool:

@@ -152,6 +152,16 @@ def test_what_is_saved_unchanged_changes_nothing(tenant: Tenant) -> None:
     assert not Budget.objects.exists()  # the default stays the default
 
 
+def test_what_is_not_asked_about_stays(tenant: Tenant) -> None:
+    Budget.objects.update(further_steps="90 %: 256 tokens", reserve="0.1")
+    client = client_of("operator")
+    html = asked(client, **{"soft-tenant-day": "95"})
+    assert 'class="bad" role="alert"' in html  # above the step that comes after it
+    client.post(f"{PAGE}save/", ASKED | {"seen": seen_in(html)})
+    row = Budget.objects.get(tenant=tenant)
+    assert (row.limit_ticks, row.further_steps, str(row.reserve.normalize())) == (8 * USD, "90 %: 256 tokens", "0.1")
+
+
 def test_an_emptied_limit_is_removed(tenant: Tenant) -> None:
     BudgetFactory.create(tenant=tenant, scope=Scope.CUSTOMER, limit_ticks=USD)
     client = client_of("operator")
