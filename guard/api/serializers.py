@@ -78,6 +78,12 @@ class FurtherStepSerializer(StrictSerializer):
         required=False, min_value=1, max_value=MOST_TOKENS, help_text="The most output tokens of an answer."
     )
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Of a budget that is changed in part, steps are given whole."""
+        if "share" not in attrs:
+            raise ValidationError({"from": ["This field is required."]})
+        return attrs
+
     def to_representation(self, instance: FurtherStep) -> dict[str, Any]:
         return {name: value for name, value in super().to_representation(instance).items() if value}
 

@@ -65,7 +65,7 @@ def in_table(name: str) -> set[Any]:
 
 def everything() -> set[tuple[Any, ...]]:
     """In the columns that the table had from the beginning."""
-    columns = {field.name for field in LedgerEntry._meta.concrete_fields} - {"corrects_id", "is_usage_impossible"}
+    columns = {field.name for field in LedgerEntry._meta.concrete_fields} - {"corrects_id", "is_usage_impossible", "step"}
     return set(LedgerEntry.objects.values_list(*sorted(columns)))
 
 
