@@ -49,6 +49,10 @@ class FailureCode(Worded):
         "its address answered with a page, not as a model provider: check {base_url}",
     )
     REDIRECTED = "redirected", "its address sends elsewhere, and no prompt is sent after it: check {base_url}"
+    ADDRESS_NOT_ALLOWED = (
+        "address_not_allowed",
+        "its address leads into this network, where ALLOW_PRIVATE_TARGETS does not let it",
+    )
     CONTENT_FILTER = "content_filter", "its provider refused what was said in the call"
     REJECTED = "rejected", "its provider rejected the request"
     CIRCUIT_OPEN = "circuit_open", "it had failed several times in a row and is being spared for a minute"
@@ -88,6 +92,7 @@ class StepCode(Worded):
         "{model} was skipped: it had failed several times in a row and is being spared for a minute.",
     )
     NO_PROVIDER_KEY = "no_provider_key", "{model} was skipped: the guard has no key for its provider."
+    PROVIDER_OFF = "provider_off", "{model} was skipped: its provider is switched off."
     FAILED = "failed", "{model} failed."
     BROKE_OFF = "broke_off", "{model}'s answer broke off in the middle. What had come of it was charged."
     RATE_LIMITED = "rate_limited", "{model} was skipped: its provider had asked to be left alone for a moment."
@@ -142,6 +147,7 @@ OPERATORS_TO_MEND = frozenset(
         FailureCode.PROVIDER_OUT_OF_MONEY,
         FailureCode.ANSWERED_WITH_PAGE,
         FailureCode.REDIRECTED,
+        FailureCode.ADDRESS_NOT_ALLOWED,
         FailureCode.MODEL_NOT_FOUND,
     }
 )

@@ -19,6 +19,9 @@ from ipaddress import (
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+WHERE_TO_ALLOW = "nothing is sent there unless ALLOW_PRIVATE_TARGETS lists it."
+MOST_ADDRESSES = 4
+
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 # IANA's registries of special addresses, and where clouds tell a machine its secrets. The first that fits names it.
@@ -83,6 +86,19 @@ def refusal_of(host: str, address: Address, allowed: AllowedTargets) -> str | No
         if _is_in(reached, networks):
             return kind
     return None if isinstance(reached, IPv4Address) or reached in PUBLIC_IPV6 else "reserved"
+
+
+class TargetError(OSError):
+    """A host that leads nowhere, or nowhere that may be connected to, as the message says."""
+
+
+def may_reach(host: str, addresses: list[Address], allowed: AllowedTargets) -> list[Address]:
+    """Those that may be connected to, in their order, at least one and MOST_ADDRESSES at most. Raises TargetError."""
+    kinds = {address: refusal_of(host, address, allowed) for address in addresses}
+    if reachable := [address for address, kind in kinds.items() if kind is None]:
+        return reachable[:MOST_ADDRESSES]
+    address, kind = next(iter(kinds.items()))
+    raise TargetError(f"{host} leads to {address}, which is {kind}: {WHERE_TO_ALLOW}")
 
 
 def _is_in(address: Address, networks: Collection[Network]) -> bool:

@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce
 
 from dashboard.date_spans import Span, midnight
 from dashboard.exports.csv_response import Number, usd_cell
-from spend.models import LedgerEntry, Price, PriceTier, Provider
+from spend.models import LedgerEntry, Price, PriceTier, provider_label
 from spend.pricing.cost import PriceList
 from spend.pricing.rates import price_list_of
 from spend.summaries.measures import sums_of
@@ -149,7 +149,7 @@ def _costs(ticks: int) -> dict[str, Any]:
 
 
 def _row(tenant: Tenant, span: Span, day: date, sums: DaySum, charge: dict[str, Any]) -> list[Any]:
-    provider = Provider(sums.provider).label
+    provider = provider_label(sums.provider)
     cells = {
         "BillingAccountId": tenant.id,
         "BillingAccountName": str(tenant),

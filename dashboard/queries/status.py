@@ -11,7 +11,7 @@ from datetime import datetime
 from django.db import InterfaceError, OperationalError
 
 from spend.breakers import State, needs_success, state_of
-from spend.models import Breaker, CatalogueModel, Provider
+from spend.models import Breaker, CatalogueModel, provider_label
 
 TROUBLES = {State.OPEN: "paused", State.HALF_OPEN: "trying", State.CLOSED: "failing"}
 
@@ -59,4 +59,4 @@ def _model_status(model: str, breaker: Breaker | None, now: datetime) -> ModelSt
 def _provider_status(provider: str, statuses: list[ModelStatus]) -> ServiceStatus:
     troubled = tuple(status for status in statuses if status.state != "ok")
     down = all(status.state == "paused" for status in statuses)
-    return ServiceStatus(Provider(provider).label, "down" if down else "trouble" if troubled else "ok", troubled)
+    return ServiceStatus(provider_label(provider), "down" if down else "trouble" if troubled else "ok", troubled)

@@ -15,6 +15,7 @@ from dashboard.queries.budgets import used_ppm
 from dashboard.queries.search import Hit
 from spend import replica
 from spend.budgets.usage import Use
+from spend.models import provider_label as label_of_provider
 from tenants.models import Tenant
 from tenants.money import dollars, usd_string
 
@@ -166,6 +167,11 @@ def lasting(span: timedelta) -> str:
         if span >= 2 * size:
             return f"{span // size} {unit}"
     return f"{span // timedelta(seconds=1)} s"
+
+
+@register.filter
+def provider_label(name: str) -> str:
+    return label_of_provider(name)
 
 
 @register.simple_tag(takes_context=True)

@@ -28,7 +28,13 @@ from guard.api.fields import (
 )
 from spend.budgets.usage import Use
 from spend.capabilities import LessonKind
-from spend.models import AUTO, AUTO_IS_TAKEN, CatalogueModel, Provider
+from spend.models import (
+    AUTO,
+    AUTO_IS_TAKEN,
+    PROVIDER_NAME_LENGTH,
+    CatalogueModel,
+    provider_names,
+)
 from spend.pricing.catalogue import Rates
 from spend.pricing.operator_prices import PricedModel
 from spend.summaries.reports import GroupBy
@@ -379,7 +385,7 @@ class ModelSerializer(StrictSerializer):
     """
 
     id = Text(source="model.id", required=False, help_text="As in the address.")
-    provider = Choice(source="model.provider", choices=Provider.choices)
+    provider = Text(source="model.provider", max_length=PROVIDER_NAME_LENGTH, help_text="One of the providers.")
     upstream_name = Text(
         source="model.upstream_name",
         max_length=100,
@@ -401,6 +407,11 @@ class ModelSerializer(StrictSerializer):
         allow_null=True,
         help_text="The day on which the provider ends the model; after it, in UTC, no call is sent there.",
     )
+
+    def validate_provider(self, name: str) -> str:
+        if name not in (names := provider_names()):
+            raise ValidationError(f"must be one of {', '.join(names)}.")
+        return name
 
     def validate_id(self, model_id: str) -> str:
         if model_id != self.context["model_id"]:

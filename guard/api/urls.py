@@ -17,6 +17,7 @@ from guard.api.views.catalogue import (
     OpenAIModelView,
 )
 from guard.api.views.health import HEALTH_VIEWS
+from guard.api.views.providers import ProvidersView, ProviderView
 from guard.api.views.responses import CancelView, InputItemsView, KeptResponseView
 from guard.api.views.spend import SpendView
 from guard.api.views.tenants import KeysView, KeyView, TenantsView, TenantView
@@ -31,6 +32,11 @@ class ModelIdConverter(StringConverter):
     regex = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}"
 
 
+class ProviderNameConverter(StringConverter):
+    regex = r"[a-z0-9][a-z0-9._-]{0,39}"
+
+
+register_converter(ProviderNameConverter, "provider_name")
 register_converter(TenantIdConverter, "tenant_id")
 register_converter(ModelIdConverter, "model_id")
 
@@ -47,6 +53,8 @@ urlpatterns = [
     path("api/tenants/<tenant_id:tenant_id>/keys", KeysView.as_view()),
     path("api/tenants/<tenant_id:tenant_id>/keys/<int:key_id>", KeyView.as_view()),
     path("api/tenants/<tenant_id:tenant_id>/what-if", WhatIfView.as_view()),
+    path("api/providers", ProvidersView.as_view()),
+    path("api/providers/<provider_name:provider_name>", ProviderView.as_view()),
     path("api/models", ModelsView.as_view()),
     path("api/models/<model_id:model_id>", ModelView.as_view()),
     path("api/capabilities/<model_id:model_id>", CapabilitiesView.as_view()),

@@ -3,7 +3,7 @@
 Pure, but that counting takes a thread."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ import orjson
 from guard.chat.request.messages import without_images
 from guard.chat.request.parameters import IN_THE_PROMPT
 from spend.ledger.rules import Bill, Reserved
-from spend.models import Provider
+from spend.models import ProviderKind
 from spend.pricing.cost import (
     COUNTS,
     NO_BOUND,
@@ -23,8 +23,13 @@ from spend.pricing.cost import (
     impossible_figures,
     read_provider_ticks,
     read_usage,
+    read_usd_cost,
 )
 
+REASONING_ON_TOP = frozenset({ProviderKind.XAI.value})
+"""Kinds of providers that count reasoning beyond the completion's tokens, where their totals don't tell."""
+FIGURES: Mapping[str, Callable[[Any], int | None]] = {ProviderKind.OPENROUTER: read_usd_cost}
+"""How the kinds of providers that do not tell what they billed as xAI does tell it."""
 TOKENS_PER_MESSAGE = 4
 SLICE = 32 * 1024
 STRUCTURE = frozenset({"role", "type", "id", "index"})
@@ -39,6 +44,8 @@ class Sent:
     body: Mapping[str, Any]
     image_tokens: int = 0
     most: Most = NO_BOUND
+    kind: str = ""
+    """Of its provider."""
 
 
 async def bill_of(
@@ -48,22 +55,31 @@ async def bill_of(
     impossible = impossible_figures(raw_usage, sent.most)
     # Counting a long prompt takes a while.
     counted = await asyncio.to_thread(counted_usage, sent, texts) if impossible else None
-    bill = read_bill(raw_usage, reserved, duration_ms, counted=counted, most=sent.most)
+    bill = read_bill(raw_usage, reserved, duration_ms, counted=counted, most=sent.most, kind=sent.kind)
     return replace(bill, is_usage_impossible=bool(impossible)), impossible
 
 
 def read_bill(
-    raw_usage: Any, reserved: Reserved, duration_ms: int, *, counted: Usage | None = None, most: Most = NO_BOUND
+    raw_usage: Any,
+    reserved: Reserved,
+    duration_ms: int,
+    *,
+    counted: Usage | None = None,
+    most: Most = NO_BOUND,
+    kind: str = "",
 ) -> Bill:
     """The provider's own figure wins over ours; where neither can be had, the hold stands.
 
     A figure of nothing for a usage that nobody knows is no figure: it would make the call free.
     `counted` stands in for what is impossible in the usage; a bill that rests on it is an estimate.
+    `kind` is the provider's; of one whose row is gone only its name tells.
     """
-    is_on_top = reserved.offer.provider == Provider.XAI
+    kind = kind or reserved.offer.provider
+    is_on_top = kind in REASONING_ON_TOP
     usage = read_usage(raw_usage, reasoning_on_top=is_on_top, counted=counted, most=most)
     is_whole = usage is not None and counted is None
-    provider_ticks = read_provider_ticks(raw_usage) if is_whole else read_provider_ticks(raw_usage) or None
+    provider_ticks = FIGURES.get(kind, read_provider_ticks)(raw_usage)
+    provider_ticks = provider_ticks if is_whole else provider_ticks or None
     computed_ticks = cost_ticks(usage, reserved.offer.price) if usage else None
     billed_ticks = computed_ticks if provider_ticks is None else provider_ticks
     return Bill(

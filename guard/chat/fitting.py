@@ -10,11 +10,11 @@ from spend.capabilities import Capabilities, Lesson, with_lessons
 from spend.models import AUTO
 
 
-def made_fit(progress: CallProgress, model: ModelPolicy, *, chosen: bool) -> Adapted:
-    """The request as it goes to this model, by what is known of it and what it has just refused in this call."""
+def made_fit(progress: CallProgress, model: ModelPolicy, kind: str, *, chosen: bool) -> Adapted:
+    """The request as it goes to this model of this kind of provider, by what is known and what it has just refused."""
     call, known = progress.call, capabilities_of(model, progress)
     adapted = adapt(call.body, call.ask.needs, known, chosen=chosen)
-    added = affinity.parameters_for(model.provider, call.caller, call.body)
+    added = affinity.parameters_for(kind, call.caller, call.body)
     takes = {name: value for name, value in added.items() if not known.refuses(name, call.ask.effort)}
     return replace(adapted, body={**adapted.body, **takes}) if takes else adapted
 

@@ -210,13 +210,13 @@ async def attempt(hold: Hold, progress: CallProgress, runtime: Runtime, send: Se
     if not is_closed and not await runtime.query(breakers.claim_probe, offer.model, now):
         raise Failed(FailureCode.CIRCUIT_OPEN)
     provider, model = runtime.providers.get(offer.provider), runtime.policy.models[offer.model]
-    progress.adapted = made_fit(progress, model, chosen=progress.call.ask.model != offer.model)
+    progress.adapted = made_fit(progress, model, provider.account.kind, chosen=progress.call.ask.model != offer.model)
     payload = progress.call.payload(progress.adapted.body, model.upstream_name, hold.reserved.max_tokens)
     if progress.adapted.names:
         progress.note(offer.model, StepCode.ADAPTED, parameters=", ".join(progress.adapted.names))
-    with progress.trace.sending(hold.reserved, payload):
+    with progress.trace.sending(hold.reserved, payload, provider.account.base_url):
         progress.sent = hold
-        affine = affinity.headers_for(offer.provider, progress.call.caller, progress.call.body)
+        affine = affinity.headers_for(provider.account.kind, progress.call.caller, progress.call.body)
         return await send(provider, payload, {**progress.trace.headers(), **affine}, model.answer_timeout_s)
 
 
@@ -245,7 +245,8 @@ async def turn_to_another(hold: Hold, rejection: Rejected, progress: CallProgres
     progress.refused[model.id] = refusal
     progress.note(model.id, StepCode.REJECTED, parameter=rejection.param or "")
     progress.learned[model.id] = (*progress.learned.get(model.id, ()), *lessons)
-    if made_fit(progress, model, chosen=model.id != call.ask.model).body == progress.adapted.body:
+    kind = runtime.policy.kind_of(model.provider)
+    if made_fit(progress, model, kind, chosen=model.id != call.ask.model).body == progress.adapted.body:
         progress.failed[model.id] = FailureCode.REJECTED  # it would refuse it again
 
 

@@ -28,6 +28,7 @@ LASTING = frozenset(
         StepCode.NO_CHAT,
         StepCode.IMAGES_NOT_PRICED,
         StepCode.NO_PROVIDER_KEY,
+        StepCode.PROVIDER_OFF,
     }
 )
 """Why a model cannot serve that no waiting changes: an operator has to, or the caller asks for something else."""

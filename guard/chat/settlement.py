@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 def sent_under(hold: Hold, progress: CallProgress, runtime: Runtime) -> Sent:
     """What was sent, and what its model can bill for it: its context, or the text's own bound where that is more."""
     call, model = progress.call, runtime.policy.models.get(hold.reserved.offer.model)
-    body = (progress.adapted or call).body
+    body, kind = (progress.adapted or call).body, runtime.policy.kind_of(hold.reserved.offer.provider)
     if model is None:
-        return Sent(body)
+        return Sent(body, kind=kind)
     most = Most(max(model.context_tokens, explained_input(call.ask, model)), model.context_tokens * call.ask.choices)
-    return Sent(body, call.ask.images * (model.image_allowance_tokens or 0), most)
+    return Sent(body, call.ask.images * (model.image_allowance_tokens or 0), most, kind)
 
 
 async def bill_of(raw_usage: Any, texts: Sequence[str], sent: Sent, reserved: Reserved, progress: CallProgress) -> Bill:

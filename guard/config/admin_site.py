@@ -68,6 +68,7 @@ UNFOLD: dict[str, Any] = {
                 "separator": True,
                 "items": [
                     _page("Tenants", "storefront", "tenants.tenant"),
+                    _page("Providers", "dns", "spend.provider"),
                     _page("Models", "neurology", "spend.cataloguemodel"),
                     _page("Prices", "payments", "spend.price"),
                     _page("Installation budgets", "account_balance", "tenants.budget"),

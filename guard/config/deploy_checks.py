@@ -35,6 +35,7 @@ from spend.models import Price
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import prices_in_force
 from spend.replica import ALIAS
+from spend.providers.accounts import load_accounts
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 from tenants.sign_in.sso import configured as sso
 from tenants.sign_in.sso.people import mapped_groups
@@ -110,16 +111,23 @@ def check_replica(**_: Any) -> list[CheckMessage]:
 
 @register(deploy=True)
 def check_provider_keys(**_: Any) -> list[CheckMessage]:
-    if settings.XAI_API_KEY or settings.OPENAI_API_KEY:
+    if settings.XAI_API_KEY or settings.OPENAI_API_KEY or _is_any_usable():
         return []
     what_comes_of_it = "the demo provider answers every call" if settings.DEBUG else "no call can be answered"
     return [
         Warn(
-            f"No provider key is set: {what_comes_of_it}.",
-            hint="Set XAI_API_KEY or OPENAI_API_KEY.",
+            f"No provider has a key: {what_comes_of_it}.",
+            hint="Set XAI_API_KEY or OPENAI_API_KEY, or give a provider a key in the admin.",
             id="guard.W004",
         )
     ]
+
+
+def _is_any_usable() -> bool:
+    try:
+        return any(account.is_usable for account in load_accounts().values())
+    except DatabaseError:
+        return False  # guard.W005 says it
 
 
 @register(Tags.database, deploy=True)

@@ -1,6 +1,7 @@
 """The demo provider's ASGI application: routes, timing, and the ways to fail."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from itertools import count
@@ -26,6 +27,7 @@ DEMO_MODELS = ("demo-large", "demo-small", "demo-embedding")
 JSON_TYPE = (b"content-type", b"application/json")
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 CHUNKS_A_LATENCY = 20
+AZURE = re.compile(r"/openai(?:/deployments/[^/]+)?(/(?:chat/completions|embeddings|responses|models))")
 
 
 class ClientGoneError(Exception):
@@ -97,6 +99,22 @@ def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
+def usual_path(scope: Scope) -> str:
+    """Of an address as Azure or OpenRouter have it the usual one; Azure's needs its version and its key's header."""
+    path: str = scope["path"]
+    if path.startswith("/api/v1/"):
+        return path.removeprefix("/api")
+    if not (azure := AZURE.fullmatch(path)):
+        return path
+    has_key = any(name == b"api-key" for name, _ in scope["headers"])
+    return f"/v1{azure[1]}" if has_key and b"api-version=" in scope["query_string"] else path
+
+
+def _asked_for(exchange: Exchange) -> str:
+    query = exchange.scope["query_string"].decode()
+    return f"{exchange.scope['path']}{f'?{query}' if query else ''}"
+
+
 async def _not_found(exchange: Exchange) -> None:
     message = f"Unknown request URL: {exchange.scope['method']} {exchange.scope['path']}."
     await exchange.answer(404, orjson.dumps(error_body(404, message)))
@@ -119,7 +137,7 @@ class DemoProvider:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
-        handle = self.routes.get((scope["method"], scope["path"]))
+        handle = self.routes.get((scope["method"], usual_path(scope)))
         try:
             await (handle or _not_found)(exchange)
         except BadRequestError as error:
@@ -149,7 +167,7 @@ class DemoProvider:
         if self.script is None:
             await respond(exchange, request, PLAIN)
             return
-        record = self.script.record(request["model"], body, exchange.scope["headers"])
+        record = self.script.record(request["model"], body, exchange.scope["headers"], _asked_for(exchange))
         await _recorded(record, respond(exchange, request, self.script.behaviour_for(request["model"])))
 
     async def respond_with_vectors(self, exchange: Exchange, request: Json, behaviour: Behaviour) -> None:

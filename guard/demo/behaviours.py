@@ -98,6 +98,8 @@ class Record:
     model: str
     raw_body: bytes
     raw_headers: list[tuple[bytes, bytes]]
+    path: str = ""
+    """With its query."""
     started_at: float = field(default_factory=time.time)
     ended_at: float | None = None
     state: Ending = "started"
@@ -134,9 +136,9 @@ class Script:
         self.calls: deque[Record] = deque(maxlen=CALLS_KEPT)
         self.total = 0
 
-    def record(self, model: str, raw_body: bytes, raw_headers: list[tuple[bytes, bytes]]) -> Record:
+    def record(self, model: str, raw_body: bytes, raw_headers: list[tuple[bytes, bytes]], path: str) -> Record:
         self.total += 1
-        record = Record(self.total, model, raw_body, raw_headers)
+        record = Record(self.total, model, raw_body, raw_headers, path)
         self.calls.append(record)
         return record
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def embed(
     provider: "Provider", payload: dict[str, Any], headers: Mapping[str, str], wait_s: float | None
 ) -> dict[str, Any]:
-    return await provider.embeddings.create(payload, headers, wait_s)
+    return await provider.embed(payload, headers, wait_s)
 
 
 class EmbeddingsEndpoint(ChatView):

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.db import connection
@@ -12,6 +12,7 @@ from guard.policy.snapshot import BudgetPolicy, Handoff, KeyPolicy, ModelPolicy,
 from spend.capabilities import Lesson, with_lessons
 from spend.models import CatalogueModel, LearnedCapability
 from spend.pricing.rates import PricePeriod, load_history
+from spend.providers.accounts import load_accounts
 from tenants.budgets import MOST_NAMED, EffectiveBudget, budgets_in_force
 from tenants.models import AlertChannel, ApiKey, Budget, Change, Revision, Tenant
 
@@ -40,7 +41,7 @@ def load() -> Policy:
     revision = Revision.current()
     rows = Tenant.objects.prefetch_related(*PARTS)
     part = _read(list(rows), ApiKey.objects.all())
-    return Policy(part.tenants, part.keys, load_models(), part.installation, revision, part.turns)
+    return Policy(part.tenants, part.keys, load_models(), part.installation, revision, part.turns, load_accounts())
 
 
 def updated(policy: Policy) -> Policy:
@@ -54,8 +55,9 @@ def updated(policy: Policy) -> Policy:
     is_known = len(changes) == revision - policy.revision and all(map(_is_narrow, changes))
     if not is_known or len(names) > MOST_NAMED:
         return load()
-    models = load_models() if any(map(_is_of_models, changes)) else policy.models
-    return _with_tenants(policy, names, models, revision)
+    if any(map(_is_of_models, changes)):
+        policy = replace(policy, models=load_models(), providers=load_accounts())
+    return _with_tenants(policy, names, revision)
 
 
 def _is_narrow(change: Change) -> bool:
@@ -66,16 +68,17 @@ def _is_of_models(change: Change) -> bool:
     return change.table.startswith(f"{CatalogueModel._meta.app_label}.")
 
 
-def _with_tenants(policy: Policy, names: Collection[str], models: Mapping[str, ModelPolicy], revision: int) -> Policy:
+def _with_tenants(policy: Policy, names: Collection[str], revision: int) -> Policy:
     rows = Tenant.objects.filter(pk__in=names).prefetch_related(*PARTS)
     part = _read(list(rows), ApiKey.objects.filter(tenant__in=names))
     return Policy(
         {**{name: tenant for name, tenant in policy.tenants.items() if name not in names}, **part.tenants},
         {**{digest: key for digest, key in policy.keys.items() if key.tenant.id not in names}, **part.keys},
-        models,
+        policy.models,
         part.installation,
         revision,
         {**{name: turn for name, turn in policy.turns.items() if name not in names}, **part.turns},
+        policy.providers,
     )
 
 

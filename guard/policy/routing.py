@@ -28,6 +28,7 @@ from spend.ledger.rules import Offer
 from spend.models import AUTO, Route, is_shut_down
 from spend.pricing.cost import PriceList, Usage, WorstCase, cost_ticks, worst_case
 from spend.pricing.learned_bounds import NOTED_EVERY, bound_tokens
+from spend.providers.accounts import Account
 
 BYTES_PER_TOKEN = 4
 """Of usual text, of which the bound is one token a byte."""
@@ -145,7 +146,9 @@ def plan(
         candidate = _candidate(name, ask, tenant, policy, now, lengths, last)
         if name in failed:
             continue
-        why = candidate if isinstance(candidate, StepCode) else _why_not(candidate, ask, wanted, spared, providers)
+        why = candidate if isinstance(candidate, StepCode) else _why_not(candidate, ask, wanted, spared)
+        if isinstance(candidate, Candidate) and providers is not None and candidate.model.provider not in providers:
+            why = _why_unreachable(policy.providers.get(candidate.model.provider))
         if why:
             left_out.append((name, why))
         if isinstance(candidate, Candidate) and why in {None, *RELUCTANT}:
@@ -157,12 +160,12 @@ def plan(
     return Plan(tuple(sorted(offers, key=lambda offer: offer.model in again)), tuple(left_out))
 
 
-def _why_not(
-    candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, StepCode], providers: Collection[str] | None
-) -> StepCode | None:
+def _why_unreachable(account: Account | None) -> StepCode:
+    return StepCode.NO_PROVIDER_KEY if account is None or account.is_enabled else StepCode.PROVIDER_OFF
+
+
+def _why_not(candidate: Candidate, ask: Ask, wanted: str, spared: Mapping[str, StepCode]) -> StepCode | None:
     model = candidate.model
-    if providers is not None and model.provider not in providers:
-        return StepCode.NO_PROVIDER_KEY
     if why := spared.get(model.id):
         return why
     if model.id == ask.model:  # its own word counts, and goes to the caller

@@ -13,6 +13,7 @@ from spend.capabilities import UNKNOWN, Capabilities
 from spend.ledger.rules import CallGroup, CallLimit
 from spend.pricing.cost import PriceList
 from spend.pricing.rates import PricePeriod, price_at
+from spend.providers.accounts import Account
 from tenants.budgets import EffectiveBudget
 from tenants.handoff import chosen_language, filled
 from tenants.ladder import StepMark
@@ -152,3 +153,9 @@ class Policy:
     revision: int
     turns: Mapping[str, datetime] = field(default_factory=dict)
     """When a tenant's next top-up starts or ends, which changes a limit without a change of any row."""
+    providers: Mapping[str, Account] = field(default_factory=dict)
+
+    def kind_of(self, provider: str) -> str:
+        """How this provider differs from others; one that is gone, or stands in, does not."""
+        account = self.providers.get(provider)
+        return account.kind if account else ""

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from spend.ledger.rules import Caller
-from spend.models import Provider
+from spend.models import ProviderKind
 
 KEY_CHARACTERS = 32
 """OpenAI takes 64 at most."""
@@ -24,15 +24,15 @@ def conversation_key(caller: Caller) -> str:
     return sha256(named).hexdigest()[:KEY_CHARACTERS]
 
 
-def parameters_for(provider: str, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_for(kind: str, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
     """What to add to the body of a request that has messages, where the caller says nothing of it."""
     key = conversation_key(caller) if "messages" in body else ""
-    return {CACHE_KEY: key} if key and provider == Provider.OPENAI and CACHE_KEY not in body else {}
+    return {CACHE_KEY: key} if key and kind == ProviderKind.OPENAI and CACHE_KEY not in body else {}
 
 
-def headers_for(provider: str, caller: Caller, body: Mapping[str, Any]) -> dict[str, str]:
+def headers_for(kind: str, caller: Caller, body: Mapping[str, Any]) -> dict[str, str]:
     """xAI's, by the caller's own key where there is one: within its tenant, like everything that callers name."""
-    if provider != Provider.XAI:
+    if kind != ProviderKind.XAI:
         return {}
     given = body.get(CACHE_KEY)
     key = sha256(f"{caller.tenant_id}\0\0{given}".encode()).hexdigest()[:KEY_CHARACTERS] if given else ""

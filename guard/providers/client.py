@@ -6,6 +6,7 @@ Imported by a worker at its start, and by nothing that a command needs: aiohttp 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import takewhile
 from time import monotonic
 from typing import Any, NamedTuple, cast
@@ -13,12 +14,14 @@ from typing import Any, NamedTuple, cast
 import aiohttp
 import orjson
 from django.conf import settings
+from yarl import URL
 
 from guard.http.request_ids import NO_HEADERS
 from guard.http.sse import BLANK, MOST_BYTES, Event, Splitter
-from guard.providers.dialects import CHAT, DIALECTS, Chat, dialect_for, with_affinity
-from guard.providers.embeddings import Embeddings
-from guard.providers.endpoint import Endpoint, failures_told
+from guard.providers.addresses import EMBEDDINGS_PATH, key_header, url_of
+from guard.providers.dialects import DIALECTS, Chat, dialect_for, with_affinity
+from guard.providers.embeddings import embeddings_in
+from guard.providers.endpoint import Connections, Endpoint, failures_told
 from guard.providers.failures import (
     Failed,
     ProviderError,
@@ -29,6 +32,8 @@ from guard.providers.failures import (
 )
 from guard.providers.stream_shapes import completion_of, events_of
 from spend.codes import FailureCode
+from spend.models import DEMO, ProviderKind
+from spend.providers.accounts import Account, demo_stands_in
 
 LAST_WORD_S = 1.5
 """How long a usage is waited for when an answer has ended; it comes on the heels of the end, or not at all."""
@@ -36,44 +41,50 @@ LAST_DONE_S = 0.5
 """How long the closing [DONE] is waited for when the usage has come, too."""
 ALIVE_AFTER = 6
 """After this part of STREAM_IDLE_SECONDS a stream that is only kept alive begins so: its client may have proxies."""
+ALWAYS: Mapping[str, dict[str, Any]] = {
+    # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
+    ProviderKind.OPENAI: {"service_tier": "default"},
+    # Else its `usage` need not say what was billed.
+    ProviderKind.OPENROUTER: {"usage": {"include": True}},
+}
+"""What goes with every chat request to a kind of provider, where the request does not say it."""
 PAGE_OR_DOCUMENT = (b"<", b"{")
 
 
 class Provider:
-    """One provider's chat completions, by `dialect` wherever a call can be, and beside them its embeddings."""
+    """One provider's chat completions, by its dialect wherever a call can be, and beside them its embeddings."""
 
-    def __init__(self, name: str, base_url: str, api_key: str, dialect: str = CHAT) -> None:
-        self.name, self.dialect = name, dialect
-        # Unsaid, a project's own setting holds, and priority costs more than the list price that was held.
-        self.always = {"service_tier": "default"} if name == "openai" else {}
-        self.endpoints = {
-            spoken: Endpoint(base_url.rstrip("/") + DIALECTS[spoken].path, api_key) for spoken in {CHAT, dialect}
-        }
-        self.embeddings = Embeddings(base_url, api_key)
+    def __init__(self, account: Account, connections: Connections) -> None:
+        self.account = account
+        self.always = ALWAYS.get(account.kind, {})
+        self.wait_s = account.answer_timeout_s or settings.PROVIDER_TIMEOUT_SECONDS
+        self.idle_s = account.stream_idle_s or settings.STREAM_IDLE_SECONDS
+        self.url_of = cache(partial(url_of, account))
+        self.endpoint = Endpoint(account.base_url, {**dict(account.headers), **key_header(account)}, connections)
 
     async def complete(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> dict[str, Any]:
-        """The provider's answer as a chat completion, within `wait_s` or the setting's seconds.
+        """The provider's answer as a chat completion, within `wait_s` or the provider's seconds.
 
         Raises Rejected or Failed.
         """
         ask = self._ask(payload, headers, stream=False)
         with ask.in_chat_names():
-            head, content = await ask.endpoint.fetch(ask.body, ask.headers, wait_s or settings.PROVIDER_TIMEOUT_SECONDS)
+            head, content = await self.endpoint.fetch(ask.url, ask.body, ask.headers, wait_s or self.wait_s)
         return completion_in(head, content, ask.dialect)
 
     async def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
     ) -> "ProviderStream":
         """The provider's stream, once it has begun, or kept alive for a while. Raises Rejected or Failed."""
-        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
+        wait_s = wait_s or self.wait_s
         ask = self._ask(payload, headers, stream=True)
         # The connection knows nothing of tokens: it gets the longer of the two waits.
-        pause_s = max(wait_s, settings.STREAM_IDLE_SECONDS)
+        pause_s = max(wait_s, self.idle_s)
         with ask.in_chat_names():
-            response = await ask.endpoint.open(ask.body, ask.headers, wait_s, pause_s)
-        stream = ProviderStream(response, wait_s, ask.dialect)
+            response = await self.endpoint.open(ask.url, ask.body, ask.headers, wait_s, pause_s)
+        stream = ProviderStream(response, wait_s, self.idle_s, ask.dialect)
         try:
             await stream.read_first()
         except BaseException:
@@ -81,23 +92,29 @@ class Provider:
             raise
         return stream
 
-    def _ask(self, payload: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool) -> "_Ask":
-        spoken = dialect_for(payload, self.dialect)
-        request, headers = with_affinity(spoken, {**self.always, **payload}, headers)
-        body = orjson.dumps(DIALECTS[spoken].request(request, stream=stream))
-        return _Ask(DIALECTS[spoken], self.endpoints[spoken], body, headers)
+    async def embed(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """The provider's embeddings, as they came, within `wait_s` or its seconds. Raises Rejected or Failed."""
+        url, body = self.url_of(EMBEDDINGS_PATH, payload["model"]), orjson.dumps(payload)
+        return embeddings_in(*await self.endpoint.fetch(url, body, headers, wait_s or self.wait_s))
 
-    async def close(self) -> None:
-        for endpoint in self.endpoints.values():
-            await endpoint.close()
-        await self.embeddings.close()
+    def _ask(self, payload: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool) -> "_Ask":
+        spoken = dialect_for(payload, self.account.dialect)
+        dialect = DIALECTS[spoken]
+        request, headers = with_affinity(spoken, {**self.always, **payload}, headers)
+        made = dialect.request(request, stream=stream)
+        if self.account.takes_max_tokens and "max_completion_tokens" in made:
+            made = {**made, "max_tokens": made["max_completion_tokens"]}
+            del made["max_completion_tokens"]
+        return _Ask(dialect, self.url_of(dialect.path, payload["model"]), orjson.dumps(made), headers)
 
 
 class _Ask(NamedTuple):
     """A request as it is sent."""
 
     dialect: Chat
-    endpoint: Endpoint
+    url: URL
     body: bytes
     headers: Mapping[str, str]
 
@@ -113,8 +130,8 @@ class _Ask(NamedTuple):
 class ProviderStream:
     """A provider's server-sent events as a chat completion's, as many at a time as come, up to [DONE] or their end."""
 
-    def __init__(self, response: aiohttp.ClientResponse, first_token_s: float, dialect: Chat) -> None:
-        self.response, self.first_token_s, self.dialect = response, first_token_s, dialect
+    def __init__(self, response: aiohttp.ClientResponse, first_token_s: float, idle_s: float, dialect: Chat) -> None:
+        self.response, self.first_token_s, self.idle_s, self.dialect = response, first_token_s, idle_s, dialect
         self.events = self._events()
         self.first: list[Event] = []
         self.has_begun = False
@@ -128,7 +145,7 @@ class ProviderStream:
         opened_at = monotonic()
         async for events in self.events:
             self.first += events
-            if self.has_begun or monotonic() - opened_at > settings.STREAM_IDLE_SECONDS / ALIVE_AFTER:
+            if self.has_begun or monotonic() - opened_at > self.idle_s / ALIVE_AFTER:
                 break
         self.is_opened = True
 
@@ -184,7 +201,7 @@ class ProviderStream:
             if events is None:
                 return
             spoke = any(map(_says_something, events))
-            left_s = settings.STREAM_IDLE_SECONDS if spoke else left_s - (monotonic() - asked_at)
+            left_s = self.idle_s if spoke else left_s - (monotonic() - asked_at)
             yield events
 
     def _wait_s(self, left_s: float, now: float) -> float:
@@ -270,20 +287,38 @@ def _is_sound(event: Event) -> bool:
 
 
 class Providers:
-    """The configured providers by name."""
+    """The providers that calls can be sent to, by name, as the policy has them at the moment."""
 
     def __init__(self, demo_url: str | None = None) -> None:
-        """`demo_url` is where the demo provider listens; it stands in for all, where no key is set."""
-        addresses = {
-            "xai": (settings.XAI_BASE_URL, settings.XAI_API_KEY),
-            "openai": (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY),
-        }
-        dialects = {"xai": settings.XAI_DIALECT, "openai": settings.OPENAI_DIALECT}
-        if demo_url:
-            addresses = dict.fromkeys(("xai", "openai", "demo"), (demo_url, "demo"))
-        self.by_name = {
-            name: Provider(name, url, key, dialects.get(name, CHAT)) for name, (url, key) in addresses.items() if key
-        }
+        """`demo_url` is where the demo provider listens; it stands in for all, where none has a key."""
+        self.demo_url = demo_url
+        self.accounts: Mapping[str, Account] = {}
+        self.by_name: dict[str, Provider] = {}
+        self.connections: dict[tuple[str, bool], Connections] = {}
+        """They outlive a change of a row, and with it the calls that are on their way meanwhile."""
+
+    def follow(self, accounts: Mapping[str, Account]) -> "Providers":
+        """Itself, brought in line with these. What did not change stays as it is."""
+        if accounts is not self.accounts:
+            self.accounts = accounts
+            usable = self._usable(accounts)
+            self.by_name = {name: self._provider(name, account) for name, account in usable.items()}
+        return self
+
+    def _usable(self, accounts: Mapping[str, Account]) -> dict[str, Account]:
+        if self.demo_url and demo_stands_in(accounts):
+            kinds = {name: account.kind for name, account in accounts.items()}
+            return {name: Account(name, kind, self.demo_url, "demo") for name, kind in {**kinds, DEMO: ""}.items()}
+        return {name: account for name, account in accounts.items() if account.is_usable}
+
+    def _provider(self, name: str, account: Account) -> Provider:
+        standing = self.by_name.get(name)
+        if standing and standing.account == account:
+            return standing
+        key = (name, account.is_checked)
+        if key not in self.connections:
+            self.connections[key] = Connections(is_checked=account.is_checked)
+        return Provider(account, self.connections[key])
 
     def get(self, name: str) -> Provider:
         """Raises Failed where the provider has no key."""
@@ -293,5 +328,5 @@ class Providers:
             raise Failed(FailureCode.NO_PROVIDER_KEY) from None
 
     async def close(self) -> None:
-        for provider in self.by_name.values():
-            await provider.close()
+        for connections in self.connections.values():
+            await connections.close()

@@ -1,33 +1,13 @@
-"""A provider's embeddings: what is sent, and what of an answer comes back."""
+"""A provider's embeddings: what of an answer comes back."""
 
 from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
-from django.conf import settings
 
-from guard.http.request_ids import NO_HEADERS
 from guard.http.sse import BLANK
-from guard.providers.endpoint import Endpoint
 from guard.providers.failures import Failed, is_error, is_page, meaning_of_error_within
 from spend.codes import FailureCode
-
-
-class Embeddings:
-    """One provider's embeddings."""
-
-    def __init__(self, base_url: str, api_key: str) -> None:
-        self.endpoint = Endpoint(base_url.rstrip("/") + "/embeddings", api_key)
-
-    async def create(
-        self, payload: Mapping[str, Any], headers: Mapping[str, str] = NO_HEADERS, wait_s: float | None = None
-    ) -> dict[str, Any]:
-        """The provider's answer, as it came, within `wait_s` or the setting's seconds. Raises Rejected or Failed."""
-        wait_s = wait_s or settings.PROVIDER_TIMEOUT_SECONDS
-        return embeddings_in(*await self.endpoint.fetch(orjson.dumps(payload), headers, wait_s))
-
-    async def close(self) -> None:
-        await self.endpoint.close()
 
 
 def embeddings_in(headers: Mapping[str, str], content: bytes) -> dict[str, Any]:

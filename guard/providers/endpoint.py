@@ -1,21 +1,26 @@
-"""One address that requests are posted to, and what its HTTP errors mean for the call and for the bill.
+"""A provider's connections: what is posted by them, and what its HTTP errors mean for the call and for the bill.
 
 A call's body is bytes and its answer is read as bytes: nothing here knows of chat.  Nothing is sent twice, since each
 retry would be a second bill that no hold covers.
 """
 
 import asyncio
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
+from django.conf import settings
 from django.utils import timezone
 from yarl import URL
 
 from guard.providers.failures import Failed, ProviderError, meaning_of_status
 from spend.codes import FailureCode
+from tenants.targets import TargetError, may_reach
 
 CONNECTIONS = 4096
 CONNECT_TIMEOUT_S = 10.0
@@ -27,24 +32,63 @@ NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aioh
 CUT_OFF = (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError, OSError)
 
 
-class Endpoint:
-    def __init__(self, url: str, api_key: str) -> None:
-        self.url = URL(url)
-        self.headers = {
-            "Authorization": f"Bearer {api_key}",
-            "Content-Type": "application/json",
-            "User-Agent": "guard",
-        }
+class CheckedResolver(aiohttp.ThreadedResolver):
+    """For addresses that people entered: what was checked is what is connected to, since it is looked up here only."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Raises OSError, for a host that leads nowhere that it may a TargetError."""
+        found = {ip_address(each["host"]): each for each in await super().resolve(host, port, family)}
+        return [found[address] for address in may_reach(host, list(found), settings.ALLOW_PRIVATE_TARGETS)]
+
+
+class Connections:
+    """To one provider, whatever of its row changes: what differs by its account goes with each request."""
+
+    def __init__(self, *, is_checked: bool = False) -> None:
+        self.is_checked = is_checked
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, body: bytes, headers: Mapping[str, str], wait_s: float) -> tuple[Mapping[str, str], bytes]:
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """Begun with the first request, since it belongs to the event loop that it is begun in."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=CONNECTIONS,
+                    keepalive_timeout=KEEP_ALIVE_S,
+                    resolver=CheckedResolver() if self.is_checked else None,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+class Endpoint:
+    """An account at a provider: where it is, and the headers that go with every request."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], connections: Connections) -> None:
+        self.headers = {"User-Agent": "guard", **headers, "Content-Type": "application/json"}
+        self.connections = connections
+        # Of an address that people entered, a proxy would look the name up anew.
+        self.proxy = None if connections.is_checked else _proxy_for(URL(base_url))
+
+    async def fetch(
+        self, url: URL, body: bytes, headers: Mapping[str, str], wait_s: float
+    ) -> tuple[Mapping[str, str], bytes]:
         """The whole of an answer, its headers and its body, within `wait_s`. Raises Rejected or Failed."""
         with failures_told():
-            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s), await self._post(body, headers, wait_s) as response:
-                return response.headers, await response.read()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
+                async with await self._post(url, body, headers, wait_s) as response:
+                    return response.headers, await response.read()
 
     async def open(
-        self, body: bytes, headers: Mapping[str, str], wait_s: float, pause_s: float
+        self, url: URL, body: bytes, headers: Mapping[str, str], wait_s: float, pause_s: float
     ) -> aiohttp.ClientResponse:
         """An answer that begins within `wait_s`, its pieces `pause_s` apart at most; who reads it releases it.
 
@@ -52,14 +96,15 @@ class Endpoint:
         """
         with failures_told():
             async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s):
-                return await self._post(body, headers, pause_s)
+                return await self._post(url, body, headers, pause_s)
 
-    async def _post(self, body: bytes, headers: Mapping[str, str], pause_s: float) -> aiohttp.ClientResponse:
+    async def _post(self, url: URL, body: bytes, headers: Mapping[str, str], pause_s: float) -> aiohttp.ClientResponse:
         """Raises Rejected or Failed for a status other than 2xx, and else what `failures_told` tells."""
-        response = await self.session.post(
-            self.url,
+        response = await self.connections.session.post(
+            url,
             data=body,
-            headers=headers,
+            headers={**self.headers, **headers},
+            proxy=self.proxy,
             allow_redirects=False,  # a prompt goes to the address that was configured, and to no other
             timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=pause_s),
         )
@@ -68,22 +113,6 @@ class Endpoint:
         async with response:
             content = await response.read()
         raise meaning_of_status(response.status, response.headers, content, timezone.now())
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """Begun with the first request, since it belongs to the event loop that it is begun in."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self.headers,
-                proxy=_proxy_for(self.url),
-            )
-        return self._session
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
 
 
 def _proxy_for(url: URL) -> str | None:
@@ -105,7 +134,9 @@ def failures_told() -> Iterator[None]:
 
 def _meaning_of(error: BaseException) -> ProviderError:
     """A request that never reached the provider billed nothing; of one cut off later nobody knows."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, TargetError):
+        code = FailureCode.ADDRESS_NOT_ALLOWED
+    elif isinstance(error, TimeoutError):
         code = FailureCode.TIMEOUT
     elif isinstance(error, CUT_OFF) or _broke_off(error):
         code = FailureCode.CONNECTION_FAILED

@@ -1,4 +1,4 @@
-"""What a provider's error means for the call and for the bill, whatever its shape. Pure but for one setting.
+"""What a provider's error means for the call and for the bill, whatever its shape. Pure.
 
 ProviderError
 ├── Rejected          the provider says the request is bad: its caller's error, if they chose the model
@@ -20,7 +20,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
-from django.conf import settings
 
 from spend.codes import FailureCode
 
@@ -215,8 +214,3 @@ def _seconds(said: str, unit_s: float, now: datetime) -> float | None:
         return (parsedate_to_datetime(said) - now).total_seconds()
     except (ValueError, TypeError):  # no date, or one without a zone
         return None
-
-
-def demo_stands_in() -> bool:
-    """Made-up answers are for trying the guard out; a production server without keys refuses instead."""
-    return settings.DEBUG and not (settings.XAI_API_KEY or settings.OPENAI_API_KEY)

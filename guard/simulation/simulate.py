@@ -11,8 +11,6 @@ from datetime import datetime
 from time import time
 from typing import Any
 
-from django.conf import settings
-
 from guard.chat.endpoints import check_model
 from guard.chat.request.reader import CallRequest, read_chat
 from guard.http.authentication import refuse_disabled
@@ -23,7 +21,6 @@ from guard.policy.loader import load
 from guard.policy.rate_limits import NO_REQUEST, PerMinute
 from guard.policy.routing import plan
 from guard.policy.snapshot import KeyPolicy, Pace, Policy, TenantPolicy
-from guard.providers.failures import demo_stands_in
 from spend import breakers
 from spend.codes import StepCode
 from spend.ids import new_id
@@ -43,6 +40,7 @@ from spend.ledger.rules import (
 )
 from spend.ledger.window_opening import spent_in
 from spend.models import AUTO, Breaker, Reservation, ReservationState, Window
+from spend.providers.accounts import names_with_key
 from tenants.models import ApiKey, Tenant
 
 Reservable = Held | DoesNotFit | TooMany
@@ -119,7 +117,9 @@ def _plan_and_reserve(asked: CallRequest, key: KeyPolicy, policy: Policy, now: d
     has_begun = last is not None
     limits = limits_of(policy, tenant, key.id, asked.customer, asked.conversation, now, has_begun=has_begun)
     standings = tuple(_standing_of(limit) for limit in limits)
-    planned = plan(asked.ask, tenant, policy, now, spared=circuits, providers=providers_with_key(), last=last)
+    planned = plan(
+        asked.ask, tenant, policy, now, spared=circuits, providers=names_with_key(policy.providers), last=last
+    )
     reserve = Reserve(new_id(), caller, limits, planned.offers, now, now, in_flight_limits=key.pace.in_flight)
     result = _try(reserve, standings) if planned.offers else None
     verdicts = tuple(_verdict(replace(reserve, offers=(offer,)), standings) for offer in planned.offers)
@@ -175,9 +175,3 @@ def _verdict(reserve: Reserve, standings: tuple[Standing, ...]) -> Verdict:
         if not isinstance(_try(replace(alone, limits=(limit,)), (standing,)), Held)
     ]
     return Verdict(offer, None, result.passed_over[0], tuple(in_the_way))
-
-
-def providers_with_key() -> set[str]:
-    """Whom a call can be sent to; where the demo provider stands in, it does so for all."""
-    keys = {"xai": settings.XAI_API_KEY, "openai": settings.OPENAI_API_KEY}
-    return {*keys, "demo"} if demo_stands_in() else {name for name, key in keys.items() if key}

@@ -15,13 +15,13 @@ from guard.policy.loader import load_models, tenant_policy
 from guard.policy.routing import SHARE_WITHOUT_HISTORY
 from guard.policy.snapshot import ModelPolicy, Policy
 from guard.simulation.replay import ByDay, Player, Replay, Terms
-from guard.simulation.simulate import providers_with_key
 from spend.ledger.past_calls import past_calls
 from spend.ledger.rules import WindowKey
 from spend.ledger.window_opening import spent_by_subject
 from spend.models import Call, LedgerEntry, Rollup, Route
 from spend.pricing.cost import PriceList, TierPrice
 from spend.pricing.rates import PricePeriod
+from spend.providers.accounts import load_accounts, names_with_key
 from tenants.budgets import default_budget, effective
 from tenants.models import Budget, Scope, Tenant
 from tenants.periods import BEGINNING, Period, bounds
@@ -143,7 +143,7 @@ def _player(tenant: Tenant, wanted: Settings, starts_at: datetime) -> Player:
         timedelta(seconds=settings.HOLD_WAIT_SECONDS),
         _usual_answer_tokens(tenant, starts_at),
         _begun_before(tenant, starts_at),
-        providers_with_key(),
+        names_with_key(load_accounts()),
     )
 
 

@@ -45,6 +45,7 @@ LEFT_OUT = {
     StepCode.CIRCUIT_OPEN: "{} failed several times in a row and is being spared for a minute",
     StepCode.RATE_LIMITED: "{}'s provider asked to be left alone for a moment",
     StepCode.NO_PROVIDER_KEY: "there is no key for {}'s provider",
+    StepCode.PROVIDER_OFF: "{}'s provider is switched off",
 }
 LABELS = {
     StepCode.PAST_SOFT_CAP: "past the soft cap",

@@ -20,6 +20,8 @@ class Attempt:
     reserved: Reserved
     payload: Mapping[str, Any]
     address: str = ChatCall.address
+    base_url: str = ""
+    """The provider's."""
     started_at: float = field(default_factory=time.time)
     answered_at: float | None = None
     ended_at: float | None = None

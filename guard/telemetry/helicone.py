@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 import orjson
 import requests
-from django.conf import settings
 
 from guard.call import ChatCall, EmbeddingCall
 from guard.telemetry.attempt import Attempt
@@ -215,8 +214,7 @@ def body_of(attempt: Attempt) -> dict[str, Any]:
 
 
 def _url_of(attempt: Attempt) -> str:
-    base_urls = {"xai": settings.XAI_BASE_URL, "openai": settings.OPENAI_BASE_URL}
-    return base_urls.get(attempt.reserved.offer.provider, "https://demo.invalid") + attempt.address
+    return (attempt.base_url or "https://demo.invalid") + attempt.address
 
 
 def _answer(attempt: Attempt) -> dict[str, Any]:

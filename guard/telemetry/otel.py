@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 SCOPE = "guard"
 STOP_S = 3.0
-PROVIDER_NAMES = {"xai": "x_ai", "openai": "openai"}
+PROVIDER_NAMES = {"xai": "x_ai", "azure": "azure.ai.openai", "mistral": "mistral_ai", "gemini": "gcp.gemini"}
+"""OpenTelemetry's, where it has another than what such a provider is mostly called here."""
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 

@@ -51,8 +51,10 @@ class Trace:
     def step(self, name: str) -> AbstractContextManager[None]:
         return NOTHING
 
-    def sending(self, reserved: Reserved, payload: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """An attempt at the provider; `failed` or `served` says how it ended."""
+    def sending(
+        self, reserved: Reserved, payload: Mapping[str, Any], base_url: str = ""
+    ) -> AbstractContextManager[None]:
+        """An attempt at the provider at this address; `failed` or `served` says how it ended."""
         return NOTHING
 
     def failed(self, code: str, cost_ticks: int) -> None:
@@ -113,8 +115,8 @@ class WatchedTrace(Trace):
         return self.span.child(name) if self.span else NOTHING
 
     @contextmanager
-    def sending(self, reserved: Reserved, payload: Mapping[str, Any]) -> Iterator[None]:
-        attempt = self.attempt = Attempt(reserved, payload, self.call.address)
+    def sending(self, reserved: Reserved, payload: Mapping[str, Any], base_url: str = "") -> Iterator[None]:
+        attempt = self.attempt = Attempt(reserved, payload, self.call.address, base_url)
         with self.span.attempting(reserved.offer) if self.span else NOTHING:
             yield
         attempt.answered_at = time.time()

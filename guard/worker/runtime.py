@@ -24,7 +24,6 @@ from guard.policy.keeper import PolicyKeeper
 from guard.policy.last_served import Conversations
 from guard.policy.routing import Length
 from guard.policy.snapshot import Policy
-from guard.providers.failures import demo_stands_in
 from guard.telemetry.content_capture import Contents
 from guard.telemetry.trace import Telemetry
 from guard.worker.readiness import Readiness
@@ -35,6 +34,7 @@ from spend.ledger.leases import expire_reservations
 from spend.ledger.rules import LedgerError, Reserved, WindowKey
 from spend.ledger.writer import Writer
 from spend.outage import DATABASE
+from spend.providers.accounts import demo_stands_in
 from spend.retention.replays import forget_old
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Runtime:
         # What calls wait for (idempotency keys, rates, conversations), and what is noted of them (breakers, lessons).
         self.queries = ThreadPoolExecutor(QUERY_THREADS[connection.vendor], "queries")
         self.notes = ThreadPoolExecutor(1, "notes")
-        self.providers = connect_providers()
+        self.clients = connect_providers()
         self.telemetry = Telemetry()
         self.contents = Contents()
         self.stop_demo: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -146,13 +146,17 @@ class Runtime:
     def policy(self) -> Policy:
         return self.keeper.policy
 
+    @property
+    def providers(self) -> "Providers":
+        """As the policy has them now; asked on the event loop only."""
+        return self.clients.follow(self.policy.providers)
+
     async def start(self) -> None:
-        if demo_stands_in():
+        await self.query(self.keeper.refresh)
+        if demo_stands_in(self.policy.providers):
             from guard.demo import serve_on_loopback
 
-            demo_url, self.stop_demo = await serve_on_loopback()
-            self.providers = connect_providers(demo_url)
-        await self.query(self.keeper.refresh)
+            self.clients.demo_url, self.stop_demo = await serve_on_loopback()
         await self.query(self.readiness.look_at_migrations)
         self.keeper.start()
         self.writer.start()
@@ -172,7 +176,7 @@ class Runtime:
         await asyncio.to_thread(self.contents.stop)  # before what may wait for a network
         await asyncio.to_thread(self.keeper.stop)
         await asyncio.to_thread(self.telemetry.stop)
-        await self.providers.close()
+        await self.clients.close()
         if self.stop_demo:
             await self.stop_demo()
         await self.end_queries()
@@ -292,11 +296,11 @@ def _close(threads: ThreadPoolExecutor, count: int) -> None:
     threads.shutdown()
 
 
-def connect_providers(demo_url: str | None = None) -> "Providers":
+def connect_providers() -> "Providers":
     """The clients, whose package is imported only by a process that is to serve calls."""
     from guard.providers.client import Providers
 
-    return Providers(demo_url)
+    return Providers()
 
 
 def _keep(work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]]) -> "asyncio.Task[Result]":

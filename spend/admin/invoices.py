@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, UnfoldAdminSingleDateWidget
 
-from spend.models import InvoicedDay, InvoiceSource, LedgerDay, Provider
+from spend.models import InvoicedDay, InvoiceSource, LedgerDay, Provider, provider_label
 from spend.reconciliation.differences import Compared, Day, days_compared
 from spend.reconciliation.invoice_files import read_file
 from spend.reconciliation.ledger_days import sum_days
@@ -25,7 +25,10 @@ from tenants.money import TICKS_PER_USD, usd_rounded
 TEMPLATE = "spend/invoices.html"
 SHOWN_DAYS = 31
 MOST_FILE_BYTES = 8 * 1024 * 1024
-PROVIDERS = [(value, label) for value, label in Provider.choices if value != Provider.DEMO]
+
+
+def providers() -> list[tuple[str, str]]:
+    return [(name, provider_label(name)) for name in Provider.objects.values_list("name", flat=True)]
 
 
 class SpanForm(forms.Form):
@@ -35,7 +38,7 @@ class SpanForm(forms.Form):
 
 
 class InvoiceForm(forms.Form):
-    provider = forms.ChoiceField(choices=PROVIDERS, widget=UnfoldAdminSelectWidget)
+    provider = forms.ChoiceField(choices=providers, widget=UnfoldAdminSelectWidget)
     file = forms.FileField(
         widget=UnfoldAdminFileFieldWidget({"accept": ".csv"}),
         help_text="CSV with a column each for day, model and cost in USD, as the provider's console exports it.",
@@ -71,7 +74,7 @@ def _take_in(request: HttpRequest, provider: str, lines: list[Line]) -> HttpResp
     days = {line.day for line in lines}
     take(provider, lines, days, InvoiceSource.FILE, timezone.now())
     sum_days(min(days), max(days))
-    success(request, f"Taken in: {len(days)} day{pluralize(len(days))} of {Provider(provider).label}'s invoice.")
+    success(request, f"Taken in: {len(days)} day{pluralize(len(days))} of {provider_label(provider)}'s invoice.")
     return HttpResponseRedirect(f"{reverse('invoices')}?until={max(days)}")
 
 
@@ -89,7 +92,7 @@ def _page(request: HttpRequest, form: InvoiceForm | None) -> HttpResponse:
         "invoiced": _sums([day for day in days if day.is_invoiced]),
         "since": until - timedelta(days=SHOWN_DAYS - 1),
         "until": until,
-        "asked": [Provider(name).label for name in reports()],
+        "asked": [provider_label(name) for name in reports()],
         "summed": LedgerDay.objects.exists() or InvoicedDay.objects.exists(),
     }
     return render(request, TEMPLATE, page)
@@ -98,7 +101,7 @@ def _page(request: HttpRequest, form: InvoiceForm | None) -> HttpResponse:
 def _row(day: Day, today: date) -> dict[str, Any]:
     return {
         "day": day.day,
-        "provider": Provider(day.provider).label if day.provider in Provider.values else day.provider,
+        "provider": provider_label(day.provider),
         "models": [_figures(model) | {"model": model.model, "why": model.why(today)} for model in day.models],
         "percent": day.percent if day.is_to_be_told(today) else None,
         **_figures(day),

@@ -15,12 +15,13 @@ import httpx2
 import orjson
 from django.core.mail import EmailMessage
 
-from spend.alerts.checked_transport import CheckedTransport, TargetError
+from spend.alerts.checked_transport import CheckedTransport
 from spend.alerts.links import link_of
 from spend.models import Alert, AlertKind
 from tenants.models import AlertChannel, ChannelKind, Scope, Tenant
 from tenants.money import usd_rounded, usd_string
 from tenants.periods import Period
+from tenants.targets import TargetError
 
 DEADLINE_S = 15.0
 HTTP_OK, HTTP_REDIRECTS = range(200, 300), range(300, 400)

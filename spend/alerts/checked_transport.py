@@ -14,16 +14,10 @@ from ipaddress import ip_address
 import httpx2
 from django.conf import settings
 
-from tenants.models.channels import WHERE_TO_ALLOW
-from tenants.targets import Address, refusal_of
+from tenants.targets import Address, TargetError, may_reach
 
-MOST_ADDRESSES = 4
 CONNECT_S = 3.0
 """For each: one that takes no connection leaves the deadline to the others."""
-
-
-class TargetError(Exception):
-    """A host that leads nowhere, or nowhere that may be connected to, as the message says."""
 
 
 LookUp = Callable[[str, int], Awaitable[list[Address]]]
@@ -46,7 +40,7 @@ class CheckedTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises TargetError where the host leads nowhere that it may."""
         url, host = request.url, request.url.raw_host.decode("ascii")
-        addresses = may_reach(host, await self.look_up(host, url.port or 443))
+        addresses = may_reach(host, await self.look_up(host, url.port or 443), settings.ALLOW_PRIVATE_TARGETS)
         timeouts = {**request.extensions["timeout"], "connect": CONNECT_S}
         request.extensions = {**request.extensions, "timeout": timeouts, "sni_hostname": host}
         for address in addresses[:-1]:
@@ -55,12 +49,3 @@ class CheckedTransport(httpx2.AsyncHTTPTransport):
                 return await super().handle_async_request(request)
         request.url = url.copy_with(host=str(addresses[-1]))
         return await super().handle_async_request(request)
-
-
-def may_reach(host: str, addresses: list[Address]) -> list[Address]:
-    """Those that may be connected to, in their order, at least one. Raises TargetError."""
-    kinds = {address: refusal_of(host, address, settings.ALLOW_PRIVATE_TARGETS) for address in addresses}
-    if allowed := [address for address, kind in kinds.items() if kind is None]:
-        return allowed[:MOST_ADDRESSES]
-    address, kind = next(iter(kinds.items()))
-    raise TargetError(f"{host} leads to {address}, which is {kind}: {WHERE_TO_ALLOW}")

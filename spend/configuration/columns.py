@@ -43,6 +43,8 @@ class Column:
 
 class ChoiceColumn(Column):
     def read_value(self, place: Place) -> str:
+        if self.field.blank and place.value == "":
+            return ""
         return place.choice([value for value, _ in self.field.choices])
 
     def show_value(self, value: Any) -> str:
@@ -65,6 +67,18 @@ class ShareColumn(Column):
 
     def show_value(self, value: Decimal) -> str:
         return f"{value.normalize():f}"
+
+
+class TextsColumn(Column):
+    """Texts by their names."""
+
+    def read_value(self, place: Place) -> dict[str, str]:
+        if not isinstance(place.value, dict):
+            raise place.refused("must be names with texts")
+        return {name: Place(place.under(str(name)), text).text() for name, text in place.value.items()}
+
+    def show_value(self, value: dict[str, str]) -> dict[str, str]:
+        return dict(sorted(value.items()))
 
 
 class MoneyColumn(Column):
@@ -127,6 +141,7 @@ KINDS: list[tuple[type[models.Field[Any, Any]], type[Column]]] = [
     (models.BooleanField, YesNoColumn),
     (models.DecimalField, ShareColumn),
     (models.IntegerField, WholeNumberColumn),
+    (models.JSONField, TextsColumn),
     (models.CharField, Column),
     (models.TextField, Column),
 ]

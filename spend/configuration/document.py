@@ -6,11 +6,11 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from spend.configuration import budgets, channels, prices, role_permissions, tenants
+from spend.configuration import budgets, channels, prices, providers, role_permissions, tenants
 from spend.configuration.changes import Plan
 from spend.configuration.places import Place, Refused
 from spend.configuration.yaml_text import read_yaml, write_yaml
-from spend.models import CatalogueModel
+from spend.models import CatalogueModel, Provider
 from tenants.models import AlertChannel, Budget, Tenant
 
 VERSION = 1
@@ -21,6 +21,7 @@ HEAD = """\
 SECTIONS: Mapping[str, Callable[[Plan, Place], None]] = {
     "budgets": budgets.plan_of_installation,
     "alert_channels": channels.plan_of_installation,
+    "providers": providers.plan_providers,
     "tenants": tenants.plan_tenants,
     "prices": prices.plan_prices,
     "roles": role_permissions.plan_roles,
@@ -33,6 +34,7 @@ def export_text(now: datetime) -> str:
         "version": VERSION,
         "budgets": budgets.shown(Budget.objects.filter(tenant=None), budgets.OF_INSTALLATION),
         "alert_channels": channels.shown(AlertChannel.objects.filter(tenant=None)),
+        "providers": providers.shown(),
         "tenants": tenants.shown(),
         "prices": prices.shown(now),
         "roles": role_permissions.shown(),
@@ -73,5 +75,5 @@ def import_text(text: str | bytes, now: datetime, *, shown: str | None = None) -
 
 def _lock() -> None:
     """In the order of their ids, as nobody else holds one and waits for another."""
-    for model in (Tenant, CatalogueModel):
+    for model in (Tenant, CatalogueModel, Provider):
         list(model._default_manager.select_for_update(no_key=True).order_by("pk").values_list("pk"))

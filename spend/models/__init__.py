@@ -15,6 +15,7 @@ from spend.models.content import CallContent, IdempotentCall
 from spend.models.invoices import InvoicedDay, InvoiceSource, LedgerDay
 from spend.models.ledger import WINDOW_KEY, AppendOnly, Attempted, Call, LedgerEntry, Reservation, Review, Window
 from spend.models.operations import Breaker, CacheEntry, Schedule
+from spend.models.providers import PROVIDER_NAME_LENGTH, Provider, provider_names
 from spend.models.summaries import (
     ArchivedSpend,
     ConversationTotal,
@@ -25,12 +26,29 @@ from spend.models.summaries import (
     Rollup,
     RollupMark,
 )
-from spend.models.vocabulary import AlertKind, DeliveryState, Outcome, PriceSource, Provider, ReservationState, Route
+from spend.models.vocabulary import (
+    DEMO,
+    OPENAI,
+    XAI,
+    AlertKind,
+    DeliveryState,
+    Dialect,
+    Outcome,
+    PriceSource,
+    ProviderKind,
+    ReservationState,
+    Route,
+    provider_label,
+)
 
 __all__ = [
     "AUTO",
     "AUTO_IS_TAKEN",
+    "DEMO",
+    "OPENAI",
+    "PROVIDER_NAME_LENGTH",
     "WINDOW_KEY",
+    "XAI",
     "Alert",
     "AlertKind",
     "AppendOnly",
@@ -48,6 +66,7 @@ __all__ = [
     "DailyRollup",
     "Delivery",
     "DeliveryState",
+    "Dialect",
     "IdempotentCall",
     "InvoiceSource",
     "InvoicedDay",
@@ -59,6 +78,7 @@ __all__ = [
     "PriceSource",
     "PriceTier",
     "Provider",
+    "ProviderKind",
     "Reservation",
     "ReservationState",
     "Review",
@@ -68,5 +88,7 @@ __all__ = [
     "Schedule",
     "Window",
     "is_shut_down",
+    "provider_label",
+    "provider_names",
     "validate_id_characters",
 ]

@@ -8,7 +8,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 
 from spend.capabilities import Capabilities, Lesson, LessonKind, is_embedding_family, of_family
-from spend.models.vocabulary import PriceSource, Provider
+from spend.models.providers import PROVIDER_NAME_LENGTH, provider_names
+from spend.models.vocabulary import PriceSource
 from tenants.fields import NamesField, TokenPriceField
 
 AUTO = "auto"
@@ -35,8 +36,10 @@ class CatalogueModel(models.Model):
         max_length=100,
         validators=[RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", "Letters, digits and . _ : / - only.")],
     )
-    provider = models.CharField(max_length=10, choices=Provider)
-    upstream_name = models.CharField(max_length=100, help_text="The provider's own name for the model.")
+    provider = models.CharField(max_length=PROVIDER_NAME_LENGTH, help_text="One of the providers, by its name.")
+    upstream_name = models.CharField(
+        max_length=100, help_text="The provider's own name for the model; at Azure, the deployment's."
+    )
     context_tokens = models.PositiveIntegerField(default=128_000, validators=[MinValueValidator(1)])
     max_output_tokens = models.PositiveIntegerField(default=16_384, validators=[MinValueValidator(1)])
     reasoning_allowance_tokens = models.PositiveIntegerField(
@@ -116,6 +119,8 @@ class CatalogueModel(models.Model):
     def clean(self) -> None:
         if self.id == AUTO and self._state.adding:
             raise ValidationError({"id": AUTO_IS_TAKEN})
+        if self.provider and self.provider not in (names := provider_names()):
+            raise ValidationError({"provider": f"There is no such provider; there are {', '.join(names)}."})
         validate_id_characters(self.id_characters)  # a field's validators pass over what is empty, a list, too
 
     @property

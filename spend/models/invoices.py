@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from spend.models.providers import PROVIDER_NAME_LENGTH
 from tenants.fields import TicksField
 
 
@@ -13,7 +14,7 @@ class InvoiceSource(models.TextChoices):
 class DayOfModel(models.Model):
     """A model, by the provider's own name, on a day of UTC, in which providers report."""
 
-    provider = models.CharField(max_length=10)
+    provider = models.CharField(max_length=PROVIDER_NAME_LENGTH)
     day = models.DateField()
     model = models.CharField(max_length=200)
     cost_ticks = TicksField("cost")

@@ -12,7 +12,8 @@ from django.db import models
 from django.db.models import F, Q
 
 from spend.models.catalogue import Price
-from spend.models.vocabulary import Outcome, Provider, ReservationState, Route
+from spend.models.providers import PROVIDER_NAME_LENGTH
+from spend.models.vocabulary import Outcome, ReservationState, Route
 from tenants.fields import TicksField
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.periods import BEGINNING, Period
@@ -72,7 +73,7 @@ class Attempted(models.Model):
     key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     customer = models.CharField(max_length=255, blank=True)
     conversation = models.CharField(max_length=255, blank=True)
-    provider = models.CharField(max_length=10, choices=Provider)
+    provider = models.CharField(max_length=PROVIDER_NAME_LENGTH)
     model = models.CharField(max_length=100)
     requested_model = models.CharField(max_length=100)
     route = models.CharField(max_length=9, choices=Route)

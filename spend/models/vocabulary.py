@@ -2,11 +2,29 @@
 
 from django.db import models
 
+XAI, OPENAI, DEMO = "xai", "openai", "demo"
+"""Providers by their names: the two that settings fill, and the one that stands in where no key is set."""
+PROVIDER_LABELS = {XAI: "xAI", OPENAI: "OpenAI"}
 
-class Provider(models.TextChoices):
+
+def provider_label(name: str) -> str:
+    """What people read for a provider: of those that operators named themselves, the name."""
+    return PROVIDER_LABELS.get(name, name)
+
+
+class ProviderKind(models.TextChoices):
+    """How a provider differs from what all of them do alike."""
+
+    COMPATIBLE = "compatible", "OpenAI-compatible"
     XAI = "xai", "xAI"
     OPENAI = "openai", "OpenAI"
-    DEMO = "demo", "demo"
+    AZURE = "azure", "Azure OpenAI"
+    OPENROUTER = "openrouter", "OpenRouter"
+
+
+class Dialect(models.TextChoices):
+    CHAT = "chat", "chat completions"
+    RESPONSES = "responses", "responses"
 
 
 class PriceSource(models.TextChoices):

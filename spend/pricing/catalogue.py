@@ -13,7 +13,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import transaction
 
-from spend.models import CatalogueModel, Price, PriceSource, PriceTier, Provider
+from spend.models import CatalogueModel, Price, PriceSource, PriceTier
 
 # From the providers' deprecation pages; the price list has no dates.
 SHUTDOWNS = {
@@ -54,7 +54,7 @@ class ListedModel:
     """A model as the package lists it; `prices` are its tiers by the instant from which they hold."""
 
     id: str
-    provider: Provider
+    provider: str
     context_tokens: int
     prices: Mapping[datetime, Tiers]
 

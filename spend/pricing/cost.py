@@ -6,15 +6,20 @@ Prices are ticks per token, so every product and sum here is an exact integer.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from math import ceil
 from typing import Any
 
 import orjson
+
+from tenants.money import TICKS_PER_USD
 
 BOUND_TOKENS_PER_MESSAGE = 8
 BOUND_TOKENS_PER_CALL = 16
 MOST_TOKENS = 2**31 - 1
 DEAREST_PRICE_TICKS = 10**9
 """100,000 USD per million tokens: the most for which any call's cost still fits 64 bits."""
+MOST_USD = 10**8
 DIGITS = re.compile(r"[0-9]{1,10}")
 
 
@@ -167,6 +172,27 @@ def read_provider_ticks(raw: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62:
         return value
     return None
+
+
+def read_usd_cost(raw: Any) -> int | None:
+    """OpenRouter's `cost` in USD, in ticks, a part of one for a whole; None where there is none.
+
+    Where the vendor's key is the account's own there (`is_byok`), it is OpenRouter's fee only, and the vendor bills
+    `upstream_inference_cost` besides.
+    """
+    if not isinstance(raw, Mapping):
+        return None
+    ticks = _ticks_of_usd(raw.get("cost"))
+    details = raw.get("cost_details")
+    if ticks is None or not raw.get("is_byok") or not isinstance(details, Mapping):
+        return ticks
+    return ticks + (_ticks_of_usd(details.get("upstream_inference_cost")) or 0)
+
+
+def _ticks_of_usd(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_USD:
+        return None
+    return ceil(Decimal(repr(value)) * TICKS_PER_USD)
 
 
 @dataclass(frozen=True, slots=True)

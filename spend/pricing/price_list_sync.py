@@ -13,12 +13,12 @@ from genai_prices import data_snapshot
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint, TieredPrices
 
 from spend.capabilities import is_embedding_family
-from spend.models import Provider
+from spend.models import OPENAI, XAI
 from spend.pricing.catalogue import ListedModel, Rates, Tiers
 from tenants.money import TICKS_PER_TOKEN_AT_ONE_USD_PER_MILLION, ticks_from_usd
 from tenants.periods import BEGINNING
 
-PROVIDERS = {"x-ai": Provider.XAI, "openai": Provider.OPENAI}
+PROVIDERS = {"x-ai": XAI, "openai": OPENAI}
 
 # Chat models of grok-4 and gpt-5 or later. Left out by the words after the version: what is no chat
 # model, what only the Responses API serves (pro, codex, multi-agent), and what needs a contract
@@ -65,7 +65,7 @@ def is_chat_model(name: str) -> bool:
     return found is not None and name not in RETIRED and NOT_CHAT.isdisjoint(found["words"].split("-"))
 
 
-def read_model(model: ModelInfo, provider: Provider) -> ListedModel:
+def read_model(model: ModelInfo, provider: str) -> ListedModel:
     """Raises ValueError where the prices are not whole ticks a token or have a unit we don't charge."""
     return ListedModel(
         id=model.id,

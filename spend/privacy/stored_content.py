@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 from django.db.models import Model, QuerySet
 
-from spend.models import CallContent, IdempotentCall
+from spend.models import CallContent, IdempotentCall, Provider
 from spend.privacy.encryption import CIPHERTEXT_BEGINS, UnreadableError, decrypt, reencrypted
 from tenants.models import Tenant
 
@@ -17,6 +17,7 @@ ENCRYPTED_COLUMNS: list[tuple[type[Model], str]] = [
     (CallContent, "body"),
     (CallContent, "response"),
     (IdempotentCall, "answer"),
+    (Provider, "sealed_key"),
 ]
 
 

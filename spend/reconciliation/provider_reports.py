@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from spend.models import Provider
+from spend.models import OPENAI, XAI
 from spend.reconciliation.lines import Line, ticks_of
 
 WAIT_S = (5, 30)
@@ -105,7 +105,7 @@ def reports() -> dict[str, Callable[[date, date], list[Line]]]:
     """By provider, of which the settings have a key for administration."""
     found: dict[str, Callable[[date, date], list[Line]]] = {}
     if settings.OPENAI_ADMIN_KEY:
-        found[Provider.OPENAI.value] = ask_openai
+        found[OPENAI] = ask_openai
     if settings.XAI_MANAGEMENT_KEY and settings.XAI_TEAM_ID:
-        found[Provider.XAI.value] = ask_xai
+        found[XAI] = ask_xai
     return found

@@ -26,7 +26,7 @@ CONFIGURATION = {
         "handofftranslation",
         "alertchannel",
     ],
-    "spend": ["cataloguemodel", "learnedcapability", "price", "pricetier", "review", "invoicedday"],
+    "spend": ["provider", "cataloguemodel", "learnedcapability", "price", "pricetier", "review", "invoicedday"],
 }
 ENTERING_THE_ADMIN = frozenset({"operator", "auditor"})
 READABLE_APPS = [*CONFIGURATION, "auditlog", "django_tasks_database"]

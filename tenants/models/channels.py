@@ -9,16 +9,13 @@ from django.core.validators import URLValidator, validate_email
 from django.db import models
 
 from tenants.models.tenant import Tenant
-from tenants.targets import literal_address, refusal_of
+from tenants.targets import WHERE_TO_ALLOW, literal_address, refusal_of
 
 
 class ChannelKind(models.TextChoices):
     EMAIL = "email", "email"
     SLACK = "slack", "Slack webhook"
     WEBHOOK = "webhook", "signed webhook"
-
-
-WHERE_TO_ALLOW = "nothing is sent there unless ALLOW_PRIVATE_TARGETS lists it."
 
 
 def new_secret() -> str:

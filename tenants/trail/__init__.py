@@ -34,7 +34,7 @@ def watch(*models: type[Model], m2m: Mapping[type[Model], set[str]] | None = Non
             m2m_fields=m2m_fields,
             exclude_fields=_untold(model),
             mask_fields=_masked(model),
-            mask_callable="tenants.trail.without_address",
+            mask_callable=f"tenants.trail.{'whether_kept' if _keeps_key(model) else 'without_address'}",
         )
         post_save.connect(raise_revision, sender=model)
         post_delete.connect(raise_revision, sender=model)
@@ -66,7 +66,16 @@ def _untold(model: type[Model]) -> list[str]:
 
 def _masked(model: type[Model]) -> list[str]:
     """Fields that the trail shows in part: auditors read it, to whom a channel's page shows no address either."""
-    return [field.name for field in model._meta.get_fields() if field.name == "target"]
+    return [field.name for field in model._meta.get_fields() if field.name in {"target", "sealed_key"}]
+
+
+def _keeps_key(model: type[Model]) -> bool:
+    return any(field.name == "sealed_key" for field in model._meta.get_fields())
+
+
+def whether_kept(sealed: str) -> str:
+    """That there is a key, or another, and nothing of it."""
+    return "***" if sealed else ""
 
 
 def without_address(target: str) -> str:

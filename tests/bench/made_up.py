@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from django.db import connection, transaction
 from django.db.models import Max
 
-from spend.models import CatalogueModel, Price, PriceSource, PriceTier, Provider, Route, Window
+from spend.models import DEMO, CatalogueModel, Price, PriceSource, PriceTier, Route, Window
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant
 from tenants.money import TICKS_PER_USD
 from tenants.periods import BEGINNING, Period, bounds
@@ -70,7 +70,7 @@ def _catalogue() -> dict[str, int]:
     prices = {}
     for name, (input_ticks, cached_input_ticks, output_ticks) in PRICES.items():
         model, _ = CatalogueModel.objects.get_or_create(
-            id=name, defaults={"provider": Provider.DEMO, "upstream_name": name, "is_enabled": False}
+            id=name, defaults={"provider": DEMO, "upstream_name": name, "is_enabled": False}
         )
         price, is_new = Price.objects.get_or_create(model=model, starts_at=BEGINNING, source=PriceSource.OPERATOR)
         if is_new:

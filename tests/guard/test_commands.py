@@ -231,7 +231,7 @@ def test_an_edited_demo_tenant_stays_edited() -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"XAI_API_KEY": "x", "OPENAI_API_KEY": "y"}, "Answers come from xAI and OpenAI."),
+        ({"XAI_API_KEY": "x", "OPENAI_API_KEY": "y"}, "Answers come from OpenAI and xAI."),
         ({"XAI_API_KEY": "x"}, "Answers come from xAI. OpenAI has no key, and is not asked."),
     ],
 )

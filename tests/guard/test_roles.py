@@ -35,7 +35,7 @@ from guard.policy.keeper import PolicyKeeper
 from guard.responses.urls import RESPONSES_VIEWS
 from guard.worker.readiness import Readiness
 from spend.capabilities import Lesson, LessonKind
-from spend.models import Breaker, CatalogueModel, LearnedCapability, Window
+from spend.models import Breaker, CatalogueModel, LearnedCapability, Provider, Window
 from spend.pricing.learned_capabilities import learn
 from tenants.access.roles import role
 from tenants.models import ApiKey, OperatorToken, Scope, SsoIdentity, Tenant
@@ -199,6 +199,9 @@ def fill(tenant: Tenant, key: ApiKey, model: CatalogueModel, rows: dict[str, Any
     rows["learned_id"] = LearnedCapability.objects.get().pk
     AccessAttempt.objects.create(username="olga", ip_address="203.0.113.5", failures_since_start=5, attempt_time=now)
     LogEntry.objects.log_create(tenant, action=LogEntry.Action.UPDATE, changes={"name": ["a", "b"]}, force_log=True)
+    rows["spend_provider"] = rows["provider_name"] = Provider.objects.create(
+        name="other", base_url="https://a.example"
+    ).pk
     rows["auth_group"] = Group.objects.create(name="others").pk
 
 

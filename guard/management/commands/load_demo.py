@@ -13,6 +13,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from guard.management.made_up_weeks import DAYS, Business, live_through
+from spend.models import provider_label
+from spend.providers.accounts import load_accounts
 from spend.retention.whole_tenants import InFlightError, remove_tenants
 from tenants.access.roles import role
 from tenants.models import ApiKey, Budget, DowngradeRule, RouteStep, Scope, Tenant
@@ -140,8 +142,9 @@ def welcome(admin: str, manager: str, key: str, weeks: str) -> str:
 
 
 def providers() -> str:
-    keys = {"xAI": settings.XAI_API_KEY, "OpenAI": settings.OPENAI_API_KEY}
-    real, keyless = [name for name, key in keys.items() if key], [name for name, key in keys.items() if not key]
+    accounts = load_accounts().values()
+    real = [provider_label(account.name) for account in accounts if account.is_usable]
+    keyless = [provider_label(account.name) for account in accounts if account.is_enabled and account.fault]
     if not real:
         return "No provider key is set: the demo provider answers."
     unasked = f" {keyless[0]} has no key, and is not asked." if keyless else ""

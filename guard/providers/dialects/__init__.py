@@ -14,6 +14,7 @@ Json = dict[str, Any]
 EventReader = Callable[[list[Event]], list[Event]]
 
 CHAT, RESPONSES = "chat", "responses"
+RESPONSES_PATH = "/responses"
 
 
 class Chat:
@@ -41,7 +42,7 @@ class Chat:
 class Responses(Chat):
     """The Responses API, which ends each stream with its usage. Nothing is stored."""
 
-    path = "/responses"
+    path = RESPONSES_PATH
 
     def request(self, payload: Json, *, stream: bool) -> Json:
         return {**responses_request(payload), **stream_options(payload)} if stream else responses_request(payload)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.checks import CheckMessage
 from django.db import connection
 from django.test import Client
@@ -22,7 +23,8 @@ from guard.config.deploy_checks import (
     check_sqlite,
 )
 from guard.config.environment import INSECURE_KEY
-from spend.models import CatalogueModel, Price
+from spend.models import CatalogueModel, Price, Provider
+from spend.privacy.encryption import encrypt
 from tenants.models import AlertChannel, ChannelKind
 from tests.factories import CatalogueModelFactory, DowngradeRuleFactory, RouteStepFactory, TenantFactory
 from tests.support.server import GuardServer, manage
@@ -57,12 +59,24 @@ def test_sqlite(settings: Any, workers: int, hosts: list[str], found: list[str])
     assert ids(check_sqlite()) == (found if connection.vendor == "sqlite" else [])
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize(("xai", "openai", "found"), [("", "", ["guard.W004"]), ("x", "", []), ("", "y", [])])
 def test_provider_keys(settings: Any, xai: str, openai: str, found: list[str]) -> None:
     settings.XAI_API_KEY, settings.OPENAI_API_KEY = xai, openai
     assert ids(check_provider_keys()) == found
 
 
+@pytest.mark.django_db
+def test_a_key_that_is_kept_is_one(settings: Any) -> None:
+    settings.XAI_API_KEY, settings.OPENAI_API_KEY = "", ""
+    settings.CONTENT_KEYS = (Fernet.generate_key().decode(),)
+    Provider.objects.create(name="mine", base_url="https://a.example", sealed_key=encrypt(b"key"))
+    assert check_provider_keys() == []
+    Provider.objects.update(is_enabled=False)
+    assert ids(check_provider_keys()) == ["guard.W004"]
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("debug", "said"), [(True, "the demo provider answers every call"), (False, "no call can be answered")]
 )

@@ -1,23 +1,27 @@
 """How requests leave: by the environment's proxy where it names one, and how they end when nobody is there."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from yarl import URL
 
-from guard.providers.endpoint import Endpoint
+from guard.providers.endpoint import Connections, Endpoint
 from guard.providers.failures import Failed
 from spend.codes import FailureCode
+from tenants.targets import read_allowed_targets
 from tests.support.sink import http_sink
 
 ADDRESS = "http://provider.example/v1/chat/completions"
 
 
-async def answer_of(address: str) -> bytes:
-    endpoint = Endpoint(address, "secret")
+async def answer_of(address: str, *, is_checked: bool = False) -> bytes:
+    connections = Connections(is_checked=is_checked)
+    endpoint = Endpoint(address, {"Authorization": "Bearer secret"}, connections)
     try:
-        return (await endpoint.fetch(b"{}", {"traceparent": "t"}, 5))[1]
+        return (await endpoint.fetch(URL(address), b"{}", {"traceparent": "t"}, 5))[1]
     finally:
-        await endpoint.close()
+        await connections.close()
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +65,23 @@ def test_a_proxy_that_refuses_to_connect_billed_nothing(monkeypatch: pytest.Monk
         with pytest.raises(Failed) as failed:
             asyncio.run(answer_of(ADDRESS.replace("http:", "https:")))
     assert (failed.value.code, failed.value.billed) == (FailureCode.CONNECTION_FAILED, False)
+
+
+@pytest.mark.parametrize("listed", ["127.0.0.1,::1", "localhost"])
+def test_a_name_that_people_entered_leads_where_it_may(settings: Any, listed: str) -> None:
+    """Looked up at each connection, since the form can't know where it will lead."""
+    with http_sink() as provider:
+        address = provider.url.replace("127.0.0.1", "localhost")
+        settings.ALLOW_PRIVATE_TARGETS = read_allowed_targets("")
+        with pytest.raises(Failed) as failed:
+            asyncio.run(answer_of(address, is_checked=True))
+        assert (failed.value.code, failed.value.billed) == (FailureCode.ADDRESS_NOT_ALLOWED, False)
+        assert provider.received == []
+        settings.ALLOW_PRIVATE_TARGETS = read_allowed_targets(listed)
+        assert asyncio.run(answer_of(address, is_checked=True)) == b"{}"
+
+
+def test_of_an_address_that_people_entered_no_proxy_looks_the_name_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_sink() as provider:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert asyncio.run(answer_of(provider.url, is_checked=True)) == b"{}"

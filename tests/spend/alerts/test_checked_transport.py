@@ -17,9 +17,9 @@ from cryptography.x509.oid import NameOID
 from django.core.exceptions import ValidationError
 
 from spend.alerts.channels import UndeliveredError, post
-from spend.alerts.checked_transport import CheckedTransport, TargetError, may_reach
+from spend.alerts.checked_transport import CheckedTransport
 from tenants.models import AlertChannel, ChannelKind
-from tenants.targets import Address, AllowedTargets, read_allowed_targets
+from tenants.targets import Address, AllowedTargets, TargetError, may_reach, read_allowed_targets
 from tests.support.sink import Sink, http_sink
 
 
@@ -110,14 +110,14 @@ async def test_a_certificate_must_be_for_the_name_though_its_address_is_connecte
             await client.post(url.format("other.example"))
 
 
-def test_only_addresses_that_are_allowed_are_tried(settings: Any) -> None:
-    allow(settings, "")
+def test_only_addresses_that_are_allowed_are_tried() -> None:
+    nothing = AllowedTargets()
     public, private = ip_address("8.8.8.8"), ip_address("10.0.0.1")
-    assert may_reach("x.example", [private, public]) == [public]
+    assert may_reach("x.example", [private, public], nothing) == [public]
     with pytest.raises(TargetError, match=r"x\.example leads to 10\.0\.0\.1, which is private"):
-        may_reach("x.example", [private])
-    settings.ALLOW_PRIVATE_TARGETS = AllowedTargets(hosts=frozenset({"x.example"}))
-    assert may_reach("x.example", [private, public]) == [private, public]
+        may_reach("x.example", [private], nothing)
+    listed = AllowedTargets(hosts=frozenset({"x.example"}))
+    assert may_reach("x.example", [private, public], listed) == [private, public]
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,10 @@ def test_what_the_file_does_not_name_stays_and_is_told(shop: Tenant) -> None:
 
 
 WRONG: list[tuple[str, str]] = [
-    ("tenant: []", "tenant is not known; there are version, budgets, alert_channels, tenants, prices, roles."),
+    (
+        "tenant: []",
+        "tenant is not known; there are version, budgets, alert_channels, providers, tenants, prices, roles.",
+    ),
     ("tenants: {}", "tenants must be a list, not fields with values."),
     ("tenants: [acme]", "tenants[0] must be fields with values, not 'acme'."),
     ("tenants: [{name: Acme}]", "tenants[0].id is missing."),

@@ -23,7 +23,7 @@ from genai_prices.types import (
 )
 
 from guard.policy.loader import load_models
-from spend.models import CatalogueModel, Price, PriceSource, Provider
+from spend.models import OPENAI, XAI, CatalogueModel, Price, PriceSource
 from spend.pricing.catalogue import ListedModel, Rates, SyncReport, sync, tiers_of
 from spend.pricing.operator_prices import (
     PricedModel,
@@ -43,7 +43,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def listed(prices: Any, **fields: Any) -> ListedModel:
-    return read_model(ModelInfo(id="m", match=ClauseEquals("m"), prices=prices, **fields), Provider.XAI)
+    return read_model(ModelInfo(id="m", match=ClauseEquals("m"), prices=prices, **fields), XAI)
 
 
 def price(**usd: str) -> ModelPrice:
@@ -83,12 +83,12 @@ def test_the_installed_package_can_be_read_whole() -> None:
     models, refused = listed_models()
     by_id = {model.id: model for model in models}
     assert refused == {}
-    assert by_id["grok-4.3"].provider == Provider.XAI
+    assert by_id["grok-4.3"].provider == XAI
     assert by_id["grok-4.3"].tiers_at(NOW) == {
         0: Rates(12_500, 2_000, None, 25_000),
         199_999: Rates(25_000, 4_000, None, 50_000),
     }
-    assert by_id["gpt-6-luna"].provider == Provider.OPENAI
+    assert by_id["gpt-6-luna"].provider == OPENAI
     assert by_id["gpt-6-luna"].tiers_at(NOW)[0] == Rates(1_000, 100, 1_250, 5_000)
 
 
@@ -337,7 +337,7 @@ def test_of_operators_who_go_back_at_once_only_one_ends_the_price() -> None:
 @pytest.mark.parametrize("tiers", [{"tier__above_tokens": 200_000}, {"tier": None}])
 def test_a_price_without_a_base_tier_is_none(tiers: dict[str, Any]) -> None:
     """Neither for the pages and the API, nor for calls, nor for the rollups: nothing would be free by it."""
-    model, now = CatalogueModel.objects.create(id="m", provider=Provider.XAI, upstream_name="m"), timezone.now()
+    model, now = CatalogueModel.objects.create(id="m", provider=XAI, upstream_name="m"), timezone.now()
     PriceFactory.create(model=model, **tiers)
     assert prices_in_force(now) == {}
     assert PricedModel.of(model, now).rates is None
