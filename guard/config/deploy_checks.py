@@ -34,8 +34,8 @@ from spend.budgets.attention import DEFAULT_ROUTE_NAME, ModelFault, model_faults
 from spend.models import Price
 from spend.pricing.catalogue import tiers_of
 from spend.pricing.rates import prices_in_force
-from spend.replica import ALIAS
 from spend.providers.accounts import load_accounts
+from spend.replica import ALIAS
 from tenants.models import AlertChannel, ChannelKind, DowngradeRule, Tenant
 from tenants.sign_in.sso import configured as sso
 from tenants.sign_in.sso.people import mapped_groups

@@ -17,7 +17,7 @@ class WidenOnPostgres(migrations.AlterField):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("spend", "0024_calls_by_key_and_by_cost")]
+    dependencies = [("spend", "0025_steps_of_ladders")]
 
     operations = [
         migrations.CreateModel(
