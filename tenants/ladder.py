@@ -62,6 +62,11 @@ def text_of(steps: Iterable[FurtherStep]) -> str:
     return ", ".join(map(str, ordered))
 
 
+def kept_within(text: str, soft_cap: Decimal, hard_cap: Decimal) -> str:
+    """The further steps that still lie between the caps, where a budget gets others."""
+    return text_of(step for step in steps_of(text) if soft_cap < step.share <= hard_cap)
+
+
 def _step_of(text: str) -> FurtherStep:
     if not (found := STEP.fullmatch(text)):
         raise ValueError(f"{text!r} is no step: write them as in {EXAMPLE}.")

@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from tenants.admin.forms import ShareInput, UsdInput
 from tenants.budgets import DAILY, default_budget, set_budget, terms_of
 from tenants.fields import ShareFormField, UsdFormField
-from tenants.ladder import steps_of, text_of
+from tenants.ladder import kept_within
 from tenants.models import SMALLEST_CAP, Budget, Tenant
 from tenants.money import TICKS_PER_USD, usd_rounded, usd_string
 
@@ -89,7 +89,7 @@ def _plan_of(tenant: Tenant, wanted: dict[str, Any]) -> Planned:
     new = Budget(scope=row.scope, period=row.period, **terms_of(row))
     if kind == SOFT_CAP:
         new.soft_cap = min(wanted["soft_cap"], row.hard_cap)
-        new.further_steps = text_of(step for step in steps_of(row.further_steps) if step.share > new.soft_cap)
+        new.further_steps = kept_within(row.further_steps, new.soft_cap, new.hard_cap)
     else:
         new.limit_ticks = wanted["limit_ticks"] if kind == LIMIT else _by_percent(row.limit_ticks, wanted["percent"])
     had = "" if DAILY in own else " (by default)" if not own else " (none of its own)"
