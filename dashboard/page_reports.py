@@ -13,7 +13,7 @@ from dashboard.queries.budgets import PAUSED, SEVERITY, Standing, standings, use
 from dashboard.queries.cached import CachedSaving, cached_saving
 from dashboard.queries.earlier import Earlier, earlier_of
 from dashboard.queries.savings import Savings, savings_of
-from dashboard.queries.subjects import Subjects, top_conversations, top_customers
+from dashboard.queries.subjects import Subject, Subjects, every_tag, top_conversations, top_customers
 from dashboard.queries.sums import (
     Bucket,
     Figures,
@@ -113,6 +113,7 @@ class TenantReport:
     chart: StackedChart
     customers: Subjects
     conversations: Subjects
+    tags: list[Subject]
     savings: Savings
     cached: CachedSaving
     key_names: dict[str, str]
@@ -175,6 +176,7 @@ def _tenant_report(tenant: Tenant, span: Span, now: datetime, mark: datetime) ->
         chart=_chart(tenant, span, in_span, before, own, now),
         customers=customers,
         conversations=top_conversations(tenant, span, mark),
+        tags=every_tag(tenant, span),
         savings=savings_of(tenant, span, mark),
         cached=cached_saving(in_span, span),
         key_names={str(key.pk): str(key) for key in tenant.keys.all()},

@@ -54,6 +54,7 @@ urlpatterns = [
     path("tenants/<str:tenant_id>/hours.csv", csv_views.hours_csv, name="hours_csv"),
     path("tenants/<str:tenant_id>/budgets.csv", csv_views.budgets_csv, name="budgets_csv"),
     path("tenants/<str:tenant_id>/savings.csv", csv_views.savings_csv, name="savings_csv"),
+    path("tenants/<str:tenant_id>/tags.csv", csv_views.tags_csv, name="tags_csv"),
     path("tenants/<str:tenant_id>/<subject_kind:kind>s.csv", csv_views.subjects_csv, name="subjects_csv"),
     path("tenants/<str:tenant_id>/<one_subject_kind:kind>/", views.subject, name="subject"),
     path("tenants/<str:tenant_id>/<one_subject_kind:kind>/days.csv", csv_views.subject_csv, name="subject_csv"),

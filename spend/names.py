@@ -16,6 +16,17 @@ def tidy(given: str | None) -> str:
     return normalize("NFC", given or "").strip(BLANK)
 
 
+MOST_TAGS = 8
+MOST_TAG_CHARACTERS = 64
+TAGS_LENGTH = MOST_TAGS * (MOST_TAG_CHARACTERS + 1)
+"""Characters of as many tags as there may be, as they are stored."""
+
+
+def tags_of(given: str | None) -> tuple[str, ...]:
+    """The tags of a text that has them separated by commas, each once, tidied and in order."""
+    return tuple(sorted(set(filter(None, map(tidy, (given or "").split(","))))))
+
+
 def as_counted(given: str, is_borne: Callable[[str], bool]) -> str:
     """Just what was given where something bears it, as ids from before they were tidied may; else tidied."""
     tidied = tidy(given)

@@ -17,7 +17,7 @@ from dashboard.queries.budgets import Standing
 from dashboard.queries.calls import every_call, every_entry, with_tokens
 from dashboard.queries.one_subject import find_subject, rows_of_subject
 from dashboard.queries.savings import savings_of
-from dashboard.queries.subjects import every_conversation, every_customer
+from dashboard.queries.subjects import every_conversation, every_customer, every_tag
 from dashboard.queries.sums import at_mark, buckets_of, rows_of
 from dashboard.request_params import filter_of, month_of, removed_of, search_of, span_or_month_of
 from spend.budgets.usage import Use, every_use
@@ -195,20 +195,27 @@ def subject_csv(request: HttpRequest, tenant: Tenant, kind: str) -> HttpResponse
 
 
 @tenant_page
+def tags_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
+    span = span_or_month_of(request, tenant)
+    cells = ([each.name, each.attempts, csv_response.usd_cell(each.cost_ticks)] for each in every_tag(tenant, span))
+    return _csv(request, tenant, span, "tags", ["tag", "attempts", "costUsd"], cells)
+
+
+@tenant_page
 def calls_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     _, wanted = filter_of(request, tenant, timezone.now())
     if wanted is None:
         raise Http404("The filter is not valid.")
     header = [
         "at", "requestId", "outcome", "code", "route", "requestedModel", "model", "customer", "conversation",
-        "costUsd", "durationMs", "keyName", "inputTokens", "outputTokens",
+        "costUsd", "durationMs", "keyName", "inputTokens", "outputTokens", "tags",
     ]  # fmt: skip
     key_names = {key.pk: str(key) for key in tenant.keys.all()}
     cells = (
         [
             csv_response.time_cell(each.at, tenant.zone), each.request_id, each.outcome, each.code, each.route,
             each.requested_model, each.model, each.customer, each.conversation, csv_response.usd_cell(each.cost_ticks),
-            each.duration_ms, key_names.get(each.key_id), *(tokens or (None, None)),
+            each.duration_ms, key_names.get(each.key_id), *(tokens or (None, None)), each.tags,
         ]
         for each, tokens in with_tokens(every_call(wanted.calls_of(tenant)))
     )  # fmt: skip
@@ -224,7 +231,7 @@ def entries_csv(request: HttpRequest, tenant: Tenant) -> HttpResponseBase:
     header = [
         "at", "requestId", "callId", "provider", "model", "requestedModel", "route", "customer", "conversation",
         "inputTokens", "cachedInputTokens", "cacheWriteTokens", "outputTokens", "reasoningTokens", "heldUsd",
-        "costUsd", "isEstimated", "isOverrun", "isExpired",
+        "costUsd", "isEstimated", "isOverrun", "isExpired", "tags",
     ]  # fmt: skip
     return _single_calls_csv(request, tenant, span, "ledger", header, _entry_cells(tenant, span))
 
@@ -236,7 +243,7 @@ def _entry_cells(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
             each.requested_model, each.route, each.customer, each.conversation, each.input_tokens,
             each.cached_input_tokens, each.cache_write_tokens, each.output_tokens, each.reasoning_tokens,
             csv_response.usd_cell(each.hold_ticks), csv_response.usd_cell(each.cost_ticks), each.is_estimated,
-            each.is_overrun, each.is_expired,
+            each.is_overrun, each.is_expired, each.tags,
         ]  # fmt: skip
 
 

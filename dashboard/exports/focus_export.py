@@ -1,6 +1,6 @@
 """A month as a FOCUS cost and usage dataset, version 1.3 (FinOps Open Cost and Usage Specification): docs/focus.md.
 
-A row for each day of the tenant, model, price and kind of token, priced at its list price; and, where the
+A row for each day of the tenant, model, price, set of tags and kind of token, priced at its list price; and, where the
 provider billed another sum than the list prices give (or where usage is unknown), an adjustment row for the
 difference. So BilledCost sums to the ledger exactly, and each usage row's ListUnitPrice × PricingQuantity is
 its ListCost exactly. Units and prices are those of the providers' price lists, USD for a million tokens.
@@ -30,7 +30,7 @@ COLUMNS = [
     "EffectiveCost", "HostProviderName", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
     "PricingCategory", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory",
     "ServiceName", "ServiceProviderName", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId",
-    "x_Model",
+    "Tags", "x_Model",
 ]  # fmt: skip
 
 PROVIDERS = ("HostProviderName", "InvoiceIssuerName", "ProviderName", "PublisherName", "ServiceProviderName")
@@ -47,6 +47,7 @@ class DaySum(NamedTuple):
     provider: str
     model: str
     price_id: int
+    tags: str
     tier: int
     cost_ticks: int
     input_tokens: int
@@ -55,7 +56,7 @@ class DaySum(NamedTuple):
     output_tokens: int
 
 
-SUMMED = DaySum._fields[4:]
+SUMMED = DaySum._fields[5:]
 
 
 def focus_rows(tenant: Tenant, span: Span) -> Iterator[list[Any]]:
@@ -84,8 +85,8 @@ def _sums(tenant: Tenant, starts_at: datetime, ends_at: datetime) -> Any:
     return (
         LedgerEntry.objects.filter(tenant=tenant, at__gte=starts_at, at__lt=ends_at)
         .annotate(tier=Coalesce(Subquery(highest), 0))
-        .order_by("provider", "model", "price_id", "tier")
-        .values_list("provider", "model", "price_id", "tier")
+        .order_by("provider", "model", "price_id", "tags", "tier")
+        .values_list("provider", "model", "price_id", "tags", "tier")
         .annotate(**sums_of(SUMMED))
     )
 
@@ -162,6 +163,7 @@ def _row(tenant: Tenant, span: Span, day: date, sums: DaySum, charge: dict[str, 
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": f"{provider} chat completions",
         "ServiceSubcategory": "Generative AI",
+        "Tags": json.dumps(dict.fromkeys(filter(None, sums.tags.split(",")), True)) if sums.tags else None,
         "x_Model": sums.model,
         **charge,
     }

@@ -13,7 +13,7 @@ from django.db.models import Count, Min, QuerySet, Sum
 
 from dashboard.date_spans import Span
 from dashboard.queries.sums import at_mark, mark_for, summed_range
-from spend.models import ConversationTotal, DailyCustomer, LedgerEntry
+from spend.models import ConversationTotal, DailyCustomer, LedgerEntry, TagRollup
 from spend.replica import reports_connection
 from tenants.models import Tenant
 from tenants.periods import BEGINNING
@@ -206,6 +206,14 @@ def _dearest_statement(days: int, limit: int) -> str:
 
 def _text(day: date) -> str:
     return day.isoformat()
+
+
+def every_tag(tenant: Tenant, span: Span) -> list[Subject]:
+    """What calls with each tag cost in the span, the dearest first. A call counts under each of its tags."""
+    rows = TagRollup.objects.filter(tenant=tenant, bucket__gte=span.starts_at, bucket__lt=span.ends_at)
+    sums = rows.order_by().values_list("tag").annotate(Sum("attempts"), Sum("cost_ticks"))
+    found = [Subject(tag, int(attempts), int(ticks)) for tag, attempts, ticks in sums]
+    return sorted(found, key=lambda subject: (-subject.cost_ticks, subject.name))
 
 
 def every_customer(tenant: Tenant, span: Span) -> Iterator[Subject]:

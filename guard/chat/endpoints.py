@@ -244,6 +244,7 @@ def call_of(exchange: Exchange, kind: type[AnyCall]) -> AnyCall:
         customer=asked.customer,
         conversation=asked.conversation,
         requested_model=tenant.route[0] if asked.ask.model == AUTO else asked.ask.model,
+        tags=",".join(asked.tags),
     )
     return kind(
         caller,

@@ -44,6 +44,8 @@ JUST_NOW = timedelta(minutes=2)
 OUTAGE = {"grok-4.3"}
 OUTAGE_EVERY_DAYS = 14
 OUTAGE_HOURS = range(10, 12)
+TOPICS = {"orders": 5, "returns": 3, "billing": 2, "gift ideas": 1}
+"""What chats are about, as their tags, and how often."""
 MARK = "demo_"
 """How the request ids of made-up calls begin."""
 
@@ -71,6 +73,7 @@ class Turn:
     answer_tokens: int
     duration_ms: int
     noise: int
+    tags: str
     is_outage: bool
 
 
@@ -130,12 +133,13 @@ def _chat(business: Business, at: datetime, dice: random.Random, *, is_outage: b
     customer = f"C-{int(dice.expovariate(1 / 40)) + 1001}"
     conversation, prompt = f"chat-{dice.getrandbits(32):08x}", business.prompt_tokens
     key = dice.choices(business.keys, range(len(business.keys), 0, -1))[0]
+    tags = ",".join(sorted({*dice.choices(list(TOPICS), list(TOPICS.values()), k=dice.choice([1, 1, 2]))}))
     for _ in range(dice.randint(1, 5)):
         answer, size = dice.randint(60, 420), round(prompt * dice.uniform(0.9, 1.1))
         took_ms = max(400, int(dice.gauss(1800, 500)))
         noise = dice.getrandbits(74)
         utc = datetime.fromtimestamp(int(at.timestamp() * 1000) / 1000, tz=UTC)
-        yield Turn(utc, key, customer, conversation, size, answer, took_ms, noise, is_outage)
+        yield Turn(utc, key, customer, conversation, size, answer, took_ms, noise, tags, is_outage)
         prompt += answer + dice.randint(20, 150)
         at += timedelta(seconds=dice.uniform(30, 180))
 
@@ -163,8 +167,9 @@ def story_of(turn: Turn, key: KeyPolicy, policy: Policy) -> Story:
     milliseconds = int(turn.at.timestamp() * 1000)
     call_id, hold_id = id_of(milliseconds, turn.noise), id_of(milliseconds, turn.noise ^ 1)
     caller = Caller(
-        call_id, f"{MARK}{call_id.hex}", key.tenant.id, key.id, turn.customer, turn.conversation, key.tenant.route[0]
-    )
+        call_id, f"{MARK}{call_id.hex}", key.tenant.id, key.id, turn.customer, turn.conversation, key.tenant.route[0],
+        turn.tags,
+    )  # fmt: skip
     call = ChatCall(caller, key.tenant, Ask("auto", turn.prompt_tokens * BYTES_PER_TOKEN), {})
     progress = CallProgress(call, Trace(call), started_at=turn.at)
     down: Mapping[str, StepCode] = dict.fromkeys(OUTAGE if turn.is_outage else (), StepCode.CIRCUIT_OPEN)

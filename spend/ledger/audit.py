@@ -58,7 +58,7 @@ DIALECTS = {
 
 ATTEMPTED = [
     "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "provider", "model",
-    "requested_model", "route", "price_id", "hold_ticks",
+    "requested_model", "tags", "route", "price_id", "hold_ticks",
 ]  # fmt: skip
 """What a reservation and its entry have in common."""
 

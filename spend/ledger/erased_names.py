@@ -15,6 +15,11 @@ from tenants.models import Scope
 class Names(NamedTuple):
     customer: str
     conversation: str
+    tags: str
+
+    @classmethod
+    def of(cls, caller: Caller) -> "Names":
+        return cls(caller.customer, caller.conversation, caller.tags)
 
 
 def renamed(command: Command, names: Mapping[UUID, Names]) -> Command:
@@ -23,7 +28,7 @@ def renamed(command: Command, names: Mapping[UUID, Names]) -> Command:
     if caller is None or caller.call_id not in names:
         return command
     now = names[caller.call_id]
-    caller = replace(caller, customer=now.customer, conversation=now.conversation)
+    caller = replace(caller, **now._asdict())
     match command:
         case Settle() | Void() | Expire():
             return replace(command, reserved=replace(command.reserved, caller=caller))

@@ -6,7 +6,7 @@ so two workers can wait for each other but never deadlock.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,7 @@ from spend.ledger.rules import (
     INTERRUPTED,
     Balance,
     Book,
+    Caller,
     CallGroup,
     Command,
     Counted,
@@ -41,11 +42,11 @@ from spend.ledger.rules import (
     scopes_of,
 )
 from spend.ledger.window_opening import INSTALLATION, Ends, open_windows
-from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, Window
+from spend.models import Call, IdempotentCall, LedgerEntry, Reservation, ReservationState, Rollup, TagRollup, Window
 from spend.sql import Insert, Matching, Sql, Update, added
 from spend.summaries.buckets import bucket_of
 from spend.summaries.daily import reopen
-from spend.summaries.measures import MEASURES
+from spend.summaries.measures import MEASURES, TAG_MEASURES, add_to
 
 PENDING = ("state", ReservationState.PENDING.value)
 
@@ -89,7 +90,7 @@ class Posting:
 
     def _read(self, sql: Sql, commands: Sequence[Command]) -> Book:
         """What the batch needs, locked."""
-        columns = ["id", "state", "window_ids", "customer", "conversation"]
+        columns = ["id", "state", "window_ids", *Names._fields]
         touched = sql.lock(Reservation, columns, _touched_ids(commands))
         names = {sql.uuid(row[0]): Names(*row[3:]) for row in touched}
         pending, expired = [
@@ -118,7 +119,7 @@ class Posting:
     def _note_names(self, reserved: Reserved, names: Names | None) -> None:
         """Kept for good: few customers are erased just while a worker with a call of theirs is away."""
         caller = reserved.caller
-        if names and names != (caller.customer, caller.conversation):
+        if names and names != Names.of(caller):
             self.names[caller.call_id] = names
 
     def _uncorrected(self, expired: dict[UUID, tuple[int, ...]]) -> dict[UUID, tuple[int, ...]]:
@@ -184,17 +185,21 @@ class Posting:
             Update(IdempotentCall, ["answer"], answers),
             Update(Call, CALL_FIELDS[1:], [_call_row(record) for _, record in book.finished]),
             added(Rollup, ROLLUP_KEY, MEASURES, _rollup_rows(book)),
+            added(TagRollup, TAG_KEY, TAG_MEASURES, _tag_rows(book)),
         )
         assert count == len(ended), "a reservation ended twice"  # noqa: S101
         for correction, _ in book.corrections:
             reopen(correction.caller.tenant_id, correction.created_at)
         for counted, record in book.finished:
-            self._uncount(counted)
+            self._uncount(counted, record)
             reopen(counted.tenant_id, min(counted.at, record.at))
 
-    def _uncount(self, counted: Counted) -> None:
+    def _uncount(self, counted: Counted, record: Record) -> None:
         bucket = Rollup.objects.using(self.using).filter(bucket=bucket_of(counted.at), tenant=counted.tenant_id)
         bucket.filter(model=counted.model, route=counted.route).update(failed=F("failed") - 1)
+        if counted.model and (tags := record.caller.tags):
+            tagged = TagRollup.objects.using(self.using).filter(bucket=bucket_of(counted.at), tenant=counted.tenant_id)
+            tagged.filter(tag__in=tags.split(",")).update(calls=F("calls") - 1)
 
 
 def _expiring(commands: Iterable[Command]) -> set[UUID]:
@@ -269,7 +274,7 @@ def _lasts(limit: Limit, ends: Ends) -> bool:
 
 
 ATTEMPTED_FIELDS = [
-    "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
+    "call_id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model", "tags",
     "provider", "model", "route", "price_id", "step",
 ]  # fmt: skip
 RESERVATION_FIELDS = [
@@ -282,9 +287,10 @@ ENTRY_FIELDS = [
     "is_estimated", "is_overrun", "is_expired", "is_usage_impossible", "duration_ms", "corrects_id",
 ]  # fmt: skip
 CALL_FIELDS = [
-    "id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model",
+    "id", "request_id", "tenant_id", "key_id", "customer", "conversation", "requested_model", "tags",
     "at", "model", "route", "outcome", "code", "cost_ticks", "duration_ms", "steps", "asked",
 ]  # fmt: skip
+TAG_KEY = ["tenant_id", "bucket", "tag"]
 ROLLUP_KEY = ["tenant_id", "bucket", "model", "route"]
 
 
@@ -298,7 +304,8 @@ def _attempted_row(reserved: Reserved) -> tuple[Any, ...]:
     caller, offer = reserved.caller, reserved.offer
     return (
         caller.call_id, caller.request_id, caller.tenant_id, caller.key_id, caller.customer, caller.conversation,
-        caller.requested_model, offer.provider, offer.model, str(offer.route), offer.price.id, reserved.step,
+        caller.requested_model, caller.tags, offer.provider, offer.model, str(offer.route), offer.price.id,
+        reserved.step,
     )  # fmt: skip
 
 
@@ -329,8 +336,8 @@ def _call_row(record: Record) -> tuple[Any, ...]:
     caller = record.caller
     return (
         caller.call_id, caller.request_id, caller.tenant_id, caller.key_id, caller.customer, caller.conversation,
-        caller.requested_model, record.at, record.model, str(record.route), record.outcome.value, record.code,
-        record.cost_ticks, record.duration_ms, orjson.dumps(record.steps).decode(),
+        caller.requested_model, caller.tags, record.at, record.model, str(record.route), record.outcome.value,
+        record.code, record.cost_ticks, record.duration_ms, orjson.dumps(record.steps).decode(),
         None if record.asked is None else orjson.dumps(record.asked).decode(),
     )  # fmt: skip
 
@@ -355,3 +362,21 @@ def _rollup_rows(book: Book) -> list[tuple[Any, ...]]:
         key = (record.caller.tenant_id, bucket_of(record.at), record.model, str(record.route))
         sums[key][MEASURES.index(record.outcome.value)] += 1
     return [(*key, *figures) for key, figures in sorted(sums.items())]
+
+
+def _tag_rows(book: Book) -> list[tuple[Any, ...]]:
+    """As `_rollup_rows`, a row for each tag: what was billed, and the calls with a model."""
+    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(TAG_MEASURES))
+    for entry in book.entries:
+        usage = entry.bill.usage
+        figures = (1, entry.cost_ticks, usage.input_tokens, usage.output_tokens, 0)
+        for key in _tag_keys(entry.reserved.caller, entry.reserved.created_at):
+            add_to(sums[key], figures)
+    for record in [*book.records, *(record for _, record in book.finished)]:
+        for key in _tag_keys(record.caller, record.at) if record.model else ():
+            sums[key][TAG_MEASURES.index("calls")] += 1
+    return [(*key, *figures) for key, figures in sorted(sums.items())]
+
+
+def _tag_keys(caller: Caller, at: datetime) -> Iterator[tuple[Any, ...]]:
+    return ((caller.tenant_id, bucket_of(at), tag) for tag in filter(None, caller.tags.split(",")))

@@ -166,6 +166,8 @@ class Caller:
     customer: str
     conversation: str
     requested_model: str
+    tags: str = ""
+    """In order, separated by commas."""
 
 
 class Attributed(Protocol):

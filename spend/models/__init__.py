@@ -25,6 +25,7 @@ from spend.models.summaries import (
     DailyRollup,
     Rollup,
     RollupMark,
+    TagRollup,
 )
 from spend.models.vocabulary import (
     DEMO,
@@ -86,6 +87,7 @@ __all__ = [
     "RollupMark",
     "Route",
     "Schedule",
+    "TagRollup",
     "Window",
     "is_shut_down",
     "provider_label",

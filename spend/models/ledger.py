@@ -14,9 +14,16 @@ from django.db.models import F, Q
 from spend.models.catalogue import Price
 from spend.models.providers import PROVIDER_NAME_LENGTH
 from spend.models.vocabulary import Outcome, ReservationState, Route
+from spend.names import TAGS_LENGTH
 from tenants.fields import TicksField
 from tenants.models import ApiKey, Scope, Tenant
 from tenants.periods import BEGINNING, Period
+
+
+def tags_field() -> "models.CharField[str, str]":
+    """A call's tags, in order, separated by commas. By an older guard, which may run on meanwhile, it is left out."""
+    return models.CharField(max_length=TAGS_LENGTH, blank=True, default="", db_default="")
+
 
 WINDOW_KEY = ("tenant_id", "scope", "subject", "period", "starts_at")
 
@@ -73,6 +80,7 @@ class Attempted(models.Model):
     key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     customer = models.CharField(max_length=255, blank=True)
     conversation = models.CharField(max_length=255, blank=True)
+    tags = tags_field()
     provider = models.CharField(max_length=PROVIDER_NAME_LENGTH)
     model = models.CharField(max_length=100)
     requested_model = models.CharField(max_length=100)
@@ -195,6 +203,7 @@ class Call(AppendOnly):
     key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     customer = models.CharField(max_length=255, blank=True)
     conversation = models.CharField(max_length=255, blank=True)
+    tags = tags_field()
     at = models.DateTimeField()
     requested_model = models.CharField(max_length=100)
     model = models.CharField(max_length=100, blank=True, help_text="The model that served, or that was charged for.")

@@ -3,6 +3,7 @@
 from django.db import models
 
 from spend.models.vocabulary import Route
+from spend.names import MOST_TAG_CHARACTERS
 from tenants.fields import TicksField
 from tenants.models import ApiKey, Scope, Tenant
 
@@ -39,6 +40,29 @@ class Rollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.bucket:%Y-%m-%d %H:%M} {self.model}"
+
+
+class TagRollup(models.Model):
+    """What calls with a tag came to in a quarter of an hour, raised in the transaction that writes them.
+
+    A call with several tags counts under each. Calls are those with a model, as the sums are theirs: see `Rollup`.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_constraint=False, db_index=False)
+    bucket = models.DateTimeField()
+    tag = models.CharField(max_length=MOST_TAG_CHARACTERS)
+    attempts = models.PositiveBigIntegerField(default=0)
+    cost_ticks = TicksField("cost", default=0)
+    input_tokens = models.PositiveBigIntegerField(default=0)
+    output_tokens = models.PositiveBigIntegerField(default=0)
+    calls = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "bucket", "tag"], name="one_tag_a_bucket")]
+        indexes = [models.Index(fields=["bucket"], name="tag_by_bucket")]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.bucket:%Y-%m-%d %H:%M} {self.tag}"
 
 
 class DailyRollup(models.Model):

@@ -5,13 +5,14 @@ pseudonym, which is random: nobody can work it out from the name, nor the name f
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet, Sum
 
 from spend.models import (
     Alert,
@@ -24,6 +25,7 @@ from spend.models import (
     Reservation,
     ReservationState,
     RollupMark,
+    TagRollup,
     Window,
 )
 from spend.names import as_counted
@@ -114,8 +116,9 @@ def erase(customer: Customer) -> dict[str, int]:
         _lock_expired(customer, conversations)
         counts = {
             "answers": customer.answers().delete()[0],
+            "tags": _forget_tags(customer, pseudonym),
             **_rename_attempts(customer, pseudonym),
-            "calls": customer.calls().update(customer=pseudonym),
+            "calls": customer.calls().update(customer=pseudonym, tags=""),
             "contents": customer.contents().delete()[0],  # after the calls: see guard.telemetry.content_capture.store
             "windows": customer.windows().update(subject=pseudonym),
             "alerts": customer.alerts().update(subject=pseudonym),
@@ -146,9 +149,24 @@ def _lock_expired(customer: Customer, conversations: Conversations) -> None:
 def _rename_attempts(customer: Customer, pseudonym: str) -> dict[str, int]:
     """An entry is renamed only with its reservation: one that is written meanwhile keeps the name in both."""
     ended = customer.reservations().exclude(state=ReservationState.PENDING)
-    renamed = {"reservations": ended.update(customer=pseudonym)}
+    renamed = {"reservations": ended.update(customer=pseudonym, tags="")}
     entries = customer.entries().filter(reservation__customer=pseudonym)
-    return {**renamed, "entries": entries.update(customer=pseudonym)}
+    return {**renamed, "entries": entries.update(customer=pseudonym, tags="")}
+
+
+def _forget_tags(customer: Customer, pseudonym: str) -> int:
+    """Rename the sums of tags that only calls of this customer had; how many. Its calls lose theirs.
+
+    Of whom calls that retention removed were, nobody knows: a tag of theirs stays.
+    """
+    own = Counter[str]()
+    for tags, count in customer.entries().exclude(tags="").order_by().values_list("tags").annotate(Count("pk")):
+        own.update(dict.fromkeys(tags.split(","), count))
+    named = TagRollup.objects.filter(tenant=customer.tenant_id, tag__in=own).order_by()
+    alone = [tag for tag, count in named.values_list("tag").annotate(Sum("attempts")) if count == own[tag]]
+    for number, tag in enumerate(alone):
+        named.filter(tag=tag).update(tag=f"{pseudonym}-{number}")
+    return len(alone)
 
 
 def is_known(customer: Customer) -> bool:

@@ -14,6 +14,8 @@ BILLED = ["cost_ticks", "input_tokens", "cached_input_tokens", "output_tokens", 
 OUTCOMES = [outcome.value for outcome in Outcome]
 MEASURES = ["attempts", *BILLED, *OUTCOMES]
 """The columns of a quarter of an hour and of a day, in the order in which figures stand in a tuple."""
+TAG_MEASURES = ["attempts", "cost_ticks", "input_tokens", "output_tokens", "calls"]
+"""The columns of a quarter of an hour of a tag, in that order."""
 DOWNGRADE_MEASURES = ["attempts", "cost_ticks", "asked_ticks", "unpriced"]
 """The same of a day's downgrades."""
 

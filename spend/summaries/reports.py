@@ -1,7 +1,8 @@
 """What was spent, in sums: altogether, and by day, model, customer or conversation.
 
-Days and models are read from the rollups, which count in quarters of an hour. A span that begins or ends
+Days, models and tags are read from the rollups, which count in quarters of an hour. A span that begins or ends
 within a quarter is read from the ledger and the calls themselves, as are customers and conversations.
+A call with several tags counts under each of them, so theirs may add up to more than the total.
 Cost and tokens are those of every attempt that was billed; calls are those that were answered, or charged though
 they were not: they have a model.
 Where single calls were removed (see `spend.retention.removal`), only what the rollups know can be told.
@@ -11,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from django.db.models import Count, Model, QuerySet, TextChoices
+from django.db.models import Count, Model, QuerySet, Sum, TextChoices
 from django.db.models.functions import TruncDate
 
-from spend.models import Call, LedgerEntry, Rollup
+from spend.models import Call, LedgerEntry, Rollup, TagRollup
 from spend.summaries.buckets import begins_a_bucket
 from spend.summaries.measures import CHARGED, CHARGED_CALLS, sums_of
 from spend.summaries.removed import RemovedError, removed_before
@@ -29,6 +30,7 @@ class GroupBy(TextChoices):
     MODEL = "model"
     CUSTOMER = "customer"
     CONVERSATION = "conversation"
+    TAG = "tag"
 
 
 KEYS = {
@@ -36,8 +38,9 @@ KEYS = {
     GroupBy.MODEL: ["model"],
     GroupBy.CUSTOMER: ["customer", "tenant_id"],
     GroupBy.CONVERSATION: ["conversation", "tenant_id"],
+    GroupBy.TAG: ["tag", "tenant_id"],
 }
-"""Customers and conversations of two tenants may have one name, and stay two."""
+"""Customers, conversations and tags of two tenants may have one name, and stay two."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _figures(sums: Sums) -> tuple[int, int, int, int]:
 
 def _groups(selection: Selection, group_by: GroupBy) -> tuple[dict[Key, Sums], int]:
     by = KEYS[group_by]
-    groups = {key: sums for key, sums in _sums(selection, by).items() if any(_figures(sums))}
+    found = _sums_of_tags(selection) if group_by is GroupBy.TAG else _sums(selection, by)
+    groups = {key: sums for key, sums in found.items() if any(_figures(sums))}
     if group_by is GroupBy.DAY:
         return dict(sorted(groups.items())), 0
     ranked = sorted(groups.items(), key=lambda group: (-group[1].cost_ticks, group[0]))
@@ -110,6 +114,19 @@ def _sums(selection: Selection, by: list[str]) -> dict[Key, Sums]:
         rows = selection.of(Rollup, "bucket").values_list(*by).annotate(**SPENT, calls=CHARGED_CALLS)
         return {row[: len(by)]: Sums(*row[len(by) :]) for row in rows}
     return _sums_of_single_calls(selection, by)
+
+
+def _sums_of_tags(selection: Selection) -> dict[Key, Sums]:
+    if selection.is_of_whole_buckets:
+        rows = selection.of(TagRollup, "bucket").values_list(*KEYS[GroupBy.TAG]).annotate(**SPENT, calls=Sum("calls"))
+        return {row[:2]: Sums(*row[2:]) for row in rows}
+    sums: dict[Key, Sums] = {}
+    for (tags, tenant_id), each in _sums_of_single_calls(selection, ["tags", "tenant_id"]).items():
+        for tag in filter(None, tags.split(",")):
+            total = sums.setdefault((tag, tenant_id), Sums())
+            for name in vars(each):
+                setattr(total, name, getattr(total, name) + getattr(each, name))
+    return sums
 
 
 def _sums_of_single_calls(selection: Selection, by: list[str]) -> dict[Key, Sums]:

@@ -297,7 +297,7 @@ def check_focus(row: dict[str, str]) -> None:
 
 def test_a_focus_dataset_keeps_the_rules_and_sums_to_the_ledger(staff: Client) -> None:
     tenants = made_history(entries=500, tenants=2, days=28, now=datetime(2026, 3, 29, tzinfo=UTC))
-    assert set(COLUMNS) == MANDATORY | CONDITIONAL | RECOMMENDED | {"x_Model"}
+    assert set(COLUMNS) == MANDATORY | CONDITIONAL | RECOMMENDED | {"Tags", "x_Model"}
     for tenant in tenants:
         rows = export(staff, "focus_csv", tenant.id, month=MONTH)
         assert list(rows[0]) == COLUMNS

@@ -11,7 +11,7 @@ from typing import Any
 from guard.chat.request import schemas
 from guard.chat.request.schemas import Schema, passes, schema_of
 from guard.http.errors import refuse
-from spend.names import tidy
+from spend.names import MOST_TAG_CHARACTERS, MOST_TAGS, tags_of, tidy
 
 Check = Callable[[Any, str], None]
 """Takes a value and the dotted path of its field."""
@@ -180,6 +180,20 @@ def counted_id(value: Any, param: str) -> None:
     """A customer's or conversation's id, in the form in which it is counted."""
     text(value, param)
     identifier(tidy(value), param)
+
+
+@passes({"type": "string", "pattern": f"^[{WHITESPACE}]*[^{CONTROL_CHARACTERS}]*[{WHITESPACE}]*$"})
+def tags(value: Any, param: str) -> None:
+    """Tags, separated by commas, in the form in which they are counted."""
+    text(value, param)
+    given = tags_of(value)
+    if len(given) > MOST_TAGS:
+        raise refuse(param, f"must have at most {MOST_TAGS} tags.")
+    for tag in given:
+        if len(tag) > MOST_TAG_CHARACTERS or CONTROL_CHARACTER.search(tag):
+            raise refuse(
+                param, f"must have tags of at most {MOST_TAG_CHARACTERS} characters, none a control character."
+            )
 
 
 def only(*allowed: Any) -> Check:

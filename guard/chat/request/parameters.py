@@ -29,6 +29,7 @@ from guard.chat.request.field_checks import (
     one_of_kinds,
     only,
     refused,
+    tags,
     text,
     tokens,
     true_or_false,
@@ -43,11 +44,21 @@ MOST_CHOICES = 128
 CACHE_LIFETIME = only("30m")
 
 
-@passes({**ANY_OBJECT, "properties": {"conversation_id": schema_of(identifier)}, "additionalProperties": TEXT})
+METADATA: dict[str, Check] = {"conversation_id": counted_id, "tags": tags}
+"""What of it the guard reads."""
+
+
+@passes(
+    {
+        **ANY_OBJECT,
+        "properties": {"conversation_id": schema_of(identifier), "tags": schema_of(tags)},
+        "additionalProperties": TEXT,
+    }
+)
 def metadata(value: Any, param: str) -> None:
     any_object(value, param)
     for name, inner in value.items():
-        (counted_id if name == "conversation_id" else text)(inner, f"{param}.{name}")
+        METADATA.get(name, text)(inner, f"{param}.{name}")
 
 
 @passes(with_property(ANY_OBJECT, "mode", schemas.only("off"), required=True))

@@ -4,14 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from guard.chat.request.field_checks import Check, anything, check_fields, counted_id, identifier, tokens, true_or_false
+from guard.chat.request.field_checks import (
+    Check,
+    anything,
+    check_fields,
+    counted_id,
+    identifier,
+    tags,
+    tokens,
+    true_or_false,
+)
 from guard.chat.request.messages import as_sent, check_messages, count_images, normalized_history, without_images
 from guard.chat.request.parameters import IN_THE_PROMPT, SENT, check_parameters, without_hints
 from guard.http.errors import refuse
 from guard.policy.adapt import needs_of
 from guard.policy.routing import Ask
 from spend.models import AUTO
-from spend.names import tidy
+from spend.names import tags_of, tidy
 from spend.pricing.cost import bound_input_tokens
 
 
@@ -23,6 +32,7 @@ class CallRequest:
     body: dict[str, Any]
     customer: str
     conversation: str
+    tags: tuple[str, ...] = ()
     tenant_id: str | None = None
     stream: bool = False
     show_usage: bool = False
@@ -39,6 +49,7 @@ def read_completion(body: Any) -> CallRequest:
         model=body["model"],
         max_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
         conversation=metadata.get("conversation_id"),
+        given_tags=metadata.get("tags"),
     )
 
 
@@ -52,6 +63,7 @@ CHAT_FIELDS: dict[str, Check] = {
     "model": identifier,
     "customerId": counted_id,
     "conversationId": counted_id,
+    "tags": tags,
     "stream": true_or_false,
 }
 
@@ -66,6 +78,7 @@ def read_chat(body: Any) -> CallRequest:
         model=body.get("model") or AUTO,
         max_tokens=body.get("maxTokens"),
         conversation=body.get("conversationId"),
+        given_tags=body.get("tags"),
         tenant_id=body["tenantId"],
     )
 
@@ -76,6 +89,7 @@ def _call_request(
     model: str,
     max_tokens: int | None,
     conversation: str | None,
+    given_tags: str | None,
     tenant_id: str | None = None,
 ) -> CallRequest:
     messages: Any = normalized_history(body.get("messages"))
@@ -104,6 +118,7 @@ def _call_request(
         body={"messages": messages, **sent},
         customer=next(filter(None, names.values()), ""),
         conversation=tidy(conversation),
+        tags=tags_of(given_tags),
         tenant_id=tenant_id,
         stream=bool(body.get("stream")),
         show_usage=bool(options.get("include_usage")),
@@ -112,27 +127,42 @@ def _call_request(
 
 AnyRequest = TypeVar("AnyRequest", bound=CallRequest)
 CUSTOMER_HEADER, CONVERSATION_HEADER = "X-Guard-Customer", "X-Guard-Conversation"
+TAGS_HEADER = "X-Guard-Tags"
 
 
 def with_headers(asked: AnyRequest, headers: Mapping[str, str]) -> AnyRequest:
-    """Customer and conversation named by headers, for clients that can't set them in the body.
+    """Customer, conversation and tags named by headers, for clients that can't set them in the body.
 
     Raises InvalidRequest where a header is no id, or its body says otherwise.
     """
     customer = _agreed(asked.customer, CUSTOMER_HEADER, headers)
     conversation = _agreed(asked.conversation, CONVERSATION_HEADER, headers)
-    if (customer, conversation) == (asked.customer, asked.conversation):
+    named = _with_header(asked.tags, headers)
+    if (customer, conversation, named) == (asked.customer, asked.conversation, asked.tags):
         return asked
-    return replace(asked, customer=customer, conversation=conversation)
+    return replace(asked, customer=customer, conversation=conversation, tags=named)
+
+
+def _with_header(in_body: tuple[str, ...], headers: Mapping[str, str]) -> tuple[str, ...]:
+    """The tags of the body and those of the header: a gateway may add its own to the agent's."""
+    if not (given := headers.get(TAGS_HEADER)):
+        return in_body
+    both = ",".join([*in_body, _text_of(given, TAGS_HEADER)])
+    tags(both, TAGS_HEADER)
+    return tags_of(both)
+
+
+def _text_of(given: str, header: str) -> str:
+    try:  # WSGI's habit, kept by ASGI: bytes as Latin-1
+        return given.encode("latin-1").decode()
+    except UnicodeError:
+        raise refuse(header, "must be UTF-8.") from None
 
 
 def _agreed(in_body: str, header: str, headers: Mapping[str, str]) -> str:
     if not (given := headers.get(header)):
         return in_body
-    try:  # WSGI's habit, kept by ASGI: bytes as Latin-1
-        given = given.encode("latin-1").decode()
-    except UnicodeError:
-        raise refuse(header, "must be UTF-8.") from None
+    given = _text_of(given, header)
     counted_id(given, header)
     in_header = tidy(given)
     if in_body and in_header and in_body != in_header:

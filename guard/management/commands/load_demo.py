@@ -28,11 +28,11 @@ TENANTS: list[dict[str, Any]] = [
     {"id": "nordic-outfitters", "name": "Nordic Outfitters", "time_zone": "Europe/Oslo", "default_max_tokens": 2048},
 ]
 BUDGETS = [
-    ("acme-corp", Scope.TENANT, Period.DAY, "10.00"),
-    ("acme-corp", Scope.TENANT, Period.MONTH, "250.00"),
+    ("acme-corp", Scope.TENANT, Period.DAY, "2.50"),
+    ("acme-corp", Scope.TENANT, Period.MONTH, "50.00"),
     ("acme-corp", Scope.CUSTOMER, Period.DAY, "0.50"),
     ("corner-bakery", Scope.TENANT, Period.DAY, "0.25"),
-    ("nordic-outfitters", Scope.TENANT, Period.DAY, "5.00"),
+    ("nordic-outfitters", Scope.TENANT, Period.DAY, "0.75"),
     ("nordic-outfitters", Scope.CONVERSATION, Period.TOTAL, "0.20"),
 ]
 ROUTES = {"corner-bakery": ["grok-4.3"], "nordic-outfitters": ["gpt-6.1-terra", "grok-4.3", "gpt-6-luna"]}
