@@ -6,6 +6,7 @@ from django.views.decorators.cache import never_cache
 
 from dashboard import views
 from dashboard.exports import csv_views
+from dashboard.profile import profile
 from spend.page_access import strict
 from tenants.sign_in.login import SignInForm
 from tenants.sign_in.sso import views as sso
@@ -31,7 +32,7 @@ register_converter(OneSubjectKindConverter, "one_subject_kind")
 new_password = PasswordChangeView.as_view(
     template_name="dashboard/password.html",
     success_url=reverse_lazy("password", query={"changed": "yes"}),
-    extra_context={"nav": "password"},
+    extra_context={"nav": "profile"},
 )
 
 urlpatterns = [
@@ -48,6 +49,7 @@ urlpatterns = [
     path("sso/callback/", strict(sso.callback), name="sso_callback"),
     path("sso/sign-out/", strict(sso.sign_out_there), name="sso_sign_out"),
     path("password/", strict(never_cache(new_password)), name="password"),
+    path("profile/", profile, name="profile"),
     path("logout/", sso.SignOut.as_view(), name="logout"),
     path("tenants/<str:tenant_id>/", views.tenant, name="tenant"),
     path("tenants/<str:tenant_id>/days.csv", csv_views.days_csv, name="days_csv"),

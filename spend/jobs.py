@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_tasks import TaskResultStatus, task
 from django_tasks_db.models import DBTaskResult
 
-from spend.alerts import deliveries
+from spend.alerts import deliveries, weekly
 from spend.alerts.detection import look_at_all, look_at_changed
 from spend.ledger.leases import expire_reservations
 from spend.pricing import learned_bounds, learned_capabilities
@@ -86,7 +86,8 @@ def forget_content() -> str:
 
 @task
 def forget_alerts() -> str:
-    return f"{deliveries.forget(timezone.now())} alerts and deliveries are forgotten"
+    now = timezone.now()
+    return f"{deliveries.forget(now) + weekly.forget(now)} alerts, deliveries and summaries are forgotten"
 
 
 @task
@@ -113,6 +114,11 @@ def reconcile() -> str:
 
 
 @task
+def owe_summaries() -> str:
+    return f"{weekly.owe(timezone.now())} weekly summaries are due"
+
+
+@task
 def look_at_budgets() -> str:
     return f"{len(look_at_all(timezone.now()))} alerts"
 
@@ -122,6 +128,7 @@ def alert() -> None:
     now = timezone.now()
     look_at_changed(now)
     deliveries.dispatch(now)
+    weekly.dispatch(now)
 
 
 JOBS = [
@@ -129,6 +136,7 @@ JOBS = [
     Job("look at budgets", timedelta(minutes=1), look_at_budgets),
     Job("expire holds", timedelta(minutes=1), expire_holds),
     Job("roll up", timedelta(minutes=5), roll_up),
+    Job("weekly summaries", timedelta(minutes=5), owe_summaries),
     Job("sync prices", timedelta(days=1), sync_prices),
     Job("retain entries", timedelta(days=1), retain_entries),
     Job("forget alerts", timedelta(days=1), forget_alerts),

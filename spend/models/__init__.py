@@ -1,6 +1,6 @@
 """What happened: the model catalogue and its prices, windows, reservations and the ledger, and their sums."""
 
-from spend.models.alerts import Alert, Delivery
+from spend.models.alerts import Alert, Delivery, WeeklySummary
 from spend.models.catalogue import (
     AUTO,
     AUTO_IS_TAKEN,
@@ -88,6 +88,7 @@ __all__ = [
     "Route",
     "Schedule",
     "TagRollup",
+    "WeeklySummary",
     "Window",
     "is_shut_down",
     "provider_label",

@@ -1,5 +1,6 @@
 """Alerts and their deliveries."""
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
@@ -45,6 +46,30 @@ class Alert(models.Model):
     def __str__(self) -> str:
         of = " ".join(filter(None, [self.tenant_id or "installation", self.subject]))
         return f"{self.get_kind_display()} {of} {self.at:%Y-%m-%d %H:%M}"
+
+
+class WeeklySummary(models.Model):
+    """A mail that tells somebody of a week; one a person and week, which the constraint sees to.
+
+    `spend.alerts.weekly` sends it. It is marked delivered before it leaves, so that it never leaves twice.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="weekly_summaries")
+    week = models.DateField(help_text="The Monday on which it began, in the person's own zone.")
+    state = models.CharField(max_length=9, choices=DeliveryState, default=DeliveryState.PENDING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(help_text="When it is tried next; while it is being tried, when that is given up.")
+    delivered_at = models.DateTimeField(null=True)
+    last_error = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-week", "user_id"]
+        verbose_name_plural = "weekly summaries"
+        constraints = [models.UniqueConstraint(fields=["user", "week"], name="each_week_once")]
+        indexes = [models.Index(fields=["due_at"], condition=Q(state="pending"), name="summary_by_due")]
+
+    def __str__(self) -> str:
+        return f"week of {self.week} for {self.user}"
 
 
 class Delivery(models.Model):

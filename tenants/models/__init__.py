@@ -21,6 +21,7 @@ from tenants.models.keys import (
     digest_of,
 )
 from tenants.models.people import SsoIdentity
+from tenants.models.profile import Profile, profile_of, zone_of
 from tenants.models.revision import Change, Revision
 from tenants.models.routes import ANY_MODEL, DowngradeRule, RouteStep
 from tenants.models.tenant import (
@@ -57,6 +58,7 @@ __all__ = [
     "Limited",
     "OperatorToken",
     "OperatorTokenManager",
+    "Profile",
     "Revision",
     "RouteStep",
     "Scope",
@@ -66,7 +68,9 @@ __all__ = [
     "digest_of",
     "new_secret",
     "percents_of",
+    "profile_of",
     "time_zones",
     "validate_percents",
     "validate_time_zone",
+    "zone_of",
 ]
