@@ -18,7 +18,7 @@ from tests.support.history import NOW, place_call
 
 pytestmark = pytest.mark.django_db
 
-OF_NO_TENANT = {"login", "logout", "password"}
+OF_NO_TENANT = {"login", "logout", "password", "sso", "sso_callback", "sso_sign_out"}
 ADDRESSES = [pattern for pattern in urlpatterns if pattern.name not in OF_NO_TENANT]
 OF_A_TENANT = [pattern for pattern in ADDRESSES if "tenant_id" in str(pattern.pattern)]
 

@@ -722,7 +722,7 @@ def test_a_month_that_is_none_or_is_to_come_has_no_statement(staff: Client, shop
 # The number of queries
 
 MOST_QUERIES = {
-    "overview": 22, "live": 22, "overview_csv": 16, "tenant": 55, "calls": 8, "call": 9, "statement": 28,
+    "overview": 22, "live": 22, "overview_csv": 16, "tenant": 55, "calls": 9, "call": 9, "statement": 28,
     "subject": 30, "days_csv": 8,
     "subjects_csv": 8, "budgets_csv": 14, "hours_csv": 6, "savings_csv": 10,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('spend', '0026_tags'),
+        ('spend', '0027_tags'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
