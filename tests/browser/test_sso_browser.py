@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import ConsoleMessage, expect
 
+from tenants.sign_in.sso.views import COOKIE
 from tests.support.browser import axe_source, chromium, findings, settle
 from tests.support.openid import OpenIdProvider
 from tests.support.server import GuardServer
@@ -26,11 +27,13 @@ def test_a_client_goes_the_whole_way(server: GuardServer, openid: OpenIdProvider
     client = server.client_of(None)
     assert f'href="{server.url}/sso/?next=%2Fadmin%2F"' in client.get("/admin/").text
     way = client.get("/sso/?next=/admin/", allow_redirects=False).headers["Location"]
+    assert COOKIE in client.cookies
     back = openid.agree(way, openid.person("carla", "steerers"))
     assert back.startswith(f"{server.url}/sso/callback/?")
     answer = client.get(back.removeprefix(server.url))
     assert (answer.status_code, answer.url) == (200, f"{server.url}/admin/")
     assert "code=" not in server.log
+    assert COOKIE not in client.cookies
 
 
 def test_a_person_signs_in_and_out_in_a_browser(server: GuardServer, openid: OpenIdProvider) -> None:

@@ -287,6 +287,14 @@ def test_a_code_works_once(openid: OpenIdProvider, browser: Client) -> None:
     assert whoami(thief) is None
 
 
+def test_what_was_begun_is_taken_away_as_it_was_set(openid: OpenIdProvider, browser: Client, settings: Any) -> None:
+    settings.SESSION_COOKIE_SECURE = True
+    set_, gone = (browser.get(path).cookies[COOKIE] for path in ("/sso/", "/sso/callback/"))
+    assert (gone.value, gone["max-age"]) == ("", 0)
+    marks = ("path", "secure", "httponly", "samesite", "domain")
+    assert [gone[mark] for mark in marks] == [set_[mark] for mark in marks] == ["/sso/", True, True, "Lax", ""]
+
+
 def test_a_code_of_another_sign_in_is_refused(openid: OpenIdProvider, browser: Client) -> None:
     """By PKCE, whatever the provider thinks of the state."""
     stolen = parse_qs(urlsplit(openid.agree(begin(Client()), openid.person("olga", "owners"))).query)["code"][0]

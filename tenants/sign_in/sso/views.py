@@ -60,17 +60,7 @@ def step(view: View) -> View:
 @step
 def begin(request: HttpRequest) -> HttpResponse:
     url, begun = way_there(_callback_url(), _next_path(request))
-    answer = HttpResponseRedirect(url)
-    answer.set_cookie(
-        COOKIE,
-        signing.dumps(asdict(begun), salt=COOKIE),
-        max_age=BEGUN_FOR_S,
-        path=reverse("sso"),
-        secure=settings.SESSION_COOKIE_SECURE,
-        httponly=True,
-        samesite="Lax",
-    )
-    return answer
+    return _with_cookie(HttpResponseRedirect(url), signing.dumps(asdict(begun), salt=COOKIE), BEGUN_FOR_S)
 
 
 @step
@@ -150,5 +140,18 @@ def _failed(request: HttpRequest, error: SsoError) -> HttpResponse:
 
 def _used(answer: HttpResponse) -> HttpResponse:
     """What was begun has come to its end, either way."""
-    answer.delete_cookie(COOKIE, path=reverse("sso"), samesite="Lax")
+    return _with_cookie(answer, "", 0)
+
+
+def _with_cookie(answer: HttpResponse, value: str, max_age_s: int) -> HttpResponse:
+    """Set and taken away with the same marks, so that no client has a reason to keep it."""
+    answer.set_cookie(
+        COOKIE,
+        value,
+        max_age=max_age_s,
+        path=reverse("sso"),
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
     return answer
