@@ -20,7 +20,7 @@ from spend.reconciliation.invoice_files import read_file
 from spend.reconciliation.ledger_days import sum_days
 from spend.reconciliation.lines import Line, take
 from spend.reconciliation.provider_reports import reports
-from tenants.money import TICKS_PER_USD, usd_rounded
+from tenants.money import dollars
 
 TEMPLATE = "spend/invoices.html"
 SHOWN_DAYS = 31
@@ -111,21 +111,19 @@ def _row(day: Day, today: date) -> dict[str, Any]:
 def _figures(row: Day | Compared) -> dict[str, str]:
     is_known = row.is_invoiced
     return {
-        "ledger": _usd(row.ledger_ticks),
-        "invoiced": _usd(row.invoiced_ticks or 0) if is_known else "",
-        "difference": _usd(row.difference_ticks, sign="+") if is_known else "",
+        "ledger": dollars(row.ledger_ticks),
+        "invoiced": dollars(row.invoiced_ticks or 0) if is_known else "",
+        "difference": _difference(row.difference_ticks) if is_known else "",
     }
 
 
-def _usd(ticks: int, sign: str = "") -> str:
-    """For a table: "$1,234.57", "−$0.02", "+$3.00"; to four digits below a cent."""
-    places = 2 if ticks == 0 or abs(ticks) >= TICKS_PER_USD // 100 else 4
-    return f"{'−' if ticks < 0 else sign if ticks > 0 else ''}${usd_rounded(abs(ticks), places)}"
+def _difference(ticks: int) -> str:
+    return f"{'+' if ticks > 0 else ''}{dollars(ticks)}"
 
 
 def _sums(days: list[Day]) -> dict[str, Any]:
     """Of the days that are invoiced."""
     ledger, invoiced = sum(day.ledger_ticks for day in days), sum(day.invoiced_ticks for day in days)
     difference = invoiced - ledger
-    how = f"{_usd(abs(difference))} {'above' if difference > 0 else 'below'} the ledger" if difference else ""
-    return {"days": len(days), "ledger": _usd(ledger), "invoiced": _usd(invoiced), "how": how}
+    how = f"{dollars(abs(difference))} {'above' if difference > 0 else 'below'} the ledger" if difference else ""
+    return {"days": len(days), "ledger": dollars(ledger), "invoiced": dollars(invoiced), "how": how}

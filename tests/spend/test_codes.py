@@ -15,7 +15,7 @@ BEFORE_A_CALL = {
 """Errors of requests that never become a call, and so stand on no page."""
 HAPPENED = {
     "held", "served", "usage_not_believed", "settled", "failed", "broke_off", "refused", "handed_off", "adapted",
-    "rejected",
+    "rejected", "shortened",
     *LABELS,
 }  # fmt: skip
 """Steps that no plan has: they are what became of its offers."""

@@ -535,10 +535,10 @@ def test_amounts_in_lists_have_thousands_separators(operator: Client, tenant: Te
     BudgetFactory.create(tenant=None, scope=Scope.INSTALLATION, limit_ticks=2_000_000 * USD)
     entries(tenant, 1)
     windows = page(operator, "/admin/spend/window/")
-    assert "1,234,567.0000" in windows
-    assert "7,654,321.0000" in windows
-    assert "0.500000" in page(operator, "/admin/spend/ledgerentry/")
-    assert "2,000,000.0000" in page(operator, "/admin/tenants/budget/")
+    assert "$1,234,567.00" in windows
+    assert "$7,654,321.00" in windows
+    assert "$0.50" in page(operator, "/admin/spend/ledgerentry/")
+    assert "$2,000,000.00" in page(operator, "/admin/tenants/budget/")
 
 
 def test_lists_say_what_one_looks_for(operator: Client, tenant: Tenant) -> None:

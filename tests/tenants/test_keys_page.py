@@ -72,10 +72,10 @@ def test_each_keys_last_use_and_spend(operator: Client, tenant: Tenant) -> None:
         assert set(uses) == {busy.pk, old.pk}
         catch_up(now)
     assert DailyKey.objects.count() == 3
-    assert re.match(r" busy grd_\S+ valid today 3\.0000 ", row_of(operator, "busy"))
-    assert re.match(r" idle grd_\S+ unused for 30 days never 0\.0000 ", row_of(operator, "idle"))
-    assert re.match(r" old grd_\S+ unused for 30 days 20\d\d-\d\d-\d\d 0\.0000 ", row_of(operator, "old"))
-    assert re.match(r" new grd_\S+ valid never 0\.0000 ", row_of(operator, "new"))
+    assert re.match(r" busy grd_\S+ valid today \$3\.00 ", row_of(operator, "busy"))
+    assert re.match(r" idle grd_\S+ unused for 30 days never \$0\.00 ", row_of(operator, "idle"))
+    assert re.match(r" old grd_\S+ unused for 30 days 20\d\d-\d\d-\d\d \$0\.00 ", row_of(operator, "old"))
+    assert re.match(r" new grd_\S+ valid never \$0\.00 ", row_of(operator, "new"))
     assert new.is_valid_at(now)
 
 
