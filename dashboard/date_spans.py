@@ -131,7 +131,7 @@ SPAN_KEYS = ("today", "month", "30", "90")
 
 def span_before(span: Span, now: datetime) -> Span:
     """The earlier span to compare with: of a month the one before, else as long, whole weeks earlier, so that the
-    weekdays are the same. Of a span that is not over yet, only what had passed of it by then: docs/adr/0053."""
+    weekdays are the same. Of a span that is not over yet, only what had passed of it by then: docs/adr/0050."""
     today = now.astimezone(span.zone).date()
     last = min(span.last, today)
     is_running = span.ends_at > now
