@@ -3,7 +3,6 @@
 from django.db import models
 
 from spend.models.providers import PROVIDER_NAME_LENGTH
-from spend.models.providers import PROVIDER_NAME_LENGTH
 from tenants.fields import TicksField
 
 
