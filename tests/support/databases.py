@@ -77,7 +77,7 @@ class PostgresDatabases:
 
 
 class MadeByMigrating:
-    """What Django and the product make after migrations and after a flush: permissions and roles.
+    """What Django and the product make after migrations and after a flush: permissions, roles and providers.
 
     Called after each flush in the place of Django's signal. It is made once; from then on the same rows are put back,
     in a twentieth of the time, and without the trail's word on each.
@@ -100,7 +100,9 @@ class MadeByMigrating:
         from django.contrib.auth.models import Group, Permission
         from django.contrib.contenttypes.models import ContentType
 
-        return [ContentType, Permission, Group, Group.permissions.through]
+        from spend.models import Provider
+
+        return [ContentType, Permission, Group, Group.permissions.through, Provider]
 
 
 @contextmanager
