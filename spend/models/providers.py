@@ -7,6 +7,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.apps import apps
+from django.apps.registry import Apps
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
@@ -183,7 +185,12 @@ def provider_names() -> list[str]:
     return [*Provider.objects.values_list("name", flat=True), DEMO]
 
 
-def create_providers(**_signal: Any) -> None:
-    """The two that settings fill: after every migration, and after a flush, as the roles are made."""
-    rows = [Provider(name=name, **fields) for name, fields in SETTINGS_PROVIDERS.items()]
-    Provider.objects.bulk_create(rows, ignore_conflicts=True)
+def create_providers(apps: Apps = apps, **_signal: Any) -> None:
+    """The two that settings fill: after every migration, and after a flush, as the roles are made.
+
+    `apps` are those of the schema that there is: one that was migrated back to may have no providers yet.
+    """
+    if "provider" in apps.all_models["spend"]:
+        model = apps.get_model("spend", "Provider")
+        rows = [model(name=name, **fields) for name, fields in SETTINGS_PROVIDERS.items()]
+        model._default_manager.bulk_create(rows, ignore_conflicts=True)

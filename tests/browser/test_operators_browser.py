@@ -203,7 +203,7 @@ def test_a_key_is_rotated_where_it_is_listed(server: GuardServer) -> None:
         settle(page)
         row = page.locator("#keys-data tr.form-row", has_text="Zendesk").first
         expect(row).to_contain_text("today")
-        expect(row).to_contain_text("1.0000")
+        expect(row).to_contain_text("$1.00")
         row.get_by_role("button", name="Rotate").click()
         submit(page, "Issue the new key")
         expect(page.get_by_text("The new key, shown only now")).to_be_visible()

@@ -65,7 +65,7 @@ def in_table(name: str) -> set[Any]:
 
 def everything() -> set[tuple[Any, ...]]:
     """In the columns that the table had from the beginning."""
-    later = {"corrects_id", "is_usage_impossible", "step"}
+    later = {"corrects_id", "is_usage_impossible", "step", "tags"}
     columns = {field.name for field in LedgerEntry._meta.concrete_fields} - later
     return set(LedgerEntry.objects.values_list(*sorted(columns)))
 
