@@ -5,7 +5,7 @@ MANAGE := $(BIN)/python manage.py
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header $(LOCK_ARGS)
 
-.PHONY: setup run serve test test-quick test-clients test-image check audit bench screenshots lock
+.PHONY: setup run serve test test-quick test-clients test-image check audit bench bench-short screenshots lock
 
 setup: .venv/.development
 
@@ -73,6 +73,11 @@ audit: .venv-audit/bin/pip-audit
 
 bench: .venv/.development
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+	$(BIN)/python -m tests.bench.growth
+
+# Whether a call has become dearer by half, in a fixed piece of work: half a minute, on a machine of any speed.
+bench-short: .venv/.development
+	$(BIN)/python -m tests.bench.short
 
 # The pictures in the README; needs chromium.
 screenshots: .venv/.development
